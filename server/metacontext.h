@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* metacontext.h - what nbdkit's plugin API v2 lacks for dirty bitmaps.
+ *
+ * A proposal, small enough to be offered upstream.  A plugin that exports the
+ * symbol METACONTEXT_SYMBOL (a function of type metacontext_init_fn) can offer
+ * metadata contexts beyond base:allocation, and may ask the server for a few
+ * things that a plugin cannot do by itself.  A server that does not know the
+ * symbol (stock nbdkit) loads the plugin and never calls it: the plugin can
+ * tell by that.  All tables start with their size in bytes: fields are only
+ * ever added at the end, so either side may be older than the other; a callee
+ * must not read past the size that it was given.
+ *
+ * base:allocation itself stays with the plugin's ordinary .can_extents and
+ * .extents callbacks.  Because contexts are selected on the handle before any
+ * .extents call on it, a plugin can let what was selected influence what
+ * .extents says.
+ *
+ * Threads: the plugin's callbacks are called under the plugin's own thread
+ * model, as .extents is.  The host's functions may be called from any thread
+ * after .after_fork, except where a comment says otherwise.
+ */
+#ifndef METACONTEXT_H
+#define METACONTEXT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define METACONTEXT_API_VERSION 1
+#define METACONTEXT_SYMBOL "nbdkit_metacontext_init"
+
+/* Longest context name on the wire, in bytes (NBD spec, "Strings"). */
+#define METACONTEXT_NAME_MAX 4096
+
+/* Where list results go; opaque, valid during the call only. */
+struct metacontext_list;
+/* Where extents go; opaque, valid during the call only. */
+struct metacontext_extents;
+
+/* Offered by the plugin; static storage, never changes. */
+struct metacontext_plugin {
+  size_t size;                  /* sizeof (struct metacontext_plugin) */
+
+  /* NBD_OPT_LIST_META_CONTEXT.  query: one query as sent ("qemu:",
+   * "qemu:dirty-bitmap:", a full name), or "" when the client sent none, which
+   * means all that should be shown.  Call host->list_add for each name; none is
+   * no error.  A partial list is allowed by the spec, so that what is shown may
+   * be less than what select grants.  base:allocation is the server's business.
+   * Returns 0, or -1 after nbdkit_error (the client then gets an error reply).
+   */
+  int (*list) (void *handle, const char *query, struct metacontext_list *list);
+
+  /* NBD_OPT_SET_META_CONTEXT, once for each full name that the client wants and
+   * the server does not serve itself.  The server replies with the very
+   * spelling that the client sent.
+   * Returns 1 and sets *out_cookie (any value; two spellings of one context
+   * should get the same one), 0 if there is no such context here, -1 after
+   * nbdkit_error.  Never a wildcard: the caller has dealt with those.
+   */
+  int (*select) (void *handle, const char *name, uint64_t *out_cookie);
+
+  /* The selection on this handle is void: the client sent another
+   * SET_META_CONTEXT.  May be NULL.  select calls may follow. */
+  void (*deselect_all) (void *handle);
+
+  /* NBD_CMD_BLOCK_STATUS for one selected context: describe [offset, offset +
+   * count) in order from offset, by host->extent_add calls.  May stop early
+   * after at least one extent, and may go on past the range; the server cuts
+   * all contexts of a reply to the same span and merges neighbours.
+   * flags: NBDKIT_FLAG_REQ_ONE or 0, a hint only.
+   * Returns 0, or -1 after nbdkit_error and nbdkit_set_error.
+   */
+  int (*extents) (void *handle, uint64_t cookie, uint64_t count,
+                  uint64_t offset, uint32_t flags,
+                  struct metacontext_extents *extents);
+};
+
+/* Counters of one connection, since it was accepted. */
+struct metacontext_counters {
+  size_t size;                  /* set by the caller */
+  uint64_t bytes_read;          /* payload sent to the client by READ */
+  uint64_t bytes_written;       /* payload taken from the client by WRITE */
+  uint64_t requests;            /* transmission requests answered */
+  uint64_t extents;             /* extents sent by BLOCK_STATUS */
+};
+
+/* Offered by the server; static storage, never changes. */
+struct metacontext_host {
+  size_t size;                  /* sizeof (struct metacontext_host) */
+
+  /* To be called from .list only.  name: full context name, copied.
+   * Returns 0, or -1 when the list is full (stop then). */
+  int (*list_add) (struct metacontext_list *list, const char *name);
+
+  /* To be called from .extents only.  64-bit length (more than 0) and flags.
+   * Returns 1: go on, 0: enough, the rest would not be sent, -1: error, already
+   * reported; return -1 from .extents. */
+  int (*extent_add) (struct metacontext_extents *extents, uint64_t length,
+                     uint64_t flags);
+
+  /* Close the connection that has this handle open.  Requests in flight get
+   * their replies where that is still possible; the plugin's .close follows as
+   * usual.  Does not wait.  Returns 0; -1 if no connection has the handle.
+   * The caller must make sure that the handle is not closed meanwhile (hold the
+   * lock under which its .close unregisters the handle). */
+  int (*disconnect) (void *handle);
+
+  /* Add a listening socket: uri is nbd://HOST:PORT or nbd+unix:///?socket=PATH.
+   * Returns an id > 0, or -1 after nbdkit_error. */
+  int64_t (*listener_add) (const char *uri);
+  /* Stop listening; existing connections go on.  0, or -1: no such id. */
+  int (*listener_remove) (int64_t id);
+
+  /* Counters of the connection that has this handle open; 0, or -1: none. */
+  int (*counters) (void *handle, struct metacontext_counters *out);
+
+  /* Replace the server's process image by the same program with the same
+   * arguments.  Returns 0 once it has been scheduled; -1 after nbdkit_error
+   * where the server cannot do it. */
+  int (*reexec) (void);
+};
+
+/* The type of the symbol METACONTEXT_SYMBOL.  Called once, before .load's
+ * first .config, with api_version the highest version that the host speaks.
+ * host stays valid for the life of the process.  Returns the plugin's table,
+ * or NULL if it does not want to take part. */
+typedef const struct metacontext_plugin *
+(*metacontext_init_fn) (int api_version, const struct metacontext_host *host);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* METACONTEXT_H */
