@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* fleece.h - all disks of a process, and the one primitive that makes
+ * checkpoints and snapshots: the cut.
+ *
+ * Set up in this order: fleece_new and fleece_add_disk before a fork (they open
+ * and lock what a user can get wrong), fleece_start after it, then I/O, then
+ * fleece_stop once no I/O can come any more, fleece_free.
+ *
+ * This library never logs: it tells through the notify callback.
+ */
+#ifndef FLEECE_H
+#define FLEECE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <glib.h>
+#include "bitmap/catalog.h"
+#include "fleece/storage.h"
+
+typedef struct Fleece Fleece;
+typedef struct Disk Disk;
+typedef struct Snapshot Snapshot;
+
+typedef enum {
+  FLEECE_NOTE_INFO,             /* worth a log line */
+  FLEECE_NOTE_WARNING,
+  FLEECE_NOTE_SNAPSHOT_BROKEN,  /* the first failure only; see snapshot_state */
+} FleeceNoteKind;
+
+/* disk, snapshot: names, either may be NULL.  text: one phrase.  Called from any
+ * thread, also from a guest's write: must not block and must not call back. */
+typedef void (*FleeceNotify) (void *opaque, FleeceNoteKind kind,
+                              const char *disk, const char *snapshot,
+                              const char *text, int error_number);
+
+typedef struct {
+  Storage *storage;             /* NULL: storage_posix */
+  const char *scratch_dir;      /* where layers live; made by fleece_start */
+  unsigned drain_timeout_ms;    /* 0: 60000 (durability.md 5) */
+  FleeceNotify notify;          /* NULL: none */
+  void *notify_opaque;
+} FleeceOptions;
+
+Fleece *fleece_new (const FleeceOptions *options, GError **error);
+void fleece_free (Fleece *f);                   /* NULL is fine; see fleece_stop */
+
+/* Opens and locks the image or block device at path (retried for 2 s; BUSY names
+ * the path).  name: see name_check_id; EXISTS if taken, and the same file under
+ * two names is refused.  granularity: of tracking, bytes, 4 KiB .. 1 MiB.
+ * The disk belongs to f. */
+Disk *fleece_add_disk (Fleece *f, const char *name, const char *path,
+                       uint32_t granularity, GError **error);
+Disk *fleece_find_disk (Fleece *f, const char *name);   /* NULL: none */
+GPtrArray *fleece_disks (Fleece *f);            /* of Disk, borrowed, by name */
+
+/* Opens each disk's epoch log in the open catalog (borrowed until fleece_stop)
+ * and its snapshots: intact after a clean stop, else LOST. */
+bool fleece_start (Fleece *f, Catalog *cat, GError **error);
+
+/* Clean stop: stores layers' maps, epochs and identities, so that the next start
+ * finds all as it was.  No I/O may run or follow.  On error the rest is still
+ * stopped, and the disk in question will read all dirty. */
+bool fleece_stop (Fleece *f, GError **error);
+
+typedef enum {
+  FLEECE_BREAK_SNAPSHOT,        /* default: the guest goes on */
+  FLEECE_BREAK_GUEST_WRITE,     /* the guest's write fails, snapshot stays good */
+} FleeceOnError;
+
+/* One disk's part in a cut. */
+typedef struct {
+  Disk *disk;
+  const char *snapshot;         /* name for a new snapshot; NULL: none */
+  const char *scratch_file;     /* path for its layer, must not exist; NULL: own */
+  uint64_t scratch_limit;       /* bytes of preserved data; 0: no limit */
+  FleeceOnError on_error;
+  /* Out: set before commit is called. */
+  uint64_t boundary;            /* epoch that starts at the cut */
+  Snapshot *out_snapshot;       /* a reference for the caller; NULL if none */
+} FleeceCutDisk;
+
+/* Ends the open epoch of every disk listed, at one instant, while guests write,
+ * and starts the snapshots asked for.  commit (may be NULL) runs inside the
+ * catalog transaction that makes the cut durable, to add rows of the caller; if
+ * it fails, the cut fails.
+ * On failure nothing named remains: no snapshot, no rows.  Errors: TIMEOUT (a
+ * write did not finish within the drain timeout; names the disk), EXISTS (a
+ * snapshot or scratch file of that name), IO, NO_MEMORY, or commit's.
+ * Waits for writes admitted before the cut; guests never wait for it. */
+bool fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
+                 bool (*commit) (void *opaque, GError **error), void *opaque,
+                 GError **error);
+
+/* K7: store sealed epochs still in memory.  Call it now and then from a
+ * background thread, and after a cut. */
+bool fleece_store_epochs (Fleece *f, GError **error);
+
+#endif

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* storage.h - every storage call of fleece/ goes through here, so that tests can
+ * put a simulated, failing or held-back disk in place of the kernel
+ * (durability.md 7-L1).
+ *
+ * A StorageFile is an open image, block device, scratch or map file.  All
+ * functions return 0 or -errno, never a short count, and are thread-safe.
+ * Offsets and lengths are bytes; callers stay inside the file's size.
+ */
+#ifndef STORAGE_H
+#define STORAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct StorageFile StorageFile;
+
+struct storage_file_ops {
+  int (*pread) (StorageFile *, void *buf, size_t length, uint64_t offset);
+  /* dsync: stable before it returns (RWF_DSYNC). */
+  int (*pwrite) (StorageFile *, const void *buf, size_t length,
+                 uint64_t offset, bool dsync);
+  int (*sync) (StorageFile *);                  /* fdatasync */
+  /* Deallocate; reads as zeroes after.  -EOPNOTSUPP: cannot, nothing done. */
+  int (*punch) (StorageFile *, uint64_t offset, uint64_t length);
+  /* Zero without deallocating.  -EOPNOTSUPP as above. */
+  int (*zero) (StorageFile *, uint64_t offset, uint64_t length);
+  /* The run at offset: is it a hole, and how long (1 .. limit)? */
+  int (*run) (StorageFile *, uint64_t offset, uint64_t limit,
+              uint64_t *out_length, bool *out_hole);
+  int (*prefetch) (StorageFile *, uint64_t offset, uint64_t length);
+  int (*set_size) (StorageFile *, uint64_t size);
+  void (*close) (StorageFile *);                /* frees it */
+};
+
+/* Common head of every implementation's own struct. */
+struct StorageFile {
+  const struct storage_file_ops *ops;
+  uint64_t size;                /* bytes, as of open */
+  uint64_t inode;               /* 0: a block device */
+  bool is_block;
+};
+
+typedef struct Storage Storage;
+
+enum {
+  STORAGE_CREATE = 1,           /* must not exist yet */
+  STORAGE_READ_ONLY = 2,
+  STORAGE_LOCK = 4,             /* -EBUSY if any other process uses it: locks
+                                 * as QEMU takes them, see storage-lock.c */
+};
+
+struct storage_ops {
+  /* flags: STORAGE_*; size: set for STORAGE_CREATE. */
+  int (*open) (Storage *, const char *path, unsigned flags, uint64_t size,
+               StorageFile **out_file);
+  int (*remove) (Storage *, const char *path);
+  int (*sync_dir) (Storage *, const char *dir);
+};
+
+struct Storage {
+  const struct storage_ops *ops;
+};
+
+/* The kernel's files.  Static. */
+extern Storage storage_posix;
+
+#endif
