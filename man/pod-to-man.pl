@@ -19,6 +19,7 @@ $folder = "./" if $folder eq "";
 sub anchors {
   my ($file) = @_;
   my %anchors;
+  local $_;                     # the caller loops over it
   open my $fh, "<", $file or return;
   while (<$fh>) {
     next unless /^=(?:head\d|item)\s+(.*\S)/;

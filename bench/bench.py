@@ -1,0 +1,371 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""bench.py - nbdfleece and its peers side by side, in one run, interleaved.
+
+Every round starts each server of each scenario afresh and runs fio's nbd engine
+on it; the table shows medians over the rounds, so that what else the machine
+does hits all alike.  How to read it: BENCHMARKING.
+"""
+import argparse
+import collections
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import qsd
+
+CHECKPOINTS = 1000
+QEMU_BITMAPS = 100
+
+
+class Fio:
+    """A workload.  once: each block is written at most once (fio's map of
+    blocks that it has written; it stops when all are), as first-touch writes
+    need."""
+
+    def __init__(self, rw, bs, depth, once=False):
+        self.rw, self.bs, self.depth, self.once = rw, bs, depth, once
+        self.name = f"{rw} {bs} QD {depth}"
+
+    def run(self, uri, size, seconds):
+        argv = ["fio", "--name=j", "--ioengine=nbd", f"--uri={uri}",
+                f"--rw={self.rw}", f"--bs={self.bs}",
+                f"--iodepth={self.depth}", f"--size={size}",
+                f"--runtime={seconds}", "--randrepeat=0",
+                "--output-format=json"]
+        if not self.once:
+            argv += ["--time_based", "--norandommap"]
+        r = subprocess.run(argv, stdin=subprocess.DEVNULL, text=True,
+                           capture_output=True, timeout=60 + 10 * seconds)
+        if r.returncode != 0:
+            raise RuntimeError(f"fio: {r.stderr.strip() or r.stdout[-300:]}")
+        job = json.loads(r.stdout[r.stdout.index("{"):])["jobs"][0]
+        side = job["read"] if job["read"]["io_bytes"] else job["write"]
+        if job["error"] or not side["iops"]:
+            raise RuntimeError(f"fio: error {job['error']}")
+        return side["iops"]
+
+
+class Process:
+    """A server that is one command; ready when its socket takes a
+    connection."""
+
+    def __init__(self, argv, sock, folder, export=""):
+        self.uri = f"nbd+unix:///{export}?socket={sock}"
+        self.log = os.path.join(folder, "log")
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log)
+        for _ in range(1500):
+            if self.process.poll() is not None:
+                break
+            try:
+                with socket.socket(socket.AF_UNIX) as s:
+                    s.connect(sock)
+                return
+            except OSError:
+                time.sleep(0.02)
+        self.stop()
+        with open(self.log, errors="replace") as log:
+            raise RuntimeError(f"{argv[0]} did not start: {log.read()[-500:]}")
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Peers:
+    """Start functions: each takes the image and an empty folder, and returns
+    something with .uri and .stop ()."""
+
+    def __init__(self, builddir, size, server_args):
+        self.builddir, self.size = builddir, size
+        self.server_args = server_args
+
+    def ceiling(self, image, folder):
+        return Process([os.path.join(self.builddir, "bench", "ceiling"),
+                        folder + "/s", str(self.size >> 20)],
+                       folder + "/s", folder)
+
+    def nbdkit_file(self, image, folder):
+        return Process(["nbdkit", "-f", "-U", folder + "/s", "file", image],
+                       folder + "/s", folder)
+
+    def nbdkit_memory(self, image, folder):
+        return Process(["nbdkit", "-f", "-U", folder + "/s", "memory",
+                        str(self.size)], folder + "/s", folder)
+
+    def qemu_nbd(self, image, folder):
+        return Process(["qemu-nbd", "-t", "-f", "raw", "--cache=writeback",
+                        "--discard=unmap", "-e", "0", "-k", folder + "/s",
+                        image], folder + "/s", folder)
+
+    def qsd(self, mode):
+        def start(image, folder):
+            q = qsd.Qsd(image, folder, mode)
+            q.uri = f"nbd+unix:///live?socket={q.sock}"
+
+            def stop():
+                q.process.terminate()
+                q.process.wait()
+            q.stop = stop
+            return q
+        return start
+
+    def ours(self, checkpoints=0, snapshots=0):
+        def start(image, folder):
+            p = Process([os.path.join(self.builddir, "server", "nbdfleece"),
+                         "-f", "-U", folder + "/s", f"disk=live:{image}",
+                         f"state={folder}/state", f"control={folder}/c",
+                         f"runtime={folder}/run"] + self.server_args,
+                        folder + "/s", folder, "live")
+            try:
+                control = Control(folder + "/c")
+                for i in range(checkpoints):
+                    control.command("checkpoint-create", name=f"c{i}")
+                for i in range(snapshots):
+                    control.command("backup-begin", id=f"b{i}",
+                                    disks=[{"disk": "live"}])
+                control.close()
+            except BaseException:
+                p.stop()
+                raise
+            return p
+        return start
+
+
+class Control:
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.file = self.socket.makefile("rw")
+        self.file.readline()
+        self.command("qmp_capabilities")
+
+    def command(self, name, **arguments):
+        self.file.write(json.dumps({"execute": name,
+                                    "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            reply = json.loads(self.file.readline())
+            if "return" in reply:
+                return reply["return"]
+            if "error" in reply:
+                raise RuntimeError(f"{name}: {reply['error']['desc']}")
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+# contestants: name -> start function; the first is what the others' ratios
+# refer to.  place: "memory" (tmpfs) or "disk" (a cached file).  targets:
+# [(text, ours, theirs, ratio)]: the median of ours must reach ratio x theirs.
+Scenario = collections.namedtuple(
+    "Scenario", "key title place contestants workloads targets")
+
+
+def scenarios(peers):
+    live = {
+        "ceiling": peers.ceiling,
+        "nbdkit-mem": peers.nbdkit_memory,
+        "nbdkit-file": peers.nbdkit_file,
+        "qemu-nbd": peers.qemu_nbd,
+        "qsd": peers.qsd("plain"),
+        "ours": peers.ours(),
+    }
+    cached = {k: v for k, v in live.items() if k != "nbdkit-mem"}
+    vs_nbdkit = [("of nbdkit-file", "ours", "nbdkit-file", 0.8)]
+    random4k = [Fio("randwrite", "4k", 32, True)]
+    return [
+        Scenario("live", "live disk, image in memory", "memory", live,
+                 [Fio("randread", "4k", 32), Fio("randwrite", "4k", 32),
+                  Fio("randread", "4k", 1), Fio("randwrite", "4k", 1),
+                  Fio("read", "256k", 8), Fio("write", "256k", 8)],
+                 vs_nbdkit),
+        Scenario("cached", "live disk, cached file on a file system", "disk",
+                 cached,
+                 [Fio("randwrite", "4k", 32), Fio("randwrite", "4k", 1)],
+                 vs_nbdkit),
+        Scenario("checkpoints",
+                 f"{CHECKPOINTS} checkpoints against none "
+                 f"(QEMU: {QEMU_BITMAPS} bitmaps)", "memory",
+                 {"ours": peers.ours(),
+                  f"ours+{CHECKPOINTS}": peers.ours(checkpoints=CHECKPOINTS),
+                  "qsd": peers.qsd("plain"),
+                  f"qsd+{QEMU_BITMAPS}": peers.qsd(f"bitmaps:{QEMU_BITMAPS}")},
+                 [Fio("randwrite", "4k", 32)],
+                 [("of none", f"ours+{CHECKPOINTS}", "ours", 0.95)]),
+        Scenario("first-touch", "first-touch writes under snapshots", "memory",
+                 {"ours": peers.ours(),
+                  "ours+1": peers.ours(snapshots=1),
+                  "ours+16": peers.ours(snapshots=16),
+                  "qsd": peers.qsd("plain"),
+                  "qsd+1": peers.qsd("cbw:1"),
+                  "qsd+4": peers.qsd("cbw:4")},
+                 random4k,
+                 [("of QEMU's", "ours+1", "qsd+1", 2.0),
+                  ("of one snapshot", "ours+16", "ours+1", 0.9)]),
+    ]
+
+
+def parse_size(text):
+    unit = {"K": 10, "M": 20, "G": 30}.get(text[-1:].upper())
+    n = int(text[:-1]) << unit if unit else int(text)
+    if n <= 0 or n % (1 << 20):
+        raise argparse.ArgumentTypeError("a size in whole MiB is wanted")
+    return n
+
+
+def make_image(path, size):
+    """All data, so that each first touch has something to save."""
+    block = os.urandom(1 << 20)
+    with open(path, "wb") as f:
+        for _ in range(size >> 20):
+            f.write(block)
+        # What is dirty in the page cache now would be written back while the
+        # first contestant is measured, and for it alone.
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def measure(scenario, image, place, size, seconds, results, errors):
+    for name, start in scenario.contestants.items():
+        folder = tempfile.mkdtemp(prefix="nbdf.", dir=place)
+        try:
+            server = start(image, folder)
+            try:
+                for w in scenario.workloads:
+                    results[scenario.key, w.name, name].append(
+                        w.run(server.uri, size, seconds))
+            finally:
+                server.stop()
+        except (OSError, RuntimeError, ValueError, KeyError,
+                subprocess.SubprocessError) as e:
+            errors.append(f"{scenario.key}, {name}: {e}")
+            print("failed:", errors[-1], file=sys.stderr)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def report(scenario, results):
+    def median(workload, name):
+        r = results.get((scenario.key, workload.name, name))
+        return statistics.median(r) if r else None
+
+    names = list(scenario.contestants)
+    print(f"\n{scenario.title}: thousand requests/s "
+          f"(ratio to {names[0]})")
+    print("%-20s" % "", *("%16s" % n for n in names))
+    missed = 0
+    for w in scenario.workloads:
+        base = median(w, names[0])
+        row = []
+        for n in names:
+            m = median(w, n)
+            if m is None:
+                row.append("%16s" % "-")
+            elif base:
+                row.append("%8.1f (%5.2f)" % (m / 1000, m / base))
+            else:
+                row.append("%8.1f        " % (m / 1000))
+        print("%-20s" % w.name, *row)
+        for text, ours, theirs, ratio in scenario.targets:
+            a, b = median(w, ours), median(w, theirs)
+            if a is None or b is None:
+                print(f"  {ours} {text}: not measured")
+                missed += 1
+                continue
+            ok = a / b >= ratio
+            missed += not ok
+            print("  %s %s: %.2f, wanted >= %.2f%s" %
+                  (ours, text, a / b, ratio, "" if ok else "   <== MISSED"))
+    return missed
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    ap.add_argument("--builddir", required=True)
+    ap.add_argument("--rounds", type=int, default=3)
+    ap.add_argument("--seconds", type=int, default=2,
+                    help="of each workload on each server in each round")
+    ap.add_argument("--size", type=parse_size, default=1 << 31,
+                    help="of the disk (default 2G)")
+    ap.add_argument("--only", action="append", metavar="SCENARIO",
+                    help="live, cached, checkpoints or first-touch; repeatable")
+    ap.add_argument("--workload", metavar="TEXT",
+                    help="only workloads whose name has TEXT, as in 'QD 32'")
+    ap.add_argument("--server", action="append", metavar="NAME",
+                    help="only these columns; repeatable")
+    ap.add_argument("--memory", default="/dev/shm",
+                    help="folder of images in memory")
+    ap.add_argument("--disk", default="/var/tmp",
+                    help="folder of the cached image")
+    ap.add_argument("--ours", action="append", default=[], metavar="ARG",
+                    help="one more argument for nbdfleece; repeatable")
+    ap.add_argument("--json", metavar="FILE", help="write all figures there")
+    a = ap.parse_args()
+
+    # Not a MISS but not measured, if it happens in the middle of a run.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    todo = []
+    for s in scenarios(Peers(a.builddir, a.size, a.ours)):
+        if a.only and s.key not in a.only:
+            continue
+        work = [w for w in s.workloads if not a.workload
+                or a.workload in w.name]
+        who = {n: f for n, f in s.contestants.items() if not a.server
+               or n in a.server}
+        if work and who:
+            todo.append(s._replace(workloads=work, contestants=who))
+    if not todo:
+        ap.error("nothing to run")
+
+    folders, images = {}, {}
+    results = collections.defaultdict(list)
+    errors = []
+    try:
+        for place, parent in ("memory", a.memory), ("disk", a.disk):
+            if any(s.place == place for s in todo):
+                folders[place] = tempfile.mkdtemp(prefix="nbdfleece-bench.",
+                                                  dir=parent)
+                images[place] = os.path.join(folders[place], "disk.raw")
+                make_image(images[place], a.size)
+        for i in range(a.rounds):
+            for s in todo:
+                print(f"round {i + 1} of {a.rounds}: {s.title}",
+                      file=sys.stderr)
+                measure(s, images[s.place], folders[s.place], a.size,
+                        a.seconds, results, errors)
+    finally:
+        for f in folders.values():
+            shutil.rmtree(f, ignore_errors=True)
+
+    print(f"\nmedians of {a.rounds} rounds of {a.seconds} s, "
+          f"disk of {a.size >> 20} MiB, {os.cpu_count()} processors")
+    missed = sum(report(s, results) for s in todo)
+    for e in errors:
+        print("failed:", e)
+    print(f"\n{missed} targets missed" if missed else "\nall targets reached")
+    if a.json:
+        with open(a.json, "w") as f:
+            json.dump([{"scenario": k[0], "workload": k[1], "server": k[2],
+                        "iops": v} for k, v in results.items()], f, indent=1)
+    # Slow is no failure here; a server that did not run is one.
+    sys.exit(1 if errors else 0)
+
+
+if __name__ == "__main__":
+    main()
