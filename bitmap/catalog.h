@@ -52,7 +52,8 @@ void catalog_lock (Catalog *cat);
 void catalog_unlock (Catalog *cat);
 
 /* A prepared statement from the cache, reset and with bindings cleared;
- * borrowed until the next catalog_stmt with the same text or the unlock.
+ * borrowed until the next catalog_stmt with the same text or the unlock; the
+ * outermost unlock resets it, so a loop over rows may be left early.
  * sql must be a string literal (compared by address first). */
 sqlite3_stmt *catalog_stmt (Catalog *cat, const char *sql, GError **error);
 /* Step a statement that returns no row; resets it. */
@@ -60,5 +61,8 @@ bool catalog_step_done (Catalog *cat, sqlite3_stmt *stmt, GError **error);
 /* 1: a row, 0: done, -1: error.  Reset happens by itself at 0 and -1. */
 int catalog_step_row (Catalog *cat, sqlite3_stmt *stmt, GError **error);
 int64_t catalog_last_id (Catalog *cat);
+int catalog_changes (Catalog *cat);     /* rows the last statement touched */
+/* Is this thread inside catalog_begin .. commit or rollback? */
+bool catalog_in_transaction (Catalog *cat);
 
 #endif

@@ -34,6 +34,20 @@ ChangeSet *change_set_or (ChangeSet *const *sets, size_t nr,
                           uint64_t disk_size, uint32_t granularity,
                           GError **error);
 
+/* The same for sets that come one after the other: adds are merged at once, so
+ * that no more than one needs to be in memory.  Not thread-safe. */
+typedef struct ChangeSetUnion ChangeSetUnion;
+
+/* granularity: of the result, coarsened if the disk has too many granules. */
+ChangeSetUnion *change_set_union_new (uint64_t disk_size, uint32_t granularity,
+                                      GError **error);
+bool change_set_union_add (ChangeSetUnion *u, const ChangeSet *set,
+                           GError **error);
+/* The result; u may only be freed afterwards. */
+ChangeSet *change_set_union_finish (ChangeSetUnion *u, GError **error);
+void change_set_union_free (ChangeSetUnion *u); /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (ChangeSetUnion, change_set_union_free)
+
 uint64_t change_set_size (const ChangeSet *set);              /* disk bytes */
 uint32_t change_set_granularity (const ChangeSet *set);       /* bytes */
 uint64_t change_set_count (const ChangeSet *set);             /* granules */

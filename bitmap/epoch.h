@@ -31,7 +31,9 @@
 typedef struct {
   uint64_t size;                /* bytes */
   uint64_t device, inode;       /* st_dev (st_rdev of a block device), st_ino */
-  int64_t mtime_ns;             /* 0 for block devices: not compared */
+  int64_t mtime_ns;             /* 0 for block devices */
+  /* device, inode and mtime_ns are not compared where either side is 0: give
+   * 0 for what may change by itself, as numbers of block device nodes do. */
 } DiskIdentity;
 
 /* A recording epoch, or one that was. */
@@ -41,14 +43,15 @@ typedef struct {
   uint32_t granularity;
   DirtyBitmap *bitmap;          /* where guest writes set bits; NULL once stored */
   /*< private >*/
-  ChangeSet *sealed;            /* set while sealed and not yet stored */
+  uint64_t prev;                /* id of the epoch before; 0: none */
+  ChangeSet *sealed;            /* cache of bitmap, once it cannot change */
 } Epoch;
 
 typedef struct EpochLog EpochLog;
 
 /* What epoch_log_open found; for the log and for query-block. */
 typedef struct {
-  bool created;                 /* the disk was unknown */
+  bool created;                 /* the disk was unknown; counts as clean */
   bool clean;                   /* tracking continues exactly */
   char *reason;                 /* why not clean, one phrase; owned by the log */
 } EpochOpenReport;
@@ -66,17 +69,21 @@ const EpochOpenReport *epoch_log_report (const EpochLog *log);
 bool epoch_log_close (EpochLog *log, const DiskIdentity *identity,
                       GError **error);
 void epoch_log_free (EpochLog *log);            /* without close: not clean */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (EpochLog, epoch_log_free)
 
 int64_t epoch_log_disk_id (const EpochLog *log);        /* catalog's disk row */
 const char *epoch_log_disk_name (const EpochLog *log);
-Epoch *epoch_log_current (EpochLog *log);       /* the open one; borrowed */
+/* The open one; borrowed, lives as long as the log (its bitmap does not). */
+Epoch *epoch_log_current (EpochLog *log);
 
 /* The cut, in three steps (durability.md K1, K5, K6').
  * prepare: allocates the next epoch, its id durable; no writer sees it yet.
  *   At most one prepared epoch a log.
  * seal: inside the caller's catalog transaction: next becomes the open one and
  *   what was open is sealed.  No write may be in flight on the old one.  Its
- *   bits stay in memory until epoch_log_store.
+ *   bits stay in memory until epoch_log_store.  In memory this holds even if
+ *   the transaction then fails, since writers have moved on: the rows follow
+ *   with the next store, seal or close.
  * abandon: drop a prepared epoch that no writer has seen. */
 Epoch *epoch_log_prepare (EpochLog *log, uint64_t size, uint32_t granularity,
                           GError **error);
@@ -84,13 +91,14 @@ bool epoch_log_seal (EpochLog *log, Epoch *next, GError **error);
 void epoch_log_abandon (EpochLog *log, Epoch *next);
 
 /* K7: write the blobs of sealed epochs that are still in memory, then free
- * their bitmaps.  Any thread, also while guests write. */
+ * their bitmaps.  Any thread, also while guests write; not inside a
+ * transaction (INVALID), whose failure would come after the freeing. */
 bool epoch_log_store (EpochLog *log, GError **error);
 
-/* What changed from boundary from to boundary to (0: now).  Loads blobs on
- * demand and keeps none.  A blob that cannot be read or fails its checks counts
+/* What changed from boundary from to boundary to (0: now), as of the disk's
+ * size at that instant.  Loads blobs on demand, one at a time, and keeps none.  A blob that cannot be read or fails its checks counts
  * as all dirty (*out_damaged is then set, if not NULL), never as clean.
- * NOT_FOUND if from is older than the oldest epoch kept, or unknown. */
+ * NOT_FOUND if from or to is older than the oldest epoch kept, or unknown. */
 ChangeSet *epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to,
                               bool *out_damaged, GError **error);
 

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* epoch.c - epochs of a running disk: the cut, storing, forgetting. */
+#include "config.h"
+
+#include <assert.h>
+
+#include "bitmap/bitmap-error.h"
+#include "bitmap/epoch-log.h"
+
+Epoch *
+epoch_new (uint64_t id, uint64_t prev, uint64_t size, uint32_t granularity,
+           GError **error)
+{
+  DirtyBitmap *bitmap = dirty_bitmap_new (size, granularity, error);
+  Epoch *epoch;
+
+  if (bitmap == NULL)
+    return NULL;
+  epoch = g_new0 (Epoch, 1);
+  epoch->id = id;
+  epoch->prev = prev;
+  epoch->size = size;
+  epoch->granularity = granularity;
+  epoch->bitmap = bitmap;
+  return epoch;
+}
+
+/* Keeps the struct. */
+static void
+epoch_drop_bits (Epoch *epoch)
+{
+  dirty_bitmap_free (epoch->bitmap);
+  epoch->bitmap = NULL;
+  change_set_unref (epoch->sealed);
+  epoch->sealed = NULL;
+}
+
+void
+epoch_free (Epoch *epoch)
+{
+  if (epoch == NULL)
+    return;
+  epoch_drop_bits (epoch);
+  g_free (epoch);
+}
+
+ChangeSet *
+epoch_sealed_locked (Epoch *epoch, GError **error)
+{
+  if (epoch->sealed == NULL)
+    epoch->sealed = dirty_bitmap_to_change_set (epoch->bitmap, error);
+  return epoch->sealed;
+}
+
+bool
+epoch_put_row (Catalog *cat, int64_t disk, const Epoch *epoch,
+               EpochState state, bool all_dirty, uint64_t count, GBytes *blob,
+               GError **error)
+{
+  sqlite3_stmt *stmt;
+  bool ok = false;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat,
+    "INSERT INTO epoch (disk, id, prev, size, granularity, state, all_dirty,"
+    "                   count, blob)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+    " ON CONFLICT (disk, id) DO UPDATE SET state = excluded.state,"
+    "   all_dirty = excluded.all_dirty, count = excluded.count,"
+    "   blob = excluded.blob", error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, disk);
+    sqlite3_bind_int64 (stmt, 2, (int64_t) epoch->id);
+    sqlite3_bind_int64 (stmt, 3, (int64_t) epoch->prev);
+    sqlite3_bind_int64 (stmt, 4, (int64_t) epoch->size);
+    sqlite3_bind_int64 (stmt, 5, epoch->granularity);
+    sqlite3_bind_text (stmt, 6, state == EPOCH_OPEN ? "open" : "sealed", -1,
+                       SQLITE_STATIC);
+    sqlite3_bind_int (stmt, 7, all_dirty);
+    sqlite3_bind_int64 (stmt, 8, (int64_t) count);
+    if (blob != NULL)
+      sqlite3_bind_blob64 (stmt, 9, g_bytes_get_data (blob, NULL),
+                           g_bytes_get_size (blob), SQLITE_STATIC);
+    ok = catalog_step_done (cat, stmt, error);
+    sqlite3_clear_bindings (stmt);      /* they point to blob */
+  }
+  catalog_unlock (cat);
+  return ok;
+}
+
+/* A counter in the disk's row, not max (id) + 1: ids must not come again when
+ * the epochs that had them are deleted. */
+bool
+epoch_take_ids (Catalog *cat, int64_t disk, unsigned nr, uint64_t *out_first,
+                GError **error)
+{
+  sqlite3_stmt *stmt;
+  int rc = -1;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat,
+    "UPDATE disk SET next_epoch = next_epoch + ?2 WHERE id = ?1"
+    " RETURNING next_epoch - ?2", error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, disk);
+    sqlite3_bind_int64 (stmt, 2, nr);
+    rc = catalog_step_row (cat, stmt, error);
+    if (rc == 1) {
+      *out_first = (uint64_t) sqlite3_column_int64 (stmt, 0);
+      sqlite3_reset (stmt);
+    }
+    else if (rc == 0)
+      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_CORRUPT,
+                   "the catalog has lost its row of disk %" G_GINT64_FORMAT,
+                   disk);
+  }
+  catalog_unlock (cat);
+  return rc == 1;
+}
+
+Epoch *
+epoch_log_current (EpochLog *log)
+{
+  return atomic_load_explicit (&log->current, memory_order_acquire);
+}
+
+/* --- the cut */
+
+Epoch *
+epoch_log_prepare (EpochLog *log, uint64_t size, uint32_t granularity,
+                   GError **error)
+{
+  Epoch *epoch = epoch_new (0, 0, size, granularity, error);
+
+  if (epoch == NULL)
+    return NULL;
+  if (!epoch_take_ids (log->cat, log->disk, 1, &epoch->id, error)) {
+    epoch_free (epoch);
+    return NULL;
+  }
+
+  pthread_mutex_lock (&log->mutex);
+  if (log->prepared != NULL) {
+    pthread_mutex_unlock (&log->mutex);
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
+                 "disk '%s' has another cut under way", log->name);
+    epoch_free (epoch);
+    return NULL;
+  }
+  log->prepared = epoch;
+  pthread_mutex_unlock (&log->mutex);
+
+  /* What comes into being by growing is dirty, whoever asks since when.  The
+   * current epoch cannot change while we have one prepared. */
+  if (size > epoch_log_current (log)->size)
+    dirty_bitmap_set (epoch->bitmap, epoch_log_current (log)->size, size);
+  return epoch;
+}
+
+void
+epoch_log_abandon (EpochLog *log, Epoch *next)
+{
+  pthread_mutex_lock (&log->mutex);
+  assert (next == log->prepared);
+  log->prepared = NULL;
+  pthread_mutex_unlock (&log->mutex);
+  epoch_free (next);
+}
+
+bool
+epoch_log_seal (EpochLog *log, Epoch *next, GError **error)
+{
+  Epoch *old;
+  bool ok;
+
+  catalog_lock (log->cat);
+  pthread_mutex_lock (&log->mutex);
+  assert (next == log->prepared);
+  old = log->current;
+  next->prev = old->id;
+  g_ptr_array_add (log->all, next);
+  g_ptr_array_add (log->unstored, old);
+  log->prepared = NULL;
+  atomic_store_explicit (&log->current, next, memory_order_release);
+  pthread_mutex_unlock (&log->mutex);
+
+  ok = epoch_put_row (log->cat, log->disk, old, EPOCH_SEALED, false, 0, NULL,
+                      error) &&
+    epoch_put_row (log->cat, log->disk, next, EPOCH_OPEN, false, 0, NULL,
+                   error);
+  catalog_unlock (log->cat);
+  return ok;
+}
+
+/* --- storing */
+
+/* Was the row deleted because nobody needs the epoch? */
+static bool
+is_forgotten (EpochLog *log, const Epoch *epoch, bool *out_forgotten,
+              GError **error)
+{
+  sqlite3_stmt *stmt;
+  int rc;
+
+  *out_forgotten = false;
+  if (epoch->id >= log->forgotten_before)
+    return true;
+  stmt = catalog_stmt (log->cat,
+                       "SELECT 1 FROM epoch WHERE disk = ?1 AND id = ?2",
+                       error);
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, log->disk);
+  sqlite3_bind_int64 (stmt, 2, (int64_t) epoch->id);
+  rc = catalog_step_row (log->cat, stmt, error);
+  if (rc == 1)
+    sqlite3_reset (stmt);
+  *out_forgotten = rc == 0;
+  return rc >= 0;
+}
+
+bool
+epoch_store_row (EpochLog *log, const Epoch *epoch, const ChangeSet *bits,
+                 GError **error)
+{
+  g_autoptr (GBytes) blob = NULL;
+  bool forgotten;
+
+  if (!is_forgotten (log, epoch, &forgotten, error))
+    return false;
+  if (forgotten)
+    return true;
+  blob = change_set_serialize (bits, error);
+  return blob != NULL &&
+    epoch_put_row (log->cat, log->disk, epoch, EPOCH_SEALED, false,
+                   change_set_count (bits), blob, error);
+}
+
+/* The oldest epoch that waits for storing, and its bits (a reference); NULL
+ * without an error if there is none. */
+static Epoch *
+next_unstored (EpochLog *log, ChangeSet **out_bits, GError **error)
+{
+  Epoch *epoch = NULL;
+
+  pthread_mutex_lock (&log->mutex);
+  if (log->unstored->len > 0) {
+    ChangeSet *bits;
+
+    epoch = g_ptr_array_index (log->unstored, 0);
+    bits = epoch_sealed_locked (epoch, error);
+    if (bits != NULL)
+      *out_bits = change_set_ref (bits);
+    else
+      epoch = NULL;
+  }
+  pthread_mutex_unlock (&log->mutex);
+  return epoch;
+}
+
+/* Lets go of the bits of an epoch that has just been stored; somebody else may
+ * have done so already. */
+static void
+mark_stored (EpochLog *log, Epoch *epoch)
+{
+  pthread_mutex_lock (&log->mutex);
+  if (g_ptr_array_remove (log->unstored, epoch))
+    epoch_drop_bits (epoch);
+  pthread_mutex_unlock (&log->mutex);
+}
+
+bool
+epoch_log_store (EpochLog *log, GError **error)
+{
+  GError *local = NULL;
+  Epoch *epoch;
+
+  if (catalog_in_transaction (log->cat)) {
+    g_set_error_literal (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                         "epochs cannot be stored inside a transaction");
+    return false;
+  }
+  for (;;) {
+    g_autoptr (ChangeSet) bits = NULL;
+
+    epoch = next_unstored (log, &bits, &local);
+    if (epoch == NULL)
+      break;
+    if (!catalog_begin (log->cat, &local))
+      break;
+    if (!epoch_store_row (log, epoch, bits, &local)) {
+      catalog_rollback (log->cat);
+      break;
+    }
+    if (!catalog_commit (log->cat, &local))
+      break;
+    mark_stored (log, epoch);
+  }
+  if (local == NULL)
+    return true;
+  g_propagate_prefixed_error (error, local,
+                              "cannot store the changes of disk '%s': ",
+                              log->name);
+  return false;
+}
+
+bool
+epoch_log_forget_before (EpochLog *log, uint64_t keep_from, GError **error)
+{
+  sqlite3_stmt *stmt;
+  bool ok = false;
+
+  catalog_lock (log->cat);
+  stmt = catalog_stmt (log->cat,
+                       "DELETE FROM epoch WHERE disk = ?1 AND id < ?2"
+                       " AND state = 'sealed'", error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, log->disk);
+    sqlite3_bind_int64 (stmt, 2, (int64_t) MIN (keep_from,
+                                                (uint64_t) INT64_MAX));
+    ok = catalog_step_done (log->cat, stmt, error);
+  }
+  if (ok) {
+    pthread_mutex_lock (&log->mutex);
+    log->forgotten_before = MAX (log->forgotten_before, keep_from);
+    pthread_mutex_unlock (&log->mutex);
+  }
+  catalog_unlock (log->cat);
+  return ok;
+}
