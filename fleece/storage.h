@@ -31,6 +31,8 @@ struct storage_file_ops {
               uint64_t *out_length, bool *out_hole);
   int (*prefetch) (StorageFile *, uint64_t offset, uint64_t length);
   int (*set_size) (StorageFile *, uint64_t size);
+  /* Modification time, nanoseconds since 1970; 0 for a block device. */
+  int (*mtime) (StorageFile *, int64_t *out_ns);
   void (*close) (StorageFile *);                /* frees it */
 };
 
@@ -38,7 +40,7 @@ struct storage_file_ops {
 struct StorageFile {
   const struct storage_file_ops *ops;
   uint64_t size;                /* bytes, as of open */
-  uint64_t inode;               /* 0: a block device */
+  uint64_t device, inode;       /* together they tell two files apart */
   bool is_block;
 };
 

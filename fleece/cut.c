@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* cut.c - the atomic instant (durability.md K1 - K6').
+ *
+ *   K1 prepare  catalog rows, scratch files, epochs: all that can fail early
+ *   K2 flip     publish each disk's next segment, then raise the one counter
+ *   K3 drain    wait for writes admitted below the new counter
+ *   K4 sync     the base: a backup must not copy what a power cut can take back
+ *               (H2)
+ *   K5 commit   seal the epochs, make the snapshots live, add the caller's rows
+ *   K6          acknowledge
+ *   K6' abort   after the flip the boundary and the layer cannot be taken back:
+ *               guests use them, and older snapshots read through the layer.  They
+ *               stay as anonymous objects
+ *
+ * The previous layer's scratch file is not synced in K4: its presence map lives
+ * in memory, so after a power cut its snapshots are LOST with or without it.
+ */
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "bitmap/checkpoint.h"
+#include "fleece/fleece-internal.h"
+
+/* One disk's part, as it is being made. */
+typedef struct {
+  FleeceCutDisk *req;
+  Disk *disk;
+  Segment *seg;
+  Epoch *epoch;
+  Layer *layer;                 /* new; NULL without a snapshot */
+  Snapshot *snap;
+  bool drained;
+  bool sealed;                  /* epoch_log_seal was called: it holds in memory
+                                 * whatever becomes of the transaction */
+} Part;
+
+typedef struct {
+  Fleece *f;
+  Part *part;
+  size_t nr;
+  uint64_t counter;             /* the flip's */
+} Cut;
+
+static gint
+part_compare (gconstpointer a, gconstpointer b)
+{
+  const Part *x = a, *y = b;
+
+  return (x->disk->index > y->disk->index) - (x->disk->index < y->disk->index);
+}
+
+/* Free segments that no write can be in any more. */
+static void
+free_older_segments (Segment *seg)
+{
+  Segment *older = seg->older;
+
+  seg->older = NULL;
+  while (older != NULL) {
+    Segment *next = older->older;
+
+    layer_unref (older->layer);
+    g_free (older);
+    older = next;
+  }
+}
+
+/* Wait until newest's predecessors are drained.  cut_lock held. */
+static bool
+disk_drain (Disk *disk, unsigned timeout_ms, GError **error)
+{
+  Segment *seg = atomic_load (&disk->newest);
+
+  if (!inflight_wait_older (disk->inflight, seg->first_counter, 0, UINT64_MAX,
+                            timeout_ms)) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_TIMEOUT,
+                 "a write to disk '%s' did not finish within %u ms",
+                 disk->name, timeout_ms);
+    return false;
+  }
+  atomic_store (&disk->drained, seg->first_counter);
+  free_older_segments (seg);
+  return true;
+}
+
+bool
+disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error)
+{
+  Catalog *cat = disk->fleece->cat;
+  Epoch *late = disk->late;
+
+  if (late == NULL)
+    return true;
+  if (!disk_drain (disk, timeout_ms, error) || !catalog_begin (cat, error))
+    return false;
+  disk->late = NULL;            /* in memory sealing never fails */
+  if (epoch_log_seal (disk->log, late, error))
+    return catalog_commit (cat, error);
+  catalog_rollback (cat);
+  return false;
+}
+
+static char *
+default_scratch_path (Disk *disk, int64_t layer_id)
+{
+  return g_strdup_printf ("%s/%s-%" G_GINT64_FORMAT ".layer",
+                          disk->fleece->scratch_dir, disk->name, layer_id);
+}
+
+/* Rows of a snapshot and its layer; the objects; not yet the file. */
+static bool
+prepare_snapshot (Part *p, GError **error)
+{
+  Disk *disk = p->disk;
+  Catalog *cat = disk->fleece->cat;
+  int64_t disk_id = epoch_log_disk_id (disk->log), layer_id;
+  g_autofree char *path = NULL;
+
+  /* The default name has the row's id in it: two steps. */
+  path = p->req->scratch_file != NULL ? g_strdup (p->req->scratch_file)
+    : g_strdup_printf ("new/%s/%s", disk->name, p->req->snapshot);
+  if (!store_add_layer (cat, disk_id, path, disk->size, &layer_id, error))
+    return false;
+  if (p->req->scratch_file == NULL) {
+    g_free (path);
+    path = default_scratch_path (disk, layer_id);
+    if (!store_set_layer_file (cat, layer_id, path, error))
+      return false;
+  }
+  p->layer = layer_create (disk->fleece->storage, path, disk->size, layer_id,
+                           error);
+  if (p->layer == NULL)
+    return false;
+  p->snap = snapshot_new (disk, p->req->snapshot, p->epoch->id, p->layer);
+  p->snap->limit_bytes = p->req->scratch_limit;
+  p->snap->on_error = p->req->on_error;
+  return store_add_snapshot (cat, p->snap, disk_id, layer_id, error);
+}
+
+static bool
+prepare_part (Part *p, GError **error)
+{
+  Disk *disk = p->disk;
+  Segment *now = atomic_load (&disk->newest);
+
+  if (p->req->snapshot != NULL) {
+    g_autoptr (Snapshot) taken = disk_find_snapshot (disk, p->req->snapshot);
+
+    if (taken != NULL) {
+      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                   "disk '%s' already has a snapshot '%s'", disk->name,
+                   p->req->snapshot);
+      return false;
+    }
+  }
+  p->epoch = epoch_log_prepare (disk->log, disk->size, disk->granularity,
+                                error);
+  if (p->epoch == NULL)
+    return false;
+  if (p->req->snapshot != NULL && !prepare_snapshot (p, error))
+    return false;
+  p->seg = g_new0 (Segment, 1);
+  p->seg->bitmap = p->epoch->bitmap;
+  p->seg->layer = p->layer != NULL ? p->layer : now->layer;
+  if (p->seg->layer != NULL)
+    layer_ref (p->seg->layer);
+  p->req->boundary = p->epoch->id;
+  return true;
+}
+
+/* Take back what prepare_part did; the catalog's rows are rolled back by the
+ * caller. */
+static void
+unprepare_part (Part *p)
+{
+  if (p->seg != NULL) {
+    layer_unref (p->seg->layer);
+    g_free (p->seg);
+  }
+  if (p->snap != NULL)
+    snapshot_unref (p->snap);
+  if (p->layer != NULL) {
+    layer_remove_file (p->layer);
+    layer_unref (p->layer);
+  }
+  if (p->epoch != NULL)
+    epoch_log_abandon (p->disk->log, p->epoch);
+}
+
+/* K1.  On failure nothing remains. */
+static bool
+prepare (Cut *cut, GError **error)
+{
+  Catalog *cat = cut->f->cat;
+  bool ok = catalog_begin (cat, error);
+  size_t done = 0;
+
+  if (!ok)
+    return false;
+  while (ok && done < cut->nr)
+    ok = prepare_part (&cut->part[done++], error);
+  if (!ok)
+    catalog_rollback (cat);
+  else
+    ok = catalog_commit (cat, error);
+  if (!ok)
+    while (done > 0)
+      unprepare_part (&cut->part[--done]);
+  return ok;
+}
+
+/* K2.  From the store of the counter on, all writes on all of these disks are in
+ * the new segments; before it, none is. */
+static void
+flip (Cut *cut)
+{
+  Fleece *f = cut->f;
+
+  pthread_mutex_lock (&f->flip_lock);
+  cut->counter = atomic_load (&f->cut_counter) + 1;
+  for (size_t i = 0; i < cut->nr; i++) {
+    Part *p = &cut->part[i];
+    Disk *disk = p->disk;
+    Segment *now = atomic_load (&disk->newest);
+
+    pthread_mutex_lock (&disk->snap_lock);
+    if (p->layer != NULL) {
+      /* Readers of older snapshots must find the layer before anything can be
+       * preserved in it. */
+      if (disk->layers->len > 0) {
+        Layer *last = disk->layers->pdata[disk->layers->len - 1];
+        atomic_store (&last->newer, layer_ref (p->layer));
+      }
+      g_ptr_array_add (disk->layers, layer_ref (p->layer));
+      g_ptr_array_add (disk->snapshots, snapshot_ref (p->snap));
+    }
+    p->seg->first_counter = cut->counter;
+    p->seg->layer_counter = p->layer != NULL ? cut->counter
+      : now->layer_counter;
+    p->seg->older = now;
+    disk_update_budget_locked (disk);
+    pthread_mutex_unlock (&disk->snap_lock);
+    disk->current = p->epoch;
+    atomic_store (&disk->newest, p->seg);
+  }
+  atomic_store (&f->cut_counter, cut->counter);
+  pthread_mutex_unlock (&f->flip_lock);
+}
+
+/* K3 and K4. */
+static bool
+drain_and_sync (Cut *cut, GError **error)
+{
+  for (size_t i = 0; i < cut->nr; i++) {
+    Part *p = &cut->part[i];
+
+    if (!disk_drain (p->disk, cut->f->drain_timeout_ms, error))
+      return false;
+    p->drained = true;
+  }
+  for (size_t i = 0; i < cut->nr; i++) {
+    Disk *disk = cut->part[i].disk;
+    int err = disk->base->ops->sync (disk->base);
+
+    if (err < 0) {
+      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                   "cannot sync disk '%s' ('%s'): %s", disk->name, disk->path,
+                   g_strerror (-err));
+      return false;
+    }
+  }
+  return true;
+}
+
+/* K5's transaction. */
+static bool
+commit_rows (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
+             GError **error)
+{
+  for (size_t i = 0; i < cut->nr; i++) {
+    Part *p = &cut->part[i];
+
+    if (p->snap != NULL &&
+        (!store_set_layer_live (cut->f->cat, p->layer->id, error) ||
+         !store_set_snapshot_live (cut->f->cat, p->snap, error)))
+      return false;
+  }
+  if (commit != NULL && !commit (opaque, error))
+    return false;
+  /* Last, since sealing changes what the log keeps in memory. */
+  for (size_t i = 0; i < cut->nr; i++) {
+    cut->part[i].sealed = true;
+    if (!epoch_log_seal (cut->part[i].disk->log, cut->part[i].epoch, error))
+      return false;
+  }
+  return true;
+}
+
+static bool
+commit_cut (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
+            GError **error)
+{
+  Catalog *cat = cut->f->cat;
+
+  if (!catalog_begin (cat, error))
+    return false;
+  if (!commit_rows (cut, commit, opaque, error)) {
+    catalog_rollback (cat);
+    return false;
+  }
+  return catalog_commit (cat, error);
+}
+
+/* K6'. */
+static void
+abort_flipped (Cut *cut)
+{
+  for (size_t i = 0; i < cut->nr; i++) {
+    Part *p = &cut->part[i];
+    g_autoptr (GError) error = NULL;
+
+    if (!p->sealed)
+      p->disk->late = p->epoch;
+    if (p->snap != NULL) {
+      snapshot_end_locked (p->snap, &error);
+      snapshot_unref (p->snap);
+      layer_unref (p->layer);
+    }
+    /* Nothing better can be done about a failure: a next cut tries again. */
+    if (error == NULL && p->drained)
+      disk_finish_late (p->disk, 0, &error);
+    if (error != NULL)
+      fleece_note (cut->f, FLEECE_NOTE_WARNING, p->disk->name, NULL, 0,
+                   "undoing a failed cut: %s", error->message);
+  }
+}
+
+static bool
+check_request (FleeceCutDisk *disks, size_t nr, GError **error)
+{
+  for (size_t i = 0; i < nr; i++) {
+    for (size_t j = 0; j < i; j++)
+      if (disks[i].disk == disks[j].disk) {
+        g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                     "disk '%s' is named twice", disks[i].disk->name);
+        return false;
+      }
+    if (disks[i].snapshot != NULL &&
+        !name_check_id ("snapshot name", disks[i].snapshot, error))
+      return false;
+    disks[i].out_snapshot = NULL;
+    disks[i].boundary = 0;
+  }
+  return true;
+}
+
+static bool
+run_locked (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
+            GError **error)
+{
+  for (size_t i = 0; i < cut->nr; i++)
+    if (!disk_finish_late (cut->part[i].disk, cut->f->drain_timeout_ms, error))
+      return false;
+  if (!prepare (cut, error))
+    return false;
+  flip (cut);
+  if (!drain_and_sync (cut, error) ||
+      !commit_cut (cut, commit, opaque, error)) {
+    abort_flipped (cut);
+    return false;
+  }
+  for (size_t i = 0; i < cut->nr; i++) {
+    Part *p = &cut->part[i];
+
+    atomic_fetch_add (&p->disk->cuts, 1);
+    if (p->snap != NULL) {
+      SnapshotState prepared = SNAPSHOT_PREPARED;
+
+      /* Not if it broke meanwhile. */
+      atomic_compare_exchange_strong (&p->snap->state, &prepared,
+                                      SNAPSHOT_LIVE);
+      layer_unref (p->layer);
+    }
+    p->req->out_snapshot = p->snap;
+  }
+  return true;
+}
+
+bool
+fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
+            bool (*commit) (void *, GError **), void *opaque, GError **error)
+{
+  g_autofree Part *part = NULL;
+  Cut cut = { .f = f, .nr = nr };
+  bool ok;
+
+  if (!check_request (disks, nr, error))
+    return false;
+  part = g_new0 (Part, nr);
+  for (size_t i = 0; i < nr; i++)
+    part[i] = (Part) { .req = &disks[i], .disk = disks[i].disk };
+  qsort (part, nr, sizeof part[0], part_compare);
+  cut.part = part;
+  for (size_t i = 0; i < nr; i++)
+    pthread_mutex_lock (&part[i].disk->cut_lock);
+  ok = run_locked (&cut, commit, opaque, error);
+  for (size_t i = nr; i > 0; i--)
+    pthread_mutex_unlock (&part[i - 1].disk->cut_lock);
+  return ok;
+}
+
+/* Does a readable snapshot need this layer?  snap_lock held. */
+static bool
+layer_needed_locked (Disk *disk, const Layer *layer)
+{
+  for (unsigned i = 0; i < disk->snapshots->len; i++) {
+    Snapshot *snap = disk->snapshots->pdata[i];
+    SnapshotState state = atomic_load (&snap->state);
+
+    if (snap->layer != NULL && snap->layer->id <= layer->id &&
+        (state == SNAPSHOT_PREPARED || state == SNAPSHOT_LIVE))
+      return true;
+  }
+  return false;
+}
+
+/* New writes preserve nothing any more. */
+static void
+flip_to_no_layer (Disk *disk)
+{
+  Fleece *f = disk->fleece;
+  Segment *seg = g_new0 (Segment, 1);
+
+  pthread_mutex_lock (&f->flip_lock);
+  seg->older = atomic_load (&disk->newest);
+  seg->bitmap = seg->older->bitmap;
+  seg->first_counter = atomic_load (&f->cut_counter) + 1;
+  seg->layer_counter = seg->first_counter;
+  atomic_store (&disk->newest, seg);
+  atomic_store (&f->cut_counter, seg->first_counter);
+  pthread_mutex_unlock (&f->flip_lock);
+}
+
+static void
+forget_layer (Disk *disk, Layer *layer)
+{
+  g_autoptr (GError) error = NULL;
+
+  atomic_fetch_add (&disk->blocks_copied, atomic_load (&layer->data_blocks));
+  atomic_fetch_add (&disk->blocks_zero, atomic_load (&layer->zero_blocks));
+  layer_remove_file (layer);
+  if (!store_delete_layer (disk->fleece->cat, layer->id, &error))
+    fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
+                 "removing a layer: %s", error->message);
+  layer_unref (layer);
+}
+
+void
+disk_drop_layers (Disk *disk)
+{
+  g_autoptr (GPtrArray) gone = g_ptr_array_new ();
+  bool any_left;
+
+  pthread_mutex_lock (&disk->snap_lock);
+  while (disk->layers->len > 0 &&
+         !layer_needed_locked (disk, disk->layers->pdata[0])) {
+    Layer *layer = g_ptr_array_steal_index (disk->layers, 0);
+
+    atomic_store (&layer->dead, true);
+    g_ptr_array_add (gone, layer);
+  }
+  any_left = disk->layers->len > 0;
+  disk_update_budget_locked (disk);
+  pthread_mutex_unlock (&disk->snap_lock);
+
+  if (gone->len > 0 && !any_left) {
+    flip_to_no_layer (disk);
+    /* A write that hangs keeps the layer's memory until the next drain. */
+    disk_drain (disk, disk->late != NULL ? 0 : 1000, NULL);
+  }
+  for (unsigned i = 0; i < gone->len; i++)
+    forget_layer (disk, gone->pdata[i]);
+}

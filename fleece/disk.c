@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* disk.c - the guest's I/O.  A write goes, in this order (durability.md 3):
+ *   A1 admitted to the epoch that is open now
+ *   A2 its granules marked there, before anything is looked at
+ *   A4 old blocks that a snapshot needs preserved in its own epoch's layer
+ *   A5 submitted, A6 made stable where asked, then reported done
+ * A7: on an error what was marked and preserved stays.
+ */
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "fleece/fleece-internal.h"
+
+/* A write in progress. */
+typedef struct {
+  const Segment *seg;
+  struct inflight_slot *slot;
+} Write;
+
+/* A1 - A4.  On success write_end must follow; on error it has been done. */
+static int
+write_begin (Disk *disk, uint64_t offset, uint64_t length, bool preserve,
+             Write *w)
+{
+  uint64_t counter;
+  const Segment *seg;
+  int err = 0;
+
+  w->slot = inflight_enter (disk->inflight, &disk->fleece->cut_counter,
+                            offset, offset + length, &counter);
+  seg = atomic_load (&disk->newest);
+  while (seg->first_counter > counter)  /* a cut has just been prepared */
+    seg = seg->older;
+  w->seg = seg;
+  dirty_bitmap_set (seg->bitmap, offset, length);
+  atomic_thread_fence (memory_order_seq_cst);
+  if (preserve && seg->layer != NULL)
+    err = disk_preserve (disk, seg, offset, length);
+  if (err < 0)
+    inflight_leave (disk->inflight, w->slot);
+  return err;
+}
+
+static void
+write_end (Disk *disk, Write *w)
+{
+  inflight_leave (disk->inflight, w->slot);
+}
+
+int
+disk_pread (Disk *disk, void *buf, size_t length, uint64_t offset)
+{
+  return disk->base->ops->pread (disk->base, buf, length, offset);
+}
+
+int
+disk_pwrite (Disk *disk, const void *buf, size_t length, uint64_t offset,
+             bool fua)
+{
+  Write w;
+  int err;
+
+  if (length == 0)
+    return 0;
+  err = write_begin (disk, offset, length, true, &w);
+  if (err < 0)
+    return err;
+  err = disk->base->ops->pwrite (disk->base, buf, length, offset, fua);
+  write_end (disk, &w);
+  return err;
+}
+
+static int
+write_zeroes (Disk *disk, uint64_t offset, uint64_t length)
+{
+  static const char zeroes[256 * 1024];
+  int err = 0;
+
+  while (err == 0 && length > 0) {
+    size_t n = MIN (length, sizeof zeroes);
+
+    err = disk->base->ops->pwrite (disk->base, zeroes, n, offset, false);
+    offset += n;
+    length -= n;
+  }
+  return err;
+}
+
+int
+disk_zero (Disk *disk, uint64_t length, uint64_t offset, unsigned flags)
+{
+  const struct storage_file_ops *ops = disk->base->ops;
+  Write w;
+  int err;
+
+  if (length == 0)
+    return 0;
+  err = write_begin (disk, offset, length, true, &w);
+  if (err < 0)
+    return err;
+  err = -EOPNOTSUPP;
+  if (flags & DISK_MAY_PUNCH)
+    err = ops->punch (disk->base, offset, length);
+  if (err == -EOPNOTSUPP)
+    err = ops->zero (disk->base, offset, length);
+  if (err == -EOPNOTSUPP && !(flags & DISK_FAST))
+    err = write_zeroes (disk, offset, length);
+  if (err == 0 && (flags & DISK_FUA))
+    err = ops->sync (disk->base);
+  write_end (disk, &w);
+  return err;
+}
+
+/* Punch those parts of the range whose blocks are all preserved.  A trimmed
+ * range may read as anything, so keeping the rest is allowed, and saves copying
+ * the whole disk on fstrim (H17). */
+static int
+punch_preserved (Disk *disk, Layer *layer, uint64_t offset, uint64_t length)
+{
+  uint64_t block = (offset + LAYER_BLOCK - 1) / LAYER_BLOCK;
+  uint64_t end = (offset + length) / LAYER_BLOCK;
+  int err = 0;
+
+  while (err == 0 && block < end) {
+    uint64_t first = layer_next_present (layer, block, end);
+
+    block = layer_next_absent (layer, first, end);
+    if (block > first)
+      err = disk->base->ops->punch (disk->base, first * LAYER_BLOCK,
+                                    (block - first) * LAYER_BLOCK);
+  }
+  return err;
+}
+
+int
+disk_trim (Disk *disk, uint64_t length, uint64_t offset, bool fua)
+{
+  Write w;
+  int err;
+
+  if (length == 0)
+    return 0;
+  err = write_begin (disk, offset, length, false, &w);
+  if (err < 0)
+    return err;
+  if (w.seg->layer == NULL || atomic_load (&w.seg->layer->dead))
+    err = disk->base->ops->punch (disk->base, offset, length);
+  else
+    err = punch_preserved (disk, w.seg->layer, offset, length);
+  if (err == -EOPNOTSUPP)
+    err = 0;
+  if (err == 0 && fua)
+    err = disk->base->ops->sync (disk->base);
+  write_end (disk, &w);
+  return err;
+}
+
+int
+disk_flush (Disk *disk)
+{
+  return disk->base->ops->sync (disk->base);
+}
+
+int
+disk_cache (Disk *disk, uint64_t length, uint64_t offset)
+{
+  return disk->base->ops->prefetch (disk->base, offset, length);
+}
+
+int
+disk_extents (Disk *disk, uint64_t length, uint64_t offset,
+              FleeceRunFn fn, void *opaque)
+{
+  while (length > 0) {
+    uint64_t run;
+    bool hole;
+    int err = disk->base->ops->run (disk->base, offset, length, &run, &hole);
+
+    if (err == 0)
+      err = fn (opaque, run, hole);
+    if (err != 0)
+      return err;
+    offset += run;
+    length -= run;
+  }
+  return 0;
+}
+
+const char *
+disk_name (const Disk *disk)
+{
+  return disk->name;
+}
+
+const char *
+disk_path (const Disk *disk)
+{
+  return disk->path;
+}
+
+uint64_t
+disk_size (const Disk *disk)
+{
+  return disk->size;
+}
+
+bool
+disk_is_block (const Disk *disk)
+{
+  return disk->base->is_block;
+}
+
+uint32_t
+disk_granularity (const Disk *disk)
+{
+  return disk->granularity;
+}
+
+EpochLog *
+disk_epoch_log (Disk *disk)
+{
+  return disk->log;
+}
+
+void
+disk_stats (Disk *disk, struct disk_stats *out)
+{
+  memset (out, 0, sizeof *out);
+  out->blocks_copied = atomic_load (&disk->blocks_copied);
+  out->blocks_zero = atomic_load (&disk->blocks_zero);
+  out->cuts = atomic_load (&disk->cuts);
+  pthread_mutex_lock (&disk->snap_lock);
+  out->layers = disk->layers->len;
+  out->snapshots = disk->snapshots->len;
+  for (unsigned i = 0; i < disk->layers->len; i++) {
+    Layer *layer = disk->layers->pdata[i];
+    out->scratch_bytes += atomic_load (&layer->data_blocks) * LAYER_BLOCK;
+  }
+  pthread_mutex_unlock (&disk->snap_lock);
+}

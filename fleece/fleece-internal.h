@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* fleece-internal.h - the structures behind fleece.h, disk.h and snapshot.h.
+ *
+ * Lock order, outermost first:
+ *   Disk::cut_lock (several: by the disks' order in Fleece::disks)
+ *   the catalog's mutex
+ *   Fleece::flip_lock
+ *   Disk::stripe (one at a time; guest writes)
+ *   Disk::snap_lock
+ * A guest's write takes the catalog's mutex only to record a broken snapshot,
+ * and then holds no stripe and no snap_lock.  Nobody waits for a guest's write
+ * with the catalog's mutex held.
+ */
+#ifndef FLEECE_INTERNAL_H
+#define FLEECE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "bitmap/bitmap-error.h"
+#include "fleece/inflight.h"
+#include "fleece/layer.h"
+#include "fleece/snapshot.h"
+
+/* What a write needs to know about the time between two flips of its disk.
+ * Immutable once published.  A segment is freed when no write admitted before
+ * its successor is left. */
+typedef struct Segment Segment;
+struct Segment {
+  uint64_t first_counter;       /* belongs to writes with counter >= this */
+  Segment *older;               /* NULL once those are drained */
+  DirtyBitmap *bitmap;          /* of the epoch; the epoch log's */
+  Layer *layer;                 /* where to preserve; NULL: nothing to */
+  uint64_t layer_counter;       /* first_counter of the first segment with this
+                                 * layer: writes below it have another one */
+};
+
+#define DISK_STRIPES 1024
+#define STRIPE_BYTES 65536u     /* of disk, per stripe; also the copy unit's cap */
+
+struct Disk {
+  /* Set in fleece_add_disk, never changed. */
+  Fleece *fleece;
+  char *name, *path;
+  uint64_t size;
+  uint32_t granularity;
+  StorageFile *base;
+  unsigned index;               /* in Fleece::disks */
+  EpochLog *log;                /* set in fleece_start */
+
+  /* The write path. */
+  _Atomic (Segment *) newest;
+  _Atomic uint64_t drained;     /* no write with a counter below this is left */
+  Inflight *inflight;
+  pthread_mutex_t stripe[DISK_STRIPES]; /* block N's: N * 4096 / STRIPE_BYTES */
+  _Atomic uint64_t blocks_copied, blocks_zero;
+
+  /* One cut, snapshot end or stop at a time. */
+  pthread_mutex_t cut_lock;
+  Epoch *current;               /* what newest->bitmap belongs to; cut_lock */
+  Epoch *late;                  /* an aborted cut's epoch: in use, not sealed;
+                                 * then current == late.  cut_lock */
+  _Atomic uint64_t cuts;
+
+  /* Under snap_lock; changed only with cut_lock held as well. */
+  pthread_mutex_t snap_lock;
+  GPtrArray *layers;            /* of Layer (a reference each), oldest first */
+  GPtrArray *snapshots;         /* of Snapshot (a reference each), oldest first */
+};
+
+struct Fleece {
+  Storage *storage;
+  char *scratch_dir;
+  unsigned drain_timeout_ms;
+  FleeceNotify notify;
+  void *notify_opaque;
+  GPtrArray *disks;             /* of Disk, by name */
+  Catalog *cat;                 /* borrowed, from fleece_start to _stop */
+
+  pthread_mutex_t flip_lock;
+  /* The group's cut counter (K2): one for all disks, so that one store is the
+   * same instant on all of them. */
+  _Atomic uint64_t cut_counter;
+};
+
+struct Snapshot {
+  atomic_uint refs;
+  Disk *disk;
+  char *name;
+  int64_t id;                   /* catalog row */
+  int64_t created;
+  uint64_t size, boundary;
+  Layer *layer;                 /* a reference; NULL if lost */
+  uint64_t limit_bytes;         /* 0: none */
+  FleeceOnError on_error;
+  _Atomic SnapshotState state;
+  char *reason;                 /* under disk->snap_lock */
+};
+
+/* fleece.c */
+void fleece_note (Fleece *f, FleeceNoteKind kind, const char *disk,
+                  const char *snapshot, int error_number,
+                  const char *format, ...) G_GNUC_PRINTF (6, 7);
+/* Open the logs, layers and snapshots of one disk (disk-open.c). */
+bool disk_start (Disk *disk, GError **error);
+bool disk_stop (Disk *disk, GError **error);
+bool disk_identity (Disk *disk, DiskIdentity *out, GError **error);
+
+/* cut.c; cut_lock held. */
+/* Seal what an earlier, aborted cut left unsealed.  TIMEOUT if its writes are
+ * still in flight. */
+bool disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error);
+/* Remove layers that no readable snapshot needs; waits a while for writes that
+ * still use them. */
+void disk_drop_layers (Disk *disk);
+
+/* preserve.c: A4, for a write admitted to seg.  0 or -errno: the write must not
+ * go on. */
+int disk_preserve (Disk *disk, const Segment *seg, uint64_t offset,
+                   uint64_t length);
+
+/* snapshot.c */
+Snapshot *snapshot_new (Disk *disk, const char *name, uint64_t boundary,
+                        Layer *layer);
+/* All snapshots that read through this layer are unreadable from now on.
+ * No lock held. */
+void disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
+                           const char *what);
+/* The scratch budget of the newest layer has been used up: break the snapshots
+ * whose limit that is. */
+void disk_break_over_limit (Disk *disk);
+/* After a cut or an end: the newest layer's budget.  snap_lock held. */
+void disk_update_budget_locked (Disk *disk);
+
+/* snapshot_end with cut_lock held. */
+bool snapshot_end_locked (Snapshot *snap, GError **error);
+
+/* snapshot-store.c: rows of the tables snapshot and layer. */
+bool store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
+                      uint64_t size, int64_t *out_id, GError **error);
+bool store_set_layer_file (Catalog *cat, int64_t id, const char *file,
+                           GError **error);
+bool store_set_layer_live (Catalog *cat, int64_t id, GError **error);
+bool store_delete_layer (Catalog *cat, int64_t id, GError **error);
+bool store_add_snapshot (Catalog *cat, Snapshot *snap, int64_t disk_id,
+                         int64_t layer_id, GError **error);
+bool store_set_snapshot_live (Catalog *cat, Snapshot *snap, GError **error);
+bool store_set_snapshot_state (Catalog *cat, int64_t id, SnapshotState state,
+                               const char *reason, GError **error);
+bool store_delete_snapshot (Catalog *cat, int64_t id, GError **error);
+/* Snapshot (layer not set) and layer rows of a disk, oldest first. */
+typedef struct {
+  int64_t id;
+  char *file;
+  uint64_t size;
+  bool live;
+} LayerRow;
+typedef struct {
+  int64_t id, layer_id, created;
+  char *name, *reason;
+  uint64_t boundary, size, limit_bytes;
+  FleeceOnError on_error;
+  SnapshotState state;
+} SnapshotRow;
+GPtrArray *store_list_layers (Catalog *cat, int64_t disk_id, GError **error);
+GPtrArray *store_list_snapshots (Catalog *cat, int64_t disk_id,
+                                 GError **error);
+
+#endif

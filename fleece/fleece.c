@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* fleece.c - the disks of a process: open, start, stop. */
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "bitmap/checkpoint.h"
+#include "fleece/fleece-internal.h"
+
+Fleece *
+fleece_new (const FleeceOptions *options, GError **error)
+{
+  Fleece *f = g_new0 (Fleece, 1);
+
+  f->storage = options->storage != NULL ? options->storage : &storage_posix;
+  f->scratch_dir = g_strdup (options->scratch_dir);
+  f->drain_timeout_ms = options->drain_timeout_ms != 0
+    ? options->drain_timeout_ms : 60000;
+  f->notify = options->notify;
+  f->notify_opaque = options->notify_opaque;
+  f->disks = g_ptr_array_new ();
+  pthread_mutex_init (&f->flip_lock, NULL);
+  atomic_init (&f->cut_counter, INFLIGHT_FIRST_COUNTER);
+  return f;
+}
+
+static void
+disk_free (Disk *disk)
+{
+  Segment *seg = atomic_load (&disk->newest);
+
+  while (seg != NULL) {
+    Segment *older = seg->older;
+
+    layer_unref (seg->layer);
+    g_free (seg);
+    seg = older;
+  }
+  g_ptr_array_unref (disk->snapshots);
+  g_ptr_array_unref (disk->layers);
+  epoch_log_free (disk->log);
+  if (disk->base != NULL)
+    disk->base->ops->close (disk->base);
+  inflight_destroy (disk->inflight);
+  g_aligned_free (disk->inflight);
+  for (unsigned i = 0; i < DISK_STRIPES; i++)
+    pthread_mutex_destroy (&disk->stripe[i]);
+  pthread_mutex_destroy (&disk->cut_lock);
+  pthread_mutex_destroy (&disk->snap_lock);
+  g_free (disk->name);
+  g_free (disk->path);
+  g_free (disk);
+}
+
+void
+fleece_free (Fleece *f)
+{
+  if (f == NULL)
+    return;
+  for (unsigned i = 0; i < f->disks->len; i++)
+    disk_free (f->disks->pdata[i]);
+  g_ptr_array_unref (f->disks);
+  pthread_mutex_destroy (&f->flip_lock);
+  g_free (f->scratch_dir);
+  g_free (f);
+}
+
+static Disk *
+disk_new (Fleece *f, const char *name, const char *path, uint32_t granularity)
+{
+  Disk *disk = g_new0 (Disk, 1);
+
+  disk->fleece = f;
+  disk->name = g_strdup (name);
+  disk->path = g_strdup (path);
+  disk->granularity = granularity;
+  /* g_new0 would not give the slots their cache lines. */
+  disk->inflight = g_aligned_alloc0 (1, sizeof *disk->inflight,
+                                     _Alignof (Inflight));
+  inflight_init (disk->inflight);
+  for (unsigned i = 0; i < DISK_STRIPES; i++)
+    pthread_mutex_init (&disk->stripe[i], NULL);
+  pthread_mutex_init (&disk->cut_lock, NULL);
+  pthread_mutex_init (&disk->snap_lock, NULL);
+  disk->layers
+    = g_ptr_array_new_with_free_func ((GDestroyNotify) layer_unref);
+  disk->snapshots
+    = g_ptr_array_new_with_free_func ((GDestroyNotify) snapshot_unref);
+  return disk;
+}
+
+static bool
+open_base (Disk *disk, GError **error)
+{
+  Storage *storage = disk->fleece->storage;
+  int err = storage->ops->open (storage, disk->path, STORAGE_LOCK, 0,
+                                &disk->base);
+
+  if (err == 0) {
+    disk->size = disk->base->size;
+    return true;
+  }
+  if (err == -EBUSY)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
+                 "disk '%s': image '%s' is in use by another process",
+                 disk->name, disk->path);
+  else if (err == -ENOTBLK || err == -EISDIR)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "disk '%s': '%s' is neither a regular file nor a block device",
+                 disk->name, disk->path);
+  else
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "disk '%s': cannot open image '%s': %s", disk->name,
+                 disk->path, g_strerror (-err));
+  return false;
+}
+
+/* The same image under two names would have two bitmaps that each miss the
+ * other's writes.  Found before opening: our own lock would only say "in use". */
+static bool
+check_other_disks (Fleece *f, const char *name, const char *path,
+                   GError **error)
+{
+  g_autofree char *real = realpath (path, NULL);
+
+  for (unsigned i = 0; i < f->disks->len; i++) {
+    Disk *other = f->disks->pdata[i];
+    g_autofree char *other_real = realpath (other->path, NULL);
+
+    if (strcmp (other->name, name) == 0) {
+      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                   "disk name '%s' is used twice", name);
+      return false;
+    }
+    if (real != NULL && g_strcmp0 (real, other_real) == 0) {
+      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                   "disks '%s' and '%s' are the same image '%s'", other->name,
+                   name, real);
+      return false;
+    }
+  }
+  return true;
+}
+
+static gint
+by_name (gconstpointer a, gconstpointer b)
+{
+  return strcmp ((*(Disk *const *) a)->name, (*(Disk *const *) b)->name);
+}
+
+Disk *
+fleece_add_disk (Fleece *f, const char *name, const char *path,
+                 uint32_t granularity, GError **error)
+{
+  Disk *disk;
+
+  if (!name_check_id ("disk name", name, error))
+    return NULL;
+  if (granularity < GRANULARITY_MIN || granularity > GRANULARITY_MAX ||
+      (granularity & (granularity - 1)) != 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "granularity of %u bytes is not a power of 2 from %u to %u",
+                 granularity, GRANULARITY_MIN, GRANULARITY_MAX);
+    return NULL;
+  }
+  if (!check_other_disks (f, name, path, error))
+    return NULL;
+  disk = disk_new (f, name, path, granularity);
+  if (!open_base (disk, error)) {
+    disk_free (disk);
+    return NULL;
+  }
+  g_ptr_array_add (f->disks, disk);
+  g_ptr_array_sort (f->disks, by_name);
+  for (unsigned i = 0; i < f->disks->len; i++)
+    ((Disk *) f->disks->pdata[i])->index = i;
+  return disk;
+}
+
+Disk *
+fleece_find_disk (Fleece *f, const char *name)
+{
+  for (unsigned i = 0; i < f->disks->len; i++) {
+    Disk *disk = f->disks->pdata[i];
+
+    if (strcmp (disk->name, name) == 0)
+      return disk;
+  }
+  return NULL;
+}
+
+GPtrArray *
+fleece_disks (Fleece *f)
+{
+  return f->disks;
+}
+
+bool
+fleece_start (Fleece *f, Catalog *cat, GError **error)
+{
+  if (g_mkdir_with_parents (f->scratch_dir, 0700) < 0) {
+    int err = errno;
+
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "cannot create scratch directory '%s': %s", f->scratch_dir,
+                 g_strerror (err));
+    return false;
+  }
+  f->cat = cat;
+  for (unsigned i = 0; i < f->disks->len; i++)
+    if (!disk_start (f->disks->pdata[i], error))
+      return false;
+  return true;
+}
+
+bool
+fleece_stop (Fleece *f, GError **error)
+{
+  bool ok = true;
+
+  for (unsigned i = 0; f->cat != NULL && i < f->disks->len; i++) {
+    Disk *disk = f->disks->pdata[i];
+
+    if (disk->log != NULL && !disk_stop (disk, ok ? error : NULL))
+      ok = false;
+  }
+  f->cat = NULL;
+  return ok;
+}
+
+bool
+fleece_store_epochs (Fleece *f, GError **error)
+{
+  for (unsigned i = 0; i < f->disks->len; i++) {
+    Disk *disk = f->disks->pdata[i];
+
+    if (!epoch_log_store (disk->log, error))
+      return false;
+  }
+  return true;
+}
+
+void
+fleece_note (Fleece *f, FleeceNoteKind kind, const char *disk,
+             const char *snapshot, int error_number, const char *format, ...)
+{
+  g_autofree char *text = NULL;
+  va_list ap;
+
+  if (f->notify == NULL)
+    return;
+  va_start (ap, format);
+  text = g_strdup_vprintf (format, ap);
+  va_end (ap);
+  f->notify (f->notify_opaque, kind, disk, snapshot, text, error_number);
+}

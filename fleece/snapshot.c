@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* snapshot.c - the life of a snapshot; reading it is in snapshot-read.c. */
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "fleece/fleece-internal.h"
+
+const char *
+snapshot_state_name (SnapshotState state)
+{
+  static const char *const names[] = {
+    [SNAPSHOT_PREPARED] = "prepared", [SNAPSHOT_LIVE] = "live",
+    [SNAPSHOT_BROKEN] = "broken", [SNAPSHOT_LOST] = "lost",
+    [SNAPSHOT_ENDED] = "ended",
+  };
+
+  return names[state];
+}
+
+Snapshot *
+snapshot_new (Disk *disk, const char *name, uint64_t boundary, Layer *layer)
+{
+  Snapshot *snap = g_new0 (Snapshot, 1);
+
+  atomic_init (&snap->refs, 1);
+  snap->disk = disk;
+  snap->name = g_strdup (name);
+  snap->created = time (NULL);
+  snap->size = disk->size;
+  snap->boundary = boundary;
+  snap->layer = layer != NULL ? layer_ref (layer) : NULL;
+  atomic_init (&snap->state, SNAPSHOT_PREPARED);
+  return snap;
+}
+
+Snapshot *
+snapshot_ref (Snapshot *snap)
+{
+  atomic_fetch_add (&snap->refs, 1);
+  return snap;
+}
+
+void
+snapshot_unref (Snapshot *snap)
+{
+  if (snap == NULL || atomic_fetch_sub (&snap->refs, 1) != 1)
+    return;
+  layer_unref (snap->layer);
+  g_free (snap->name);
+  g_free (snap->reason);
+  g_free (snap);
+}
+
+Snapshot *
+disk_find_snapshot (Disk *disk, const char *name)
+{
+  Snapshot *found = NULL;
+
+  pthread_mutex_lock (&disk->snap_lock);
+  for (unsigned i = 0; found == NULL && i < disk->snapshots->len; i++) {
+    Snapshot *snap = disk->snapshots->pdata[i];
+
+    if (strcmp (snap->name, name) == 0)
+      found = snapshot_ref (snap);
+  }
+  pthread_mutex_unlock (&disk->snap_lock);
+  return found;
+}
+
+GPtrArray *
+disk_snapshots (Disk *disk)
+{
+  GPtrArray *all
+    = g_ptr_array_new_with_free_func ((GDestroyNotify) snapshot_unref);
+
+  pthread_mutex_lock (&disk->snap_lock);
+  for (unsigned i = 0; i < disk->snapshots->len; i++)
+    g_ptr_array_add (all, snapshot_ref (disk->snapshots->pdata[i]));
+  pthread_mutex_unlock (&disk->snap_lock);
+  return all;
+}
+
+const char *
+snapshot_name (const Snapshot *snap)
+{
+  return snap->name;
+}
+
+Disk *
+snapshot_disk (const Snapshot *snap)
+{
+  return snap->disk;
+}
+
+uint64_t
+snapshot_size (const Snapshot *snap)
+{
+  return snap->size;
+}
+
+uint64_t
+snapshot_boundary (const Snapshot *snap)
+{
+  return snap->boundary;
+}
+
+int64_t
+snapshot_created (const Snapshot *snap)
+{
+  return snap->created;
+}
+
+SnapshotState
+snapshot_state (const Snapshot *snap)
+{
+  return atomic_load (&snap->state);
+}
+
+char *
+snapshot_reason (Snapshot *snap)
+{
+  char *reason;
+
+  pthread_mutex_lock (&snap->disk->snap_lock);
+  reason = g_strdup (snap->reason);
+  pthread_mutex_unlock (&snap->disk->snap_lock);
+  return reason;
+}
+
+/* Bytes in the layers from snap's on.  snap_lock held. */
+static uint64_t
+used_locked (const Snapshot *snap)
+{
+  Disk *disk = snap->disk;
+  uint64_t blocks = 0;
+
+  for (unsigned i = 0; snap->layer != NULL && i < disk->layers->len; i++) {
+    Layer *layer = disk->layers->pdata[i];
+
+    if (layer->id >= snap->layer->id)
+      blocks += atomic_load (&layer->data_blocks);
+  }
+  return blocks * LAYER_BLOCK;
+}
+
+void
+snapshot_scratch (Snapshot *snap, uint64_t *out_used, uint64_t *out_limit)
+{
+  pthread_mutex_lock (&snap->disk->snap_lock);
+  *out_used = used_locked (snap);
+  pthread_mutex_unlock (&snap->disk->snap_lock);
+  *out_limit = snap->limit_bytes;
+}
+
+static bool
+is_readable (const Snapshot *snap)
+{
+  SnapshotState state = atomic_load (&snap->state);
+
+  return state == SNAPSHOT_PREPARED || state == SNAPSHOT_LIVE;
+}
+
+void
+disk_update_budget_locked (Disk *disk)
+{
+  uint64_t budget = UINT64_MAX;
+  Layer *newest;
+
+  if (disk->layers->len == 0)
+    return;
+  newest = disk->layers->pdata[disk->layers->len - 1];
+  for (unsigned i = 0; i < disk->snapshots->len; i++) {
+    Snapshot *snap = disk->snapshots->pdata[i];
+    uint64_t sealed, left;
+
+    if (!is_readable (snap) || snap->limit_bytes == 0)
+      continue;
+    sealed = used_locked (snap)
+      - atomic_load (&newest->data_blocks) * LAYER_BLOCK;
+    left = snap->limit_bytes > sealed ? snap->limit_bytes - sealed : 0;
+    budget = MIN (budget, left / LAYER_BLOCK);
+  }
+  atomic_store (&newest->budget_blocks, budget);
+}
+
+/* Mark those unreadable and tell; *broken gets references.  snap_lock held. */
+static void
+break_locked (Snapshot *snap, const char *reason, GPtrArray *broken)
+{
+  SnapshotState state = atomic_load (&snap->state);
+
+  if (state != SNAPSHOT_PREPARED && state != SNAPSHOT_LIVE)
+    return;
+  snap->reason = g_strdup (reason);
+  atomic_store (&snap->state, SNAPSHOT_BROKEN);
+  g_ptr_array_add (broken, snapshot_ref (snap));
+}
+
+/* The durable half, and the news.  No lock held. */
+static void
+report_broken (Disk *disk, GPtrArray *broken, int error_number)
+{
+  for (unsigned i = 0; i < broken->len; i++) {
+    Snapshot *snap = broken->pdata[i];
+    g_autoptr (GError) error = NULL;
+
+    if (!store_set_snapshot_state (disk->fleece->cat, snap->id,
+                                   SNAPSHOT_BROKEN, snap->reason, &error))
+      fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, snap->name,
+                   0, "cannot record that the snapshot broke: %s",
+                   error->message);
+    fleece_note (disk->fleece, FLEECE_NOTE_SNAPSHOT_BROKEN, disk->name,
+                 snap->name, error_number, "%s", snap->reason);
+  }
+}
+
+void
+disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
+                      const char *what)
+{
+  g_autoptr (GPtrArray) broken
+    = g_ptr_array_new_with_free_func ((GDestroyNotify) snapshot_unref);
+  g_autofree char *reason = g_strdup_printf ("%s: %s", what,
+                                             g_strerror (error_number));
+
+  pthread_mutex_lock (&disk->snap_lock);
+  atomic_store (&layer->dead, true);
+  for (unsigned i = 0; i < disk->snapshots->len; i++) {
+    Snapshot *snap = disk->snapshots->pdata[i];
+
+    if (snap->layer != NULL && snap->layer->id <= layer->id)
+      break_locked (snap, reason, broken);
+  }
+  pthread_mutex_unlock (&disk->snap_lock);
+  report_broken (disk, broken, error_number);
+}
+
+void
+disk_break_over_limit (Disk *disk)
+{
+  g_autoptr (GPtrArray) broken
+    = g_ptr_array_new_with_free_func ((GDestroyNotify) snapshot_unref);
+
+  pthread_mutex_lock (&disk->snap_lock);
+  for (unsigned i = 0; i < disk->snapshots->len; i++) {
+    Snapshot *snap = disk->snapshots->pdata[i];
+    g_autofree char *reason = NULL;
+
+    /* The copy that failed was of 16 blocks (a stripe) at most. */
+    if (snap->limit_bytes == 0 ||
+        used_locked (snap) + STRIPE_BYTES <= snap->limit_bytes)
+      continue;
+    reason = g_strdup_printf ("its scratch limit of %" G_GUINT64_FORMAT
+                              " bytes is used up", snap->limit_bytes);
+    break_locked (snap, reason, broken);
+  }
+  disk_update_budget_locked (disk);
+  /* Nobody left to preserve for: writers need not go on with it. */
+  if (broken->len > 0 && disk->layers->len > 0) {
+    bool any = false;
+
+    for (unsigned i = 0; i < disk->snapshots->len; i++)
+      any |= is_readable (disk->snapshots->pdata[i]);
+    if (!any) {
+      Layer *newest = disk->layers->pdata[disk->layers->len - 1];
+      atomic_store (&newest->dead, true);
+    }
+  }
+  pthread_mutex_unlock (&disk->snap_lock);
+  report_broken (disk, broken, ENOSPC);
+}
+
+bool
+snapshot_end_locked (Snapshot *snap, GError **error)
+{
+  Disk *disk = snap->disk;
+
+  if (atomic_load (&snap->state) == SNAPSHOT_ENDED)
+    return true;
+  /* The row first: what is acknowledged is durable, and on failure the snapshot
+   * is as it was. */
+  if (!store_delete_snapshot (disk->fleece->cat, snap->id, error))
+    return false;
+  pthread_mutex_lock (&disk->snap_lock);
+  atomic_store (&snap->state, SNAPSHOT_ENDED);
+  g_ptr_array_remove (disk->snapshots, snap);
+  pthread_mutex_unlock (&disk->snap_lock);
+  disk_drop_layers (disk);
+  return true;
+}
+
+bool
+snapshot_end (Snapshot *snap, GError **error)
+{
+  Disk *disk = snap->disk;
+  bool ok;
+
+  pthread_mutex_lock (&disk->cut_lock);
+  ok = snapshot_end_locked (snap, error);
+  pthread_mutex_unlock (&disk->cut_lock);
+  return ok;
+}

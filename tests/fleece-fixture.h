@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* fleece-fixture.h - disks in a temporary directory, for tests of fleece/. */
+#ifndef FLEECE_FIXTURE_H
+#define FLEECE_FIXTURE_H
+
+#include <pthread.h>
+
+#include "bitmap/checkpoint.h"
+#include "fleece/snapshot.h"
+
+#define FIXTURE_MAX_DISKS 3
+
+typedef struct {
+  char *dir, *state, *scratch;  /* paths */
+  char *image[FIXTURE_MAX_DISKS];
+  unsigned nr_disks;
+  uint32_t granularity;         /* of tracking */
+  Storage *storage;             /* NULL: the kernel's */
+  unsigned drain_timeout_ms;
+  GString *notes;               /* what notify was told, a line each; the first
+                                 * word is info, warning or broken */
+  pthread_mutex_t notes_lock;
+  /* Between fixture_start and _stop or _crash. */
+  Catalog *cat;
+  Fleece *f;
+  Disk *disk[FIXTURE_MAX_DISKS];        /* named d0, d1, d2 */
+} Fixture;
+
+/* Images of size bytes, all holes; granularity 64 KiB; not started. */
+Fixture *fixture_new (unsigned nr_disks, uint64_t size);
+/* Removes the directory; stops first if need be. */
+void fixture_free (Fixture *fx);
+void fixture_start (Fixture *fx);
+/* A clean stop; fixture_start may follow. */
+void fixture_stop (Fixture *fx);
+/* Everything is dropped as kill -9 would; fixture_start may follow. */
+void fixture_crash (Fixture *fx);
+/* A cut of disk i alone.  name: of the snapshot, NULL: none.  Returns the
+ * snapshot (a reference), and the boundary if not NULL. */
+Snapshot *fixture_cut (Fixture *fx, unsigned i, const char *name,
+                       uint64_t *out_boundary);
+/* Names of files in the scratch directory, for "is empty" checks. */
+unsigned fixture_nr_scratch_files (Fixture *fx);
+/* Read a whole snapshot; caller frees. */
+char *fixture_read_snapshot (Snapshot *snap);
+
+#endif
