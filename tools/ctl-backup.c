@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* ctl-backup.c - backup begin, end, list. */
+#include <config.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/ctl.h"
+#include "tools/human.h"
+#include "tools/table.h"
+
+static const struct arg_spec begin_options[] = {
+  { "id", "ID", "its name; default: the checkpoint's, or the time" },
+  { "disk", "DISK", "a disk to back up; needed", true },
+  { "checkpoint", "NAME", "also create this checkpoint, at the same instant" },
+  { "description", "TEXT", "of the checkpoint" },
+  { "incremental", "NAME", "offer what changed since this checkpoint" },
+  { "scratch-limit", "SIZE", "most that old data may take, a disk" },
+  { "on-cbw-error", "WHAT", "break-snapshot (default) or break-guest-write" },
+  { "cbw-timeout", "SECONDS", "longest that a write may be held up" },
+  { "durable", NULL, "let the snapshot survive power loss" },
+  { NULL }
+};
+
+/* NULL after a message. */
+static json_t *
+begin_disks (const struct ctl *ctl)
+{
+  const GPtrArray *disks = args_values (ctl->args, "disk");
+  json_t *list = json_array (), *scratch = json_object ();
+
+  if (!ctl_put_size (ctl, scratch, "limit", "scratch-limit"))
+    g_clear_pointer (&list, json_decref);
+  for (unsigned i = 0; list != NULL && i < disks->len; i++) {
+    json_t *disk = json_pack ("{s:s}", "disk", disks->pdata[i]);
+
+    if (json_object_size (scratch) > 0)
+      json_object_set (disk, "scratch", scratch);
+    json_array_append_new (list, disk);
+  }
+  json_decref (scratch);
+  return list;
+}
+
+static void
+print_backup (const struct ctl *ctl, const json_t *backup, Table *table)
+{
+  json_t *disk;
+  size_t i;
+
+  json_array_foreach (json_object_get (backup, "disks"), i, disk) {
+    g_autoptr (GString) contexts = g_string_new (NULL);
+    json_t *context;
+    size_t j;
+
+    json_array_foreach (json_object_get (disk, "contexts"), j, context)
+      g_string_append_printf (contexts, "%s%s", j > 0 ? "," : "",
+                              json_string_value (context) != NULL
+                                ? json_string_value (context) : "?");
+    table_cell (table, ctl_get (backup, "id"));
+    table_cell (table, ctl_get (disk, "disk"));
+    table_cell (table, ctl_get (disk, "export"));
+    table_cell (table, ctl_get (disk, "incremental"));
+    table_cell (table, ctl_get (backup, "checkpoint"));
+    table_cell (table, contexts->str);
+  }
+}
+
+static int
+begin (struct ctl *ctl)
+{
+  static const char *const titles[] =
+    { "BACKUP", "DISK", "EXPORT", "SINCE", "CHECKPOINT", "CONTEXTS", NULL };
+  g_autoptr (Table) table = table_new (titles);
+  const char *name = args_value (ctl->args, "checkpoint");
+  const char *timeout = args_value (ctl->args, "cbw-timeout");
+  json_t *arguments, *disks, *reply;
+  uint64_t seconds;
+
+  if (args_value (ctl->args, "description") != NULL && name == NULL)
+    return ctl_usage (ctl, "--description is the checkpoint's: it needs "
+                      "--checkpoint");
+  if (args_values (ctl->args, "disk")->len == 0)
+    return ctl_usage (ctl, "which disks? Use --disk DISK, for each");
+  if (timeout != NULL &&
+      !human_parse_uint (timeout, 0, UINT32_MAX, &seconds))
+    return ctl_usage (ctl, "--cbw-timeout needs a number of seconds, not '%s'",
+                      timeout);
+  disks = begin_disks (ctl);
+  if (disks == NULL)
+    return EXIT_USAGE;
+  arguments = json_pack ("{s:o}", "disks", disks);
+  ctl_put_string (ctl, arguments, "id", "id");
+  ctl_put_string (ctl, arguments, "incremental", "incremental");
+  ctl_put_string (ctl, arguments, "on-cbw-error", "on-cbw-error");
+  ctl_put_flag (ctl, arguments, "durable", "durable");
+  if (timeout != NULL)
+    json_object_set_new (arguments, "cbw-timeout", json_integer (seconds));
+  if (name != NULL) {
+    json_t *checkpoint = json_pack ("{s:s}", "name", name);
+
+    ctl_put_string (ctl, checkpoint, "description", "description");
+    json_object_set_new (arguments, "checkpoint", checkpoint);
+  }
+  reply = ctl_execute (ctl, "backup-begin", arguments);
+  if (reply == NULL)
+    return EXIT_FAILED;
+  if (!ctl_print_json (ctl, reply)) {
+    print_backup (ctl, reply, table);
+    table_print (table);
+  }
+  json_decref (reply);
+  return EXIT_OK;
+}
+
+static const struct arg_spec end_options[] = {
+  { "failed", NULL, "the data were not got: delete its checkpoint too" },
+  { NULL }
+};
+
+static int
+end (struct ctl *ctl)
+{
+  json_t *arguments = json_pack ("{s:s}", "id", ctl_word (ctl, 0));
+
+  ctl_put_flag (ctl, arguments, "failed", "failed");
+  return ctl_simple (ctl, "backup-end", arguments, NULL);
+}
+
+static const struct arg_spec list_options[] = { { NULL } };
+
+/* The disk's own member, else that of the whole backup. */
+static const json_t *
+either (const json_t *disk, const json_t *backup, const char *key)
+{
+  const json_t *value = json_object_get (disk, key);
+
+  return value != NULL ? value : json_object_get (backup, key);
+}
+
+static char *
+count_text (const json_t *value)
+{
+  if (json_is_array (value))
+    return g_strdup_printf ("%zu", json_array_size (value));
+  if (json_is_integer (value))
+    return g_strdup_printf ("%lld", (long long) json_integer_value (value));
+  return NULL;
+}
+
+static int
+list (struct ctl *ctl)
+{
+  static const char *const titles[] =
+    { "BACKUP", "DISK", "EXPORT", "SINCE", "CHECKPOINT", "STATE", ">SCRATCH",
+      ">LIMIT", ">CLIENTS", "REASON", NULL };
+  g_autoptr (Table) table = table_new (titles);
+  json_t *backups = ctl_execute (ctl, "query-backups", NULL), *backup, *disk;
+  size_t i, j;
+
+  if (backups == NULL)
+    return EXIT_FAILED;
+  if (!ctl_print_json (ctl, backups)) {
+    json_array_foreach (backups, i, backup)
+      json_array_foreach (json_object_get (backup, "disks"), j, disk) {
+        const json_t *scratch = either (disk, backup, "scratch");
+
+        table_cell (table, ctl_get (backup, "id"));
+        table_cell (table, ctl_get (disk, "disk"));
+        table_cell (table, ctl_get (disk, "export"));
+        table_cell (table, ctl_get (disk, "incremental"));
+        table_cell (table, ctl_get (backup, "checkpoint"));
+        table_cell (table,
+                    json_string_value (either (disk, backup, "state")));
+        table_cell_take (table, ctl_get_size (scratch, "used"));
+        table_cell_take (table, ctl_get_size (scratch, "limit"));
+        table_cell_take (table,
+                         count_text (either (disk, backup, "clients")));
+        table_cell (table,
+                    json_string_value (either (disk, backup, "reason")));
+      }
+    table_print (table);
+  }
+  json_decref (backups);
+  return EXIT_OK;
+}
+
+const struct verb backup_verbs[] = {
+  { "backup begin", "", 0, 0, "freeze snapshots of disks and export them",
+    begin_options, begin },
+  { "backup end", "ID", 1, 1, "end it: its exports and snapshots go",
+    end_options, end },
+  { "backup list", "", 0, 0, "the backups that have begun", list_options,
+    list },
+  { NULL }
+};

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* ctl-checkpoint.c - checkpoint create, delete, list. */
+#include <config.h>
+
+#include <langinfo.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/ctl.h"
+#include "tools/human.h"
+#include "tools/table.h"
+
+static const struct arg_spec create_options[] = {
+  { "disk", "DISK", "only this disk", true },
+  { "description", "TEXT", "what it is for" },
+  { NULL }
+};
+
+static int
+create (struct ctl *ctl)
+{
+  const GPtrArray *disks = args_values (ctl->args, "disk");
+  json_t *arguments = json_pack ("{s:s}", "name", ctl_word (ctl, 0));
+
+  ctl_put_string (ctl, arguments, "description", "description");
+  if (disks->len > 0) {
+    json_t *list = json_array ();
+
+    for (unsigned i = 0; i < disks->len; i++)
+      json_array_append_new (list, json_pack ("{s:s}", "disk",
+                                              disks->pdata[i]));
+    json_object_set_new (arguments, "disks", list);
+  }
+  return ctl_simple (ctl, "checkpoint-create", arguments, NULL);
+}
+
+static const struct arg_spec delete_options[] = {
+  { "children", NULL, "delete all that come after it as well" },
+  { "children-only", NULL, "delete all that come after it, not itself" },
+  { "metadata", NULL, "forget the checkpoint, keep its bitmaps" },
+  { NULL }
+};
+
+static int
+delete (struct ctl *ctl)
+{
+  json_t *arguments;
+
+  if (args_flag (ctl->args, "children") &&
+      args_flag (ctl->args, "children-only"))
+    return ctl_usage (ctl, "--children and --children-only exclude each "
+                      "other");
+  arguments = json_pack ("{s:s}", "name", ctl_word (ctl, 0));
+  ctl_put_flag (ctl, arguments, "children", "children");
+  ctl_put_flag (ctl, arguments, "children-only", "children-only");
+  ctl_put_flag (ctl, arguments, "metadata", "metadata");
+  return ctl_simple (ctl, "checkpoint-delete", arguments, NULL);
+}
+
+static const struct arg_spec list_options[] = {
+  { "size", NULL, "how much has changed since each" },
+  { "roots", NULL, "only those without a parent" },
+  { "leaves", NULL, "only those without children" },
+  { "from", "NAME", "only this one and what comes after it" },
+  { NULL }
+};
+
+/* Drawing the tree.  In practice it is a line, years long, so an only child
+ * stands right below its parent; only where a tree branches does it indent.
+ */
+struct tree {
+  json_t *list;                 /* as it came, parents first */
+  Table *table;
+  const struct ctl *ctl;
+  GHashTable *children;         /* name -> GPtrArray of json_t */
+  bool utf8;
+};
+
+static void
+add_row (struct tree *t, const json_t *ckpt, const char *prefix)
+{
+  bool current = json_is_true (json_object_get (ckpt, "current"));
+  const char *node = t->utf8 ? (current ? "●" : "○") : (current ? "*" : "o");
+  const char *name = ctl_get (ckpt, "name");
+  g_autofree char *escaped = human_escape (name != NULL ? name : "?", 200);
+  g_autoptr (GString) disks = g_string_new (NULL);
+  json_int_t size = 0;
+  bool has_size = false;
+  const char *state = NULL;
+  json_t *disk;
+  size_t i;
+
+  json_array_foreach (json_object_get (ckpt, "disks"), i, disk) {
+    const json_t *n = json_object_get (disk, "size");
+    const char *s = ctl_get (disk, "state");
+
+    g_string_append_printf (disks, "%s%s", i > 0 ? "," : "",
+                            ctl_get (disk, "disk") != NULL
+                              ? ctl_get (disk, "disk") : "?");
+    if (json_is_integer (n)) {
+      size += json_integer_value (n);
+      has_size = true;
+    }
+    if (s != NULL && strcmp (s, "ok") != 0 && strcmp (s, "good") != 0 &&
+        strcmp (s, "recording") != 0)
+      state = s;
+  }
+  table_cell_take (t->table, g_strconcat (prefix, node, " ", escaped,
+                                          current ? " (current)" : "", NULL));
+  table_cell_take (t->table, ctl_get_time (t->ctl, ckpt, "creation-time"));
+  table_cell (t->table, disks->str);
+  table_cell_take (t->table, has_size ? human_size (size) : NULL);
+  table_cell (t->table, state);
+  table_cell (t->table, ctl_get (ckpt, "description"));
+}
+
+/* A line of only children needs no recursion however long it is; branches do,
+ * and the depth of those is bounded.
+ */
+#define MAX_BRANCHES 64
+
+static void
+add_branch (struct tree *t, const json_t *ckpt, const char *prefix,
+            unsigned depth)
+{
+  for (;;) {
+    const char *name = ctl_get (ckpt, "name");
+    GPtrArray *children =
+      name != NULL ? g_hash_table_lookup (t->children, name) : NULL;
+    g_autofree char *inner = NULL, *fork = NULL;
+
+    add_row (t, ckpt, prefix);
+    if (children == NULL)
+      return;
+    /* Each is drawn once, whatever the parents say. */
+    g_hash_table_steal (t->children, name);
+    inner = g_strconcat (prefix, t->utf8 ? "│ " : "| ", NULL);
+    fork = g_strconcat (prefix, t->utf8 ? "├─" : "|-", NULL);
+    for (unsigned i = 0; i + 1 < children->len; i++) {
+      if (depth < MAX_BRANCHES)
+        add_branch (t, children->pdata[i], inner, depth + 1);
+      else
+        add_row (t, children->pdata[i], fork);
+    }
+    ckpt = children->pdata[children->len - 1];
+    g_ptr_array_unref (children);
+  }
+}
+
+static void
+draw_tree (struct tree *t)
+{
+  g_autoptr (GHashTable) names = g_hash_table_new (g_str_hash, g_str_equal);
+  json_t *ckpt;
+  size_t i;
+
+  json_array_foreach (t->list, i, ckpt)
+    if (ctl_get (ckpt, "name") != NULL)
+      g_hash_table_add (names, (gpointer) ctl_get (ckpt, "name"));
+  json_array_foreach (t->list, i, ckpt) {
+    const char *parent = ctl_get (ckpt, "parent");
+    GPtrArray *children;
+
+    if (parent == NULL || !g_hash_table_contains (names, parent))
+      continue;
+    children = g_hash_table_lookup (t->children, parent);
+    if (children == NULL) {
+      children = g_ptr_array_new ();
+      g_hash_table_insert (t->children, (gpointer) parent, children);
+    }
+    g_ptr_array_add (children, ckpt);
+  }
+  json_array_foreach (t->list, i, ckpt) {
+    const char *parent = ctl_get (ckpt, "parent");
+
+    if (parent == NULL || !g_hash_table_contains (names, parent))
+      add_branch (t, ckpt, "", 0);
+  }
+}
+
+static int
+list (struct ctl *ctl)
+{
+  static const char *const titles[] =
+    { "CHECKPOINT", "CREATED", "DISKS", ">CHANGED", "STATE", "DESCRIPTION",
+      NULL };
+  g_autoptr (Table) table = table_new (titles);
+  g_autoptr (GHashTable) children =
+    g_hash_table_new_full (g_str_hash, g_str_equal, NULL,
+                           (GDestroyNotify) g_ptr_array_unref);
+  struct tree t = { .table = table, .ctl = ctl, .children = children };
+  json_t *arguments = json_object ();
+
+  ctl_put_flag (ctl, arguments, "size", "size");
+  ctl_put_flag (ctl, arguments, "roots", "roots");
+  ctl_put_flag (ctl, arguments, "leaves", "leaves");
+  ctl_put_string (ctl, arguments, "from", "from");
+  t.utf8 = strcmp (nl_langinfo (CODESET), "UTF-8") == 0;
+  t.list = ctl_execute (ctl, "checkpoint-list", arguments);
+  if (t.list == NULL)
+    return EXIT_FAILED;
+  if (!ctl_print_json (ctl, t.list)) {
+    draw_tree (&t);
+    table_print (table);
+  }
+  json_decref (t.list);
+  return EXIT_OK;
+}
+
+const struct verb checkpoint_verbs[] = {
+  { "checkpoint create", "NAME", 1, 1, "name this instant on all disks",
+    create_options, create },
+  { "checkpoint delete", "NAME", 1, 1, "forget a checkpoint", delete_options,
+    delete },
+  { "checkpoint list", "", 0, 0, "the tree of checkpoints", list_options,
+    list },
+  { NULL }
+};
