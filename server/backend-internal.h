@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* backend-internal.h - shared by backend.c and handle.c only. */
+#ifndef NBDFLEECE_BACKEND_INTERNAL_H
+#define NBDFLEECE_BACKEND_INTERNAL_H
+
+#include <pthread.h>
+
+#include "backend.h"
+
+struct Backend {
+  /* Set while loading and configuring, never changed afterwards. */
+  char *path;
+  void *dl;
+  struct nbdkit_plugin plugin;  /* ours: fields a plugin lacks are 0 */
+  uint64_t struct_size;         /* what the plugin was compiled with */
+  const struct metacontext_plugin *contexts;    /* or NULL */
+  int thread_model;
+  bool after_fork_called;
+
+  pthread_mutex_t all_requests; /* held in each call, up to .._ALL_REQUESTS */
+
+  pthread_mutex_t client_lock;
+  pthread_cond_t client_left;
+  bool has_client;              /* under client_lock; SERIALIZE_CONNECTIONS */
+  bool stopping;                /* under client_lock */
+};
+
+/* Around each call of the plugin.  h: NULL when the call is for none. */
+void backend_lock (Backend *b, Handle *h);
+void backend_unlock (Backend *b, Handle *h);
+
+/* The request lock of a handle, for SERIALIZE_REQUESTS. */
+pthread_mutex_t *handle_request_lock (Handle *h);
+
+#endif /* NBDFLEECE_BACKEND_INTERNAL_H */

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "backend.h"
+#include "conn.h"
+#include "host.h"
+#include "listen.h"
+#include "nbd-wire.h"
+
+static int
+list_add (struct metacontext_list *list, const char *name)
+{
+  if (list->names->len >= list->max || strlen (name) > METACONTEXT_NAME_MAX)
+    return -1;
+  g_ptr_array_add (list->names, g_strdup (name));
+  return 0;
+}
+
+static int
+extent_add (struct metacontext_extents *extents, uint64_t length,
+            uint64_t flags)
+{
+  int r;
+
+  if (length == 0) {
+    nbdkit_error ("a metadata context's extent has no length");
+    nbdkit_set_error (EINVAL);
+    return -1;
+  }
+  r = extent_list_add (extents->list, length, flags);
+  if (r == -1) {
+    extents->failed = true;
+    nbdkit_error ("out of memory for extents");
+    nbdkit_set_error (ENOMEM);
+  }
+  return r;
+}
+
+static int
+disconnect (void *handle)
+{
+  return conn_disconnect_handle (handle) ? 0 : -1;
+}
+
+static int
+counters (void *handle, struct metacontext_counters *out)
+{
+  struct metacontext_counters all = { .size = sizeof all };
+  size_t size = out->size;
+
+  if (!conn_counters_of_handle (handle, &all))
+    return -1;
+  memcpy (out, &all, MIN (size, sizeof all));
+  out->size = size;
+  return 0;
+}
+
+static int64_t
+listener_add (const char *uri)
+{
+  g_autoptr (GError) error = NULL;
+  int64_t id = listen_add_uri (uri, &error);
+
+  if (id == -1)
+    nbdkit_error ("%s", error->message);
+  return id;
+}
+
+static int
+listener_remove (int64_t id)
+{
+  return listen_remove (id) ? 0 : -1;
+}
+
+static int
+reexec (void)
+{
+  nbdkit_error ("this server cannot replace itself while it is running");
+  nbdkit_set_error (ENOTSUP);
+  return -1;
+}
+
+static const struct metacontext_host host = {
+  .size = sizeof host,
+  .list_add = list_add,
+  .extent_add = extent_add,
+  .disconnect = disconnect,
+  .listener_add = listener_add,
+  .listener_remove = listener_remove,
+  .counters = counters,
+  .reexec = reexec,
+};
+
+const struct metacontext_host *
+host_table (void)
+{
+  return &host;
+}

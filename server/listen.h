@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* listen.h - sockets that clients connect to.
+ *
+ * Those of the command line are set up before the fork, by the main thread;
+ * listen_add_uri and listen_remove may come from any thread later.
+ */
+#ifndef NBDFLEECE_LISTEN_H
+#define NBDFLEECE_LISTEN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <glib.h>
+
+/* mode: permissions of the socket file, or -1 for what the umask leaves.  A
+ * socket file that nobody listens on is replaced. */
+bool listen_add_unix (const char *path, int mode, GError **error);
+
+/* host: name or address, NULL for all interfaces.  port: number or service;
+ * "0" lets the system choose.  family: AF_UNSPEC, AF_INET or AF_INET6. */
+bool listen_add_tcp (const char *host, const char *port, int family,
+                     GError **error);
+
+/* nbd://HOST[:PORT] or nbd+unix:///?socket=PATH.  An id > 0, or -1. */
+int64_t listen_add_uri (const char *uri, GError **error);
+/* Returns false if there is none.  New clients are refused at once. */
+bool listen_remove (int64_t id);
+
+/* The port of the first TCP listener, 0: there is none. */
+unsigned listen_tcp_port (void);
+
+/* Accept clients and start them, until quit_requested. */
+void listen_run (void);
+
+/* Close all, and remove the socket files that are still ours. */
+void listen_close_all (void);
+/* In a process that is not the server (any more): close, remove nothing. */
+void listen_forget_all (void);
+
+#endif /* NBDFLEECE_LISTEN_H */

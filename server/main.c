@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* main.c - bring everything up in order, and down again. */
+#include <config.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "backend.h"
+#include "command-line.h"
+#include "conn.h"
+#include "listen.h"
+#include "pool.h"
+#include "process.h"
+#include "quit.h"
+#include "steal.h"
+
+#define DEFAULT_PLUGIN "fleece"
+#define DEFAULT_PORT   "10809"
+
+/* The folder of this very program; "" if it cannot be found out. */
+static char *
+program_folder (void)
+{
+  g_autofree char *exe = g_file_read_link ("/proc/self/exe", NULL);
+
+  return exe ? g_path_get_dirname (exe) : g_strdup ("");
+}
+
+/* Uninstalled, the fleece plugin of the same build is meant. */
+static char *
+default_plugin_path (void)
+{
+  g_autofree char *folder = program_folder ();
+  char *path = g_build_filename (folder, "..", "plugin", ".libs",
+                                 "nbdkit-fleece-plugin.so", NULL);
+
+  if (access (path, F_OK) == 0)
+    return path;
+  g_free (path);
+  return g_build_filename (PLUGINDIR, "nbdkit-fleece-plugin.so", NULL);
+}
+
+static char *
+plugin_path (const char *name)
+{
+  g_autofree char *leaf = NULL;
+  char *path;
+
+  if (name == NULL || strcmp (name, DEFAULT_PLUGIN) == 0)
+    return default_plugin_path ();
+  if (strchr (name, '/') || strchr (name, '.'))
+    return strchr (name, '/') ? g_strdup (name)
+                              : g_build_filename (".", name, NULL);
+  leaf = g_strdup_printf ("nbdkit-%s-plugin.so", name);
+  path = g_build_filename (PLUGINDIR, leaf, NULL);
+  if (access (path, F_OK) == 0)
+    return path;
+  g_free (path);
+  return g_build_filename (NBDKIT_PLUGINDIR, leaf, NULL);
+}
+
+static void
+dump_config (void)
+{
+  g_autofree char *exe = g_file_read_link ("/proc/self/exe", NULL);
+  g_autofree char *fleece = default_plugin_path ();
+
+  printf ("binary=%s\n", exe ? exe : "");
+  printf ("default_plugin=%s\n", fleece);
+  printf ("name=%s\n", PACKAGE_NAME);
+  printf ("nbdkit_plugindir=%s\n", NBDKIT_PLUGINDIR);
+  printf ("plugindir=%s\n", PLUGINDIR);
+  printf ("tls=no\n");
+  printf ("version=%s\n", PACKAGE_VERSION);
+}
+
+static bool
+configure (Backend *b, char **parameters)
+{
+  for (unsigned n = 0; parameters[n]; n++) {
+    char *equal = strchr (parameters[n], '=');
+    bool ok;
+
+    if (equal == NULL)
+      ok = backend_config_bare (b, parameters[n], n);
+    else {
+      /* The plugin may keep both strings; argv stays. */
+      *equal = '\0';
+      ok = backend_config (b, parameters[n], equal + 1);
+    }
+    if (!ok)
+      return false;
+  }
+  return true;
+}
+
+/* A socket that only we, and who we tell, know of. */
+static char *private_folder;
+
+static char *
+make_private_socket_path (void)
+{
+  private_folder = g_strdup ("/tmp/nbdfleeceXXXXXX");
+  if (mkdtemp (private_folder) == NULL) {
+    log_error ("cannot make a folder in /tmp: %m");
+    g_clear_pointer (&private_folder, g_free);
+    return NULL;
+  }
+  return g_build_filename (private_folder, "socket", NULL);
+}
+
+/* out_path: newly allocated; NULL: TCP. */
+static bool
+listen_as_told (const struct command_line *cl, char **out_path)
+{
+  g_autoptr (GError) error = NULL;
+  bool ok;
+
+  *out_path = NULL;
+  if (cl->unix_path) {
+    *out_path = strcmp (cl->unix_path, "-") == 0 ?
+      make_private_socket_path () : g_canonicalize_filename (cl->unix_path,
+                                                             NULL);
+    /* As it was given: the limit on its length is about what is bound. */
+    ok = *out_path != NULL &&
+      listen_add_unix (strcmp (cl->unix_path, "-") == 0 ? *out_path :
+                       cl->unix_path, cl->unix_mode, &error);
+  }
+  else
+    ok = listen_add_tcp (cl->address, cl->port ? cl->port : DEFAULT_PORT,
+                         cl->family, &error);
+  if (error)
+    log_error ("%s", error->message);
+  return ok;
+}
+
+static char *
+make_uri (const struct command_line *cl, const char *path)
+{
+  g_autofree char *name = g_uri_escape_string (cl->exportname, "/", TRUE);
+  g_autofree char *socket = NULL, *port = NULL;
+  const char *host = cl->address ? cl->address : "localhost";
+  bool is_ipv6 = strchr (host, ':') != NULL;
+
+  if (path != NULL) {
+    socket = g_uri_escape_string (path, "/", TRUE);
+    return g_strdup_printf ("nbd+unix:///%s?socket=%s", name, socket);
+  }
+  if (listen_tcp_port () != 10809)
+    port = g_strdup_printf (":%u", listen_tcp_port ());
+  return g_strdup_printf ("nbd://%s%s%s%s%s%s", is_ipv6 ? "[" : "", host,
+                          is_ipv6 ? "]" : "", port ? port : "",
+                          *name ? "/" : "", name);
+}
+
+static void
+start_captive (const struct command_line *cl, const char *path)
+{
+  g_autofree char *uri = make_uri (cl, path);
+  g_autofree char *port =
+    path ? g_strdup ("") : g_strdup_printf ("%u", listen_tcp_port ());
+  const char *env[] = {
+    "uri", uri, "nbd", uri, "port", port, "unixsocket", path ? path : "",
+    "exportname", cl->exportname, NULL
+  };
+
+  process_captive (cl->run, env);
+}
+
+static bool
+write_pidfile (const char *path)
+{
+  g_autofree char *text = g_strdup_printf ("%ld\n", (long) getpid ());
+  int fd = open (path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  bool ok;
+
+  ok = fd != -1 && write (fd, text, strlen (text)) == (ssize_t) strlen (text);
+  if (fd != -1 && close (fd) == -1)
+    ok = false;
+  if (!ok)
+    log_error ("cannot write pid file '%s': %m", path);
+  return ok;
+}
+
+/* From the fork to the end. */
+static bool
+serve (const struct command_line *cl, Backend *b, const char *pidfile)
+{
+  bool ok = backend_after_fork (b);
+
+  if (ok && !steal_start ()) {
+    log_error ("cannot start a thread: %m");
+    ok = false;
+  }
+  if (ok && pidfile && !write_pidfile (pidfile)) {
+    steal_stop ();
+    ok = false;
+  }
+  if (!ok)
+    return false;
+
+  if (cl->log_set)
+    log_set_target (cl->log);
+  else if (!cl->foreground && cl->run == NULL)
+    log_set_target (LOG_TO_SYSLOG);
+  process_ready ();
+  listen_run ();
+
+  log_debug ("shutting down");
+  listen_close_all ();
+  conn_stop_all ();
+  steal_stop ();
+  pool_finish ();
+  if (pidfile)
+    unlink (pidfile);
+  return true;
+}
+
+static bool
+configure_and_serve (struct command_line *cl, Backend *b)
+{
+  g_autofree char *path = NULL, *pidfile = NULL;
+  bool ok;
+
+  if (!configure (b, cl->parameters) || !backend_config_complete (b))
+    return false;
+  cl->settings.backend = b;
+  conn_init (&cl->settings);
+  if (cl->pidfile)
+    pidfile = g_canonicalize_filename (cl->pidfile, NULL);
+  if (!backend_get_ready (b))
+    return false;
+  ok = listen_as_told (cl, &path);
+  if (ok) {
+    if (cl->run)
+      start_captive (cl, path);
+    else if (!cl->foreground)
+      process_daemonize ();
+    ok = serve (cl, b, pidfile);
+  }
+  listen_close_all ();
+  if (private_folder) {
+    rmdir (private_folder);
+    g_clear_pointer (&private_folder, g_free);
+  }
+  return ok;
+}
+
+static void
+show_version (Backend *b)
+{
+  printf ("%s %s\n", PACKAGE_NAME, PACKAGE_VERSION);
+  if (b)
+    printf ("%s%s%s\n", backend_name (b), backend_version (b) ? " " : "",
+            backend_version (b) ? backend_version (b) : "");
+}
+
+/* Without a plugin on the command line, what people ask for can be told even
+ * if there is no plugin at all. */
+static bool
+answer_without_plugin (const struct command_line *cl)
+{
+  if (cl->mode == DUMP_THE_CONFIG)
+    dump_config ();
+  else if (cl->mode == SHOW_VERSION && !cl->plugin)
+    show_version (NULL);
+  else if (cl->mode == SHOW_HELP && !cl->plugin)
+    command_line_help ();
+  else
+    return false;
+  return true;
+}
+
+int
+main (int argc, char **argv)
+{
+  struct command_line cl;
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = NULL;
+  bool ok = true;
+  Backend *b;
+
+  setlocale (LC_ALL, "");
+  umask (0022);                 /* what nbdkit promises to plugins */
+  command_line_parse (argc, argv, &cl);
+  if (answer_without_plugin (&cl)) {
+    g_ptr_array_free (cl.debug_flags, TRUE);
+    return EXIT_SUCCESS;
+  }
+  if (!quit_init () ||
+      (cl.exit_with_parent && !process_exit_with_parent ())) {
+    log_error ("cannot set up signals: %m");
+    return EXIT_FAILURE;
+  }
+  path = plugin_path (cl.plugin);
+  b = backend_load (path, (char **) cl.debug_flags->pdata, &error);
+  g_ptr_array_free (cl.debug_flags, TRUE);
+  if (b == NULL) {
+    log_error ("%s", error->message);
+    return EXIT_FAILURE;
+  }
+  switch (cl.mode) {
+  case SHOW_HELP:
+    command_line_help ();
+    backend_print_help (b);
+    break;
+  case SHOW_VERSION:
+    show_version (b);
+    break;
+  case DUMP_THE_PLUGIN:
+    ok = configure (b, cl.parameters);
+    if (ok)
+      backend_dump_plugin (b);
+    break;
+  default:
+    ok = configure_and_serve (&cl, b);
+  }
+  backend_unload (b);
+  return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <config.h>
+
+#include <stdlib.h>
+
+#include "nbd-errno.h"
+#include "nbd-wire.h"
+#include "op.h"
+#include "status.h"
+
+void
+op_check (struct op *op)
+{
+  const struct request_rules rules = {
+    .info = handle_info (op->c->handle),
+    .mode = op->c->mode,
+    .has_contexts = metactx_set_count (op->c->contexts) > 0,
+  };
+
+  op->error = request_check (&op->rq, &rules, &op->text);
+}
+
+static uint32_t
+plugin_flags (const struct op *op)
+{
+  uint32_t flags = 0;
+
+  if (op->rq.flags & NBD_CMD_FLAG_FUA)
+    flags |= NBDKIT_FLAG_FUA;
+  if (op->rq.flags & NBD_CMD_FLAG_FAST_ZERO)
+    flags |= NBDKIT_FLAG_FAST_ZERO;
+  if (op->rq.type == NBD_CMD_WRITE_ZEROES &&
+      !(op->rq.flags & NBD_CMD_FLAG_NO_HOLE))
+    flags |= NBDKIT_FLAG_MAY_TRIM;
+  return flags;
+}
+
+void
+op_execute (struct op *op)
+{
+  struct conn *c = op->c;
+  Handle *h = c->handle;
+  const struct request *rq = &op->rq;
+  int err = 0;
+
+  if (rq->length == 0 && rq->type != NBD_CMD_FLUSH)
+    return;
+  switch (rq->type) {
+  case NBD_CMD_READ:
+    err = handle_pread (h, op->data, rq->length, rq->offset);
+    break;
+  case NBD_CMD_WRITE:
+    err = handle_pwrite (h, op->data, rq->length, rq->offset,
+                         plugin_flags (op));
+    break;
+  case NBD_CMD_FLUSH:
+    err = handle_flush (h);
+    break;
+  case NBD_CMD_TRIM:
+    err = handle_trim (h, rq->length, rq->offset, plugin_flags (op));
+    break;
+  case NBD_CMD_CACHE:
+    err = handle_cache (h, rq->length, rq->offset);
+    break;
+  case NBD_CMD_WRITE_ZEROES:
+    err = handle_zero (h, rq->length, rq->offset, plugin_flags (op));
+    break;
+  case NBD_CMD_BLOCK_STATUS:
+    err = status_reply (h, c->contexts, rq, c->mode, &op->status,
+                        &op->status_length, &op->nr_extents);
+    break;
+  }
+  op->error = nbd_errno (err, rq->flags);
+}
+
+int
+op_reply (struct op *op, unsigned char *header, struct iovec *iov)
+{
+  const struct request *rq = &op->rq;
+  enum reply_mode mode = op->c->mode;
+
+  if (op->error == NBD_SUCCESS && op->status != NULL) {
+    iov[0] = (struct iovec) { op->status, op->status_length };
+    return 1;
+  }
+  iov[0].iov_base = header;
+  if (op->error == NBD_SUCCESS && rq->type == NBD_CMD_READ && rq->length > 0) {
+    iov[0].iov_len = reply_read_header (header, mode, rq);
+    iov[1] = (struct iovec) { op->data, rq->length };
+    return 2;
+  }
+  iov[0].iov_len = reply_status (header, mode, rq, op->error, op->text);
+  return 1;
+}
+
+void
+op_count (const struct op *op, struct op_counters *counters)
+{
+  counters->requests++;
+  if (op->error != NBD_SUCCESS)
+    return;
+  if (op->rq.type == NBD_CMD_READ)
+    counters->bytes_read += op->rq.length;
+  else if (op->rq.type == NBD_CMD_WRITE)
+    counters->bytes_written += op->rq.length;
+  else
+    counters->extents += op->nr_extents;
+}
+
+void
+conn_count (struct conn *c, const struct op_counters *n)
+{
+  atomic_fetch_add_explicit (&c->requests, n->requests, memory_order_relaxed);
+  atomic_fetch_add_explicit (&c->bytes_read, n->bytes_read,
+                             memory_order_relaxed);
+  atomic_fetch_add_explicit (&c->bytes_written, n->bytes_written,
+                             memory_order_relaxed);
+  atomic_fetch_add_explicit (&c->extents, n->extents, memory_order_relaxed);
+}
+
+void
+op_clear (struct op *op)
+{
+  free (op->own);
+  free (op->status);
+  op->own = op->status = NULL;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* op.h - one request in hand: execute it, and form its reply.
+ *
+ * An op belongs to one thread at a time: the leader while it receives and runs
+ * it, or the worker that it was handed to.
+ */
+#ifndef NBDFLEECE_OP_H
+#define NBDFLEECE_OP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "conn-internal.h"
+#include "reply.h"
+
+struct op {
+  struct conn *c;
+  struct request rq;
+  unsigned char *data;          /* WRITE: the payload; READ: where it goes */
+  void *own;                    /* malloc'ed buffer of the op, or NULL */
+  size_t charge;                /* its bytes, counted in in_flight_bytes */
+
+  /* The result. */
+  uint32_t error;               /* NBD_E*, or 0 */
+  const char *text;             /* for the error; NULL: a general one */
+  unsigned char *status;        /* BLOCK_STATUS: the whole reply, malloc'ed */
+  size_t status_length;
+  uint64_t nr_extents;
+};
+
+/* Check the request against the export; sets error and text. */
+void op_check (struct op *op);
+
+/* Call the plugin (for READ and WRITE data is set).  Length 0 is done at once.
+ * Sets the result. */
+void op_execute (struct op *op);
+
+/* The reply: what comes first goes to header (REPLY_MAX_HEADER bytes), what
+ * follows stays where it is.  iov: room for 2.  Returns how many are used. */
+int op_reply (struct op *op, unsigned char *header, struct iovec *iov);
+
+/* The numbers that an operator may ask for. */
+struct op_counters {
+  uint64_t bytes_read, bytes_written, requests, extents;
+};
+void op_count (const struct op *op, struct op_counters *counters);
+void conn_count (struct conn *c, const struct op_counters *counters);
+
+/* Free what the op owns. */
+void op_clear (struct op *op);
+
+#endif /* NBDFLEECE_OP_H */

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* options.h - the command line: one row an option, read by getopt_long, --help
+ * and a test that looks for each of them in the man page.
+ *
+ * OPTION (letter or 0, long name, argument or NULL, what it does)
+ */
+#ifndef NBDFLEECE_OPTIONS_H
+#define NBDFLEECE_OPTIONS_H
+
+#define OPTIONS                                                             \
+  OPTION ('4', "ipv4-only", NULL, "with -i or -p: IPv4 only")               \
+  OPTION ('6', "ipv6-only", NULL, "with -i or -p: IPv6 only")               \
+  OPTION ('D', "debug", "NAME.FLAG=N", "set a debug flag of the plugin")    \
+  OPTION (0, "dump-config", NULL, "print how nbdfleece was built")          \
+  OPTION (0, "dump-plugin", NULL, "print what the plugin is and has")       \
+  OPTION ('e', "exportname", "NAME", "export to name in $uri of --run")     \
+  OPTION (0, "exit-with-parent", NULL, "exit when the parent process does") \
+  OPTION ('f', "foreground", NULL, "do not go into the background")         \
+  OPTION (0, "handshake-timeout", "SECONDS",                                \
+          "time for a client to negotiate, 0 for ever [10]")                \
+  OPTION (0, "help", NULL, "this text; with a plugin also its parameters")  \
+  OPTION ('i', "ipaddr", "ADDRESS", "listen on this address only")          \
+  OPTION (0, "log", "stderr|syslog|null", "where messages go")              \
+  OPTION (0, "mask-handshake", "MASK", "offer only these handshake flags")  \
+  OPTION (0, "max-connections", "N", "clients at the same time [100]")      \
+  OPTION (0, "no-sr", NULL, "do not offer structured replies")              \
+  OPTION ('P', "pidfile", "FILE", "write the process id there when ready")  \
+  OPTION ('p', "port", "PORT", "listen on this TCP port [10809]")           \
+  OPTION ('r', "readonly", NULL, "all exports are read-only")               \
+  OPTION (0, "run", "COMMAND", "serve only while this command runs")        \
+  OPTION ('t', "threads", "N", "requests in flight of one client [16]")     \
+  OPTION ('U', "unix", "PATH", "listen on this Unix socket; -: a private one") \
+  OPTION (0, "unix-mode", "MODE", "permissions of the Unix socket, octal")  \
+  OPTION ('V', "version", NULL, "print the version")                        \
+  OPTION ('v', "verbose", NULL, "print debugging messages")
+
+#endif /* NBDFLEECE_OPTIONS_H */

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* quit.h - the request to shut down: by signal, plugin, or the end of --run. */
+#ifndef NBDFLEECE_QUIT_H
+#define NBDFLEECE_QUIT_H
+
+#include <stdbool.h>
+
+/* Before anything else; SIGINT, SIGQUIT and SIGTERM request it from then on,
+ * SIGPIPE is ignored.  false: errno is set. */
+bool quit_init (void);
+
+/* Async-signal-safe, from any thread, any number of times. */
+void quit_request (void);
+bool quit_requested (void);
+
+/* Readable once it was requested; for poll. */
+int quit_fd (void);
+
+#endif /* NBDFLEECE_QUIT_H */

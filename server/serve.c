@@ -1,0 +1,599 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* serve.c - the transmission phase of one connection.
+ *
+ * One thread at a time is the leader.  It receives many requests at once into
+ * its lane, calls the plugin for each, gathers the replies and sends them
+ * together before it waits for the client again: no hand-off, two system calls
+ * for a batch.  What would hold up the others goes to another thread:
+ *
+ *  1. requests that block by nature (must_hand_over);
+ *  2. all, while calls have proved slow lately;
+ *  3. an inline call that blocks unexpectedly keeps its thread, but the
+ *     leadership is stolen from it (steal.h).
+ *
+ * A lane is a leader's work space.  When the leadership is stolen, the new
+ * leader brings a lane of its own, copies what was received but not parsed,
+ * and sends the replies that were ready; the old one still uses its lane for
+ * its request, so lanes are counted.
+ *
+ * The session ends in the thread that is the leader then, after all other
+ * threads have answered.
+ */
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "context.h"
+#include "log.h"
+#include "nbd-wire.h"
+#include "op.h"
+#include "pool.h"
+#include "serve.h"
+#include "status.h"
+#include "steal.h"
+
+#define RX_SIZE (1 << 20)
+#define TX_SIZE (512 << 10)
+/* A payload up to this size is received in the lane; a larger one in a buffer
+ * of its own, which costs no copy but an allocation. */
+#define RX_PAYLOAD (RX_SIZE / 2)
+/* While a payload of which more than this is missing arrives, nothing behind it
+ * is received: its successor then starts at the front of the lane again. */
+#define GREEDY_BELOW (32 << 10)
+/* Buffers that requests in flight own, for each connection. */
+#define MAX_IN_FLIGHT_BYTES (64 << 20)
+
+/* Moving average of a plugin call, in ns, at which the leader starts and stops
+ * to hand over everything: a hand-off costs some 10 us. */
+#define SLOW_ABOVE_NS 50000
+#define FAST_BELOW_NS 20000
+/* Copying takes time as well: bytes in one ns that do not count as waiting. */
+#define FREE_BYTES_PER_NS 2
+/* One outlier says little about the next call. */
+#define MAX_SAMPLE_NS 500000
+
+struct lane {
+  atomic_uint refs;
+
+  /* The leader's; its successor's after a theft. */
+  size_t pos, have;             /* rx[pos .. have) is not parsed yet */
+  size_t tx_used;               /* replies that are ready */
+  struct op_counters counters;  /* of them, not yet added to the connection's */
+  unsigned nr_calls;            /* since batch_start */
+  uint64_t call_bytes;          /* that those calls moved */
+  int64_t batch_start;
+
+  /* Of the thread that made the call, also after a theft. */
+  struct op op;
+  unsigned char header[REPLY_MAX_HEADER];
+
+  unsigned char rx[RX_SIZE];
+  unsigned char tx[TX_SIZE];
+};
+
+static struct lane *
+lane_new (void)
+{
+  /* Large enough to be mapped: pages that are not used cost nothing. */
+  struct lane *l = malloc (sizeof *l);
+
+  if (l == NULL)
+    return NULL;
+  memset (l, 0, offsetof (struct lane, rx));
+  atomic_init (&l->refs, 1);
+  return l;
+}
+
+static void
+lane_unref (struct lane *l)
+{
+  if (atomic_fetch_sub (&l->refs, 1) == 1)
+    free (l);
+}
+
+static void
+add_sample (struct conn *c, int64_t ns, uint64_t bytes, unsigned nr_calls)
+{
+  int64_t average, weight = MIN (nr_calls, 8);
+
+  if (nr_calls == 0)
+    return;
+  ns = (ns - (int64_t) (bytes / FREE_BYTES_PER_NS)) / nr_calls;
+  ns = CLAMP (ns, 0, MAX_SAMPLE_NS);
+  /* Threads may overwrite each other's update: an average can bear that. */
+  average = atomic_load_explicit (&c->call_ns, memory_order_relaxed);
+  average += (ns - average) * weight / 32;
+  atomic_store_explicit (&c->call_ns, average, memory_order_relaxed);
+}
+
+/* Send the replies that are ready. */
+static void
+flush (struct conn *c, struct lane *l)
+{
+  struct iovec iov = { .iov_base = l->tx, .iov_len = l->tx_used };
+
+  if (l->nr_calls > 0) {
+    add_sample (c, conn_now_ns () - l->batch_start, l->call_bytes,
+                l->nr_calls);
+    l->nr_calls = 0;
+    l->call_bytes = 0;
+  }
+  if (l->tx_used == 0)
+    return;
+  conn_count (c, &l->counters);
+  memset (&l->counters, 0, sizeof l->counters);
+  l->tx_used = 0;
+  conn_send (c, &iov, 1, 0);
+}
+
+/* A request of another thread has ended.  The connection may be gone when this
+ * returns. */
+static void
+leave_flight (struct conn *c, size_t charge)
+{
+  pthread_mutex_lock (&c->lock);
+  c->in_flight--;
+  c->in_flight_bytes -= charge;
+  pthread_cond_signal (&c->room);
+  pthread_mutex_unlock (&c->lock);
+}
+
+static bool
+has_room_locked (const struct conn *c, unsigned more, size_t charge)
+{
+  return c->in_flight + more <= c->settings->threads &&
+    (c->in_flight == 0 || c->in_flight_bytes + charge <= MAX_IN_FLIGHT_BYTES);
+}
+
+/* Enter a buffer (more = 0) or a request (more = 1) into the account, waiting
+ * for others to finish where that is too much: no request is read meanwhile,
+ * so the client is held back. */
+static void
+enter_flight (struct conn *c, struct lane *l, unsigned more, size_t charge)
+{
+  bool must_wait;
+
+  pthread_mutex_lock (&c->lock);
+  must_wait = !has_room_locked (c, more, charge);
+  if (must_wait) {
+    pthread_mutex_unlock (&c->lock);
+    flush (c, l);
+    pthread_mutex_lock (&c->lock);
+    while (!has_room_locked (c, more, charge))
+      pthread_cond_wait (&c->room, &c->lock);
+  }
+  c->in_flight += more;
+  c->in_flight_bytes += charge;
+  pthread_mutex_unlock (&c->lock);
+}
+
+/* Release the bytes of an op that ran inline. */
+static void
+release_bytes (struct conn *c, size_t charge)
+{
+  if (charge == 0)
+    return;
+  pthread_mutex_lock (&c->lock);
+  c->in_flight_bytes -= charge;
+  pthread_mutex_unlock (&c->lock);
+}
+
+/* This thread works for c now. */
+static void
+speak_for (struct conn *c)
+{
+  thread_context.conn = c;
+  thread_context.plugin_name = backend_name (c->b);
+  handle_use (c->handle);
+}
+
+/* Answer op from a thread that is not the leader, or one whose reply does not
+ * fit into the lane. */
+static void
+answer (struct op *op, unsigned char *header)
+{
+  struct op_counters counters = { 0 };
+  struct iovec iov[2];
+  int nr = op_reply (op, header, iov);
+
+  op_count (op, &counters);
+  conn_count (op->c, &counters);
+  conn_send (op->c, iov, nr, 0);
+}
+
+static void
+worker (void *arg)
+{
+  struct op *op = arg;
+  struct conn *c = op->c;
+  size_t charge = op->charge;
+  unsigned char header[REPLY_MAX_HEADER];
+  int64_t start = conn_now_ns ();
+  bool counts = op->rq.type == NBD_CMD_READ || op->rq.type == NBD_CMD_WRITE;
+
+  speak_for (c);
+  op_execute (op);
+  if (counts && !(op->rq.flags & NBD_CMD_FLAG_FUA))
+    add_sample (c, conn_now_ns () - start, op->rq.length, 1);
+  answer (op, header);
+  op_clear (op);
+  free (op);
+  thread_context.conn = NULL;
+  thread_context.export_name = NULL;
+  leave_flight (c, charge);
+}
+
+/* Receive until at least n bytes are unparsed, at most RX_SIZE - header; what
+ * is ready is sent first.  exact: receive nothing behind them.  false: the
+ * client is gone, or is not listened to any more. */
+static bool
+fill (struct conn *c, struct lane *l, size_t n, bool exact)
+{
+  while (l->have - l->pos < n) {
+    size_t end;
+    ssize_t r;
+
+    if (l->pos == l->have)
+      l->pos = l->have = 0;
+    else if (l->pos + n > RX_SIZE) {
+      memmove (l->rx, l->rx + l->pos, l->have - l->pos);
+      l->have -= l->pos;
+      l->pos = 0;
+    }
+    end = exact ? l->pos + n : RX_SIZE;
+    flush (c, l);
+    if (atomic_load_explicit (&c->closing, memory_order_relaxed))
+      return false;
+    steal_idle (c);
+    do
+      r = recv (c->fd, l->rx + l->have, end - l->have, 0);
+    while (r == -1 && errno == EINTR);
+    if (r <= 0)
+      return false;
+    steal_busy (c);
+    l->have += r;
+  }
+  return true;
+}
+
+/* Receive the payload of a refused request, and forget it. */
+static bool
+discard (struct conn *c, struct lane *l, uint64_t length)
+{
+  while (length > 0) {
+    size_t n;
+
+    if (!fill (c, l, 1, false))
+      return false;
+    n = MIN (length, l->have - l->pos);
+    l->pos += n;
+    length -= n;
+  }
+  return true;
+}
+
+/* The op gets a buffer. */
+static bool
+give_buffer (struct conn *c, struct lane *l, struct op *op)
+{
+  enter_flight (c, l, 0, op->rq.length);
+  op->charge = op->rq.length;
+  op->own = op->data = malloc (op->rq.length);
+  if (op->own == NULL) {
+    release_bytes (c, op->charge);
+    op->charge = 0;
+    op->error = NBD_ENOMEM;
+  }
+  return op->own != NULL;
+}
+
+static bool
+is_slow (struct conn *c)
+{
+  int64_t ns = atomic_load_explicit (&c->call_ns, memory_order_relaxed);
+
+  c->slow = ns > (c->slow ? FAST_BELOW_NS : SLOW_ABOVE_NS);
+  return c->slow;
+}
+
+static bool
+must_hand_over (struct conn *c, struct lane *l, const struct op *op)
+{
+  unsigned others;
+
+  if (!c->can_steal)            /* only one call at a time, or only one thread */
+    return false;
+  switch (op->rq.type) {
+  case NBD_CMD_FLUSH:
+  case NBD_CMD_TRIM:
+  case NBD_CMD_WRITE_ZEROES:
+  case NBD_CMD_CACHE:
+    return true;
+  case NBD_CMD_BLOCK_STATUS:
+    if (op->rq.length > 64 << 20)
+      return true;
+    break;
+  case NBD_CMD_WRITE:
+    if (op->rq.flags & NBD_CMD_FLAG_FUA)
+      return true;
+    break;
+  }
+  if (!is_slow (c))
+    return false;
+  /* A client with one request at a time gains nothing from a hand-off. */
+  if (l->pos < l->have)
+    return true;
+  pthread_mutex_lock (&c->lock);
+  others = c->in_flight;
+  pthread_mutex_unlock (&c->lock);
+  return others > 0;
+}
+
+/* Receive the payload of a WRITE. */
+static bool
+take_payload (struct conn *c, struct lane *l, struct op *op)
+{
+  uint64_t length = op->rq.length;
+  size_t have = l->have - l->pos;
+  bool hurry = c->slow && length > GREEDY_BELOW;
+  struct iovec rest;
+
+  if (length <= have || (length <= RX_PAYLOAD && !hurry)) {
+    if (!fill (c, l, length, length > have && length - have > GREEDY_BELOW))
+      return false;
+    op->data = l->rx + l->pos;
+    l->pos += length;
+    return true;
+  }
+  if (!give_buffer (c, l, op))
+    return discard (c, l, length);
+  memcpy (op->data, l->rx + l->pos, have);
+  l->pos = l->have = 0;
+  rest = (struct iovec) { op->data + have, length - have };
+  flush (c, l);
+  steal_idle (c);
+  if (!conn_recv (c, rest.iov_base, rest.iov_len, 0)) {
+    release_bytes (c, op->charge);
+    op_clear (op);
+    return false;
+  }
+  steal_busy (c);
+  return true;
+}
+
+/* Put the reply to the lane's op among those that are ready. */
+static void
+gather (struct conn *c, struct lane *l)
+{
+  struct op *op = &l->op;
+  struct iovec iov[2];
+  int nr;
+
+  if (op->own != NULL || op->status != NULL) {
+    flush (c, l);
+    answer (op, l->header);
+    return;
+  }
+  nr = op_reply (op, l->tx + l->tx_used, iov);
+  for (int i = 0; i < nr; i++)  /* data of a READ is in place behind it */
+    l->tx_used += iov[i].iov_len;
+  op_count (op, &l->counters);
+}
+
+enum outcome { ANSWERED, LOST_LEADERSHIP };
+
+/* Call the plugin in this thread. */
+static enum outcome
+run_inline (struct conn *c, struct lane *l)
+{
+  struct op *op = &l->op;
+  size_t charge = op->charge;
+  uint64_t seq;
+
+  if (l->nr_calls == 0)
+    l->batch_start = conn_now_ns ();
+  if (!c->can_steal)
+    op_execute (op);
+  else {
+    seq = steal_begin (c);
+    op_execute (op);
+    if (!steal_end (c, seq)) {
+      answer (op, l->header);
+      op_clear (op);
+      lane_unref (l);
+      leave_flight (c, charge);
+      return LOST_LEADERSHIP;
+    }
+  }
+  l->nr_calls++;
+  l->call_bytes += op->rq.length;
+  gather (c, l);
+  op_clear (op);
+  release_bytes (c, charge);
+  return ANSWERED;
+}
+
+/* Give the lane's op to another thread. */
+static void
+hand_over (struct conn *c, struct lane *l)
+{
+  struct op *op = malloc (sizeof *op);
+  const unsigned char *payload = l->op.data;
+  bool is_read = l->op.rq.type == NBD_CMD_READ && l->op.rq.length > 0;
+  bool is_write = l->op.rq.type == NBD_CMD_WRITE && l->op.rq.length > 0;
+  size_t cost;
+
+  if (op != NULL && l->op.own == NULL && (is_read || is_write) &&
+      give_buffer (c, l, &l->op) && is_write)
+    memcpy (l->op.own, payload, l->op.rq.length);
+  if (op == NULL)
+    l->op.error = NBD_ENOMEM;
+  if (l->op.error) {
+    free (op);
+    gather (c, l);
+    release_bytes (c, l->op.charge);
+    op_clear (&l->op);
+    return;
+  }
+  if (l->op.rq.type == NBD_CMD_BLOCK_STATUS) {
+    cost = status_cost (c->contexts, &l->op.rq);
+    enter_flight (c, l, 1, cost);
+    l->op.charge = cost;
+  }
+  else
+    enter_flight (c, l, 1, 0);  /* its buffer was entered before */
+  *op = l->op;
+  l->op.own = NULL;
+  if (!pool_run (worker, op)) { /* slower, but not wrong */
+    worker (op);
+    speak_for (c);
+  }
+}
+
+/* Room in the lane for a reply that carries length bytes of data. */
+static void
+make_room (struct conn *c, struct lane *l, size_t length)
+{
+  if (l->tx_used + REPLY_MAX_HEADER + length > TX_SIZE)
+    flush (c, l);
+}
+
+/* Where a READ that runs inline puts its data: behind the header to come. */
+static void
+place_data (struct conn *c, struct lane *l, struct op *op)
+{
+  if (op->rq.length > TX_SIZE - REPLY_MAX_HEADER)
+    give_buffer (c, l, op);
+  else {
+    make_room (c, l, op->rq.length);
+    op->data = l->tx + l->tx_used + reply_read_header_size (c->mode);
+  }
+}
+
+/* The session is over for the leader: wait for the other threads. */
+static void
+end_session (struct conn *c, struct lane *l)
+{
+  flush (c, l);
+  steal_idle (c);
+  pthread_mutex_lock (&c->lock);
+  while (c->in_flight > 0)
+    pthread_cond_wait (&c->room, &c->lock);
+  pthread_mutex_unlock (&c->lock);
+  steal_unwatch (c);
+  lane_unref (l);
+  conn_finish (c);
+}
+
+/* Until the session ends or the leadership is lost. */
+static void
+lead (struct conn *c)
+{
+  struct lane *l = c->lane;
+  struct op *op = &l->op;
+
+  while (fill (c, l, NBD_REQUEST_SIZE, false)) {
+    *op = (struct op) { .c = c };
+    if (!request_parse (l->rx + l->pos, &op->rq)) {
+      log_debug ("bad request magic: closing");
+      break;
+    }
+    l->pos += NBD_REQUEST_SIZE;
+    if (op->rq.type == NBD_CMD_DISC)
+      break;
+    op_check (op);
+    if (atomic_load_explicit (&c->closing, memory_order_relaxed))
+      op->error = NBD_ESHUTDOWN;
+    if (op->error ?
+        !discard (c, l, request_payload_length (&op->rq)) :
+        op->rq.type == NBD_CMD_WRITE && !take_payload (c, l, op))
+      break;
+
+    make_room (c, l, 0);
+    if (op->error == 0 && must_hand_over (c, l, op)) {
+      hand_over (c, l);
+      continue;
+    }
+    if (op->error == 0 && op->rq.type == NBD_CMD_READ)
+      place_data (c, l, op);
+    if (op->error)
+      gather (c, l);
+    else if (run_inline (c, l) == LOST_LEADERSHIP)
+      return;                   /* c may be gone by now */
+  }
+  end_session (c, l);
+}
+
+void
+conn_serve (struct conn *c)
+{
+  c->lane = lane_new ();
+  if (c->lane == NULL) {
+    log_error ("out of memory for a connection");
+    conn_finish (c);
+    return;
+  }
+  handle_use (c->handle);
+  if (c->can_steal)
+    steal_watch (c);
+  lead (c);
+}
+
+bool
+serve_prepare_theft (struct conn *c)
+{
+  bool ok;
+
+  pthread_mutex_lock (&c->lock);
+  ok = c->in_flight < c->settings->threads;
+  if (ok)
+    c->in_flight++;
+  pthread_mutex_unlock (&c->lock);
+  if (ok)
+    atomic_fetch_add (&c->lane->refs, 1);
+  return ok;
+}
+
+void
+serve_cancel_theft (struct conn *c)
+{
+  lane_unref (c->lane);
+  leave_flight (c, 0);
+}
+
+void
+serve_as_new_leader (void *arg)
+{
+  struct conn *c = arg;
+  struct lane *old = c->lane, *l = lane_new ();
+
+  speak_for (c);
+  c->call_seq = atomic_load_explicit (&c->call, memory_order_relaxed);
+  log_debug ("a request has been blocking: another thread goes on");
+  if (l == NULL) {
+    /* Nobody can serve this client any more; it gets what is in flight. */
+    log_error ("out of memory for a connection: closing it");
+    old->nr_calls = 0;
+    atomic_store (&c->closing, true);
+    flush (c, old);
+    pthread_mutex_lock (&c->lock);
+    while (c->in_flight > 0)
+      pthread_cond_wait (&c->room, &c->lock);
+    pthread_mutex_unlock (&c->lock);
+    steal_unwatch (c);
+    lane_unref (old);
+    conn_finish (c);
+    return;
+  }
+  add_sample (c, MAX_SAMPLE_NS, 0, 1);
+  old->nr_calls = 0;            /* their time is unknown */
+  flush (c, old);
+  l->have = old->have - old->pos;
+  memcpy (l->rx, old->rx + old->pos, l->have);
+  c->lane = l;
+  lane_unref (old);
+  lead (c);
+}

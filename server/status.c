@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "log.h"
+#include "nbd-wire.h"
+#include "reply.h"
+#include "status.h"
+
+/* Extents in one reply, over all contexts: bounds its memory. */
+#define MAX_EXTENTS_OF_REPLY (4 * EXTENTS_MAX)
+
+/* A plugin may describe as little as it likes in one call.  After so many the
+ * reply is sent with what there is, which is allowed. */
+#define MAX_CALLS 65536
+
+static size_t
+max_extents (const MetaCtxSet *contexts, const struct request *rq)
+{
+  if (rq->flags & NBD_CMD_FLAG_REQ_ONE)
+    return 1;
+  return MIN (EXTENTS_MAX, MAX_EXTENTS_OF_REPLY / metactx_set_count (contexts));
+}
+
+size_t
+status_cost (const MetaCtxSet *contexts, const struct request *rq)
+{
+  uint64_t nr = MIN (max_extents (contexts, rq), rq->length / 512 + 1);
+
+  return nr * metactx_set_count (contexts) *
+    (sizeof (struct extent) + REPLY_EXTENT_SIZE);
+}
+
+static int
+collect (Handle *h, const struct metactx *ctx, const struct request *rq,
+         struct extent_list *list)
+{
+  bool one = rq->flags & NBD_CMD_FLAG_REQ_ONE;
+  uint32_t flags = one ? NBDKIT_FLAG_REQ_ONE : 0;
+  int err, calls = 0;
+
+  do {
+    uint64_t length = list->end - list->next;
+
+    err = ctx->is_base ?
+      handle_allocation (h, length, flags, list) :
+      handle_context_extents (h, ctx->cookie, length, flags, list);
+  } while (err == 0 && !one && !list->full && list->next < list->end &&
+           ++calls < MAX_CALLS);
+  if (err == 0 &&
+      extent_list_align (list, handle_info (h)->block.min, ctx->is_base) == -1)
+    err = ENOMEM;
+  return err;
+}
+
+/* All lists have the same span. */
+static int
+serialize (const MetaCtxSet *contexts, const struct extent_list *lists,
+           const struct request *rq, enum reply_mode mode,
+           unsigned char **out_reply, size_t *out_length,
+           uint64_t *out_nr_extents)
+{
+  size_t nr = metactx_set_count (contexts), room = 0;
+  uint64_t nr_extents = 0;
+  unsigned char *p;
+
+  for (size_t i = 0; i < nr; i++)
+    nr_extents += lists[i].nr;
+  room = nr * REPLY_MAX_HEADER + nr_extents * REPLY_EXTENT_SIZE;
+  *out_reply = p = malloc (room);
+  if (p == NULL)
+    return ENOMEM;
+  for (size_t i = 0; i < nr; i++) {
+    const struct metactx *ctx = metactx_set_get (contexts, i);
+
+    p += reply_block_status_header (p, mode, rq, ctx->id, lists[i].nr,
+                                    i == nr - 1);
+    for (size_t j = 0; j < lists[i].nr; j++)
+      p += reply_extent (p, mode, lists[i].v[j].length, lists[i].v[j].flags);
+  }
+  *out_length = p - *out_reply;
+  *out_nr_extents = nr_extents;
+  return 0;
+}
+
+int
+status_reply (Handle *h, const MetaCtxSet *contexts, const struct request *rq,
+              enum reply_mode mode, unsigned char **out_reply,
+              size_t *out_length, uint64_t *out_nr_extents)
+{
+  size_t nr = metactx_set_count (contexts);
+  struct extent_list *lists = g_new0 (struct extent_list, nr);
+  uint64_t end = rq->offset + rq->length;
+  int err = 0;
+
+  /* Each context is only asked for what the ones before have covered. */
+  for (size_t i = 0; i < nr && err == 0; i++) {
+    extent_list_init (&lists[i], rq->offset, end, max_extents (contexts, rq));
+    err = collect (h, metactx_set_get (contexts, i), rq, &lists[i]);
+    if (err == 0)
+      end = MIN (end, lists[i].next);
+  }
+  for (size_t i = 0; i < nr && err == 0; i++)
+    extent_list_cut (&lists[i], end);
+  if (err == 0)
+    err = serialize (contexts, lists, rq, mode, out_reply, out_length,
+                     out_nr_extents);
+  for (size_t i = 0; i < nr; i++)
+    extent_list_clear (&lists[i]);
+  g_free (lists);
+  return err;
+}
