@@ -155,6 +155,29 @@ ctl_get_time (const struct ctl *ctl, const json_t *object, const char *key)
            ? human_time (json_integer_value (value), ctl->utc) : NULL;
 }
 
+/* "[--disk DISK]... [--size]" of a verb, indented, in lines that fit. */
+static void
+help_synopsis (const struct verb *v)
+{
+  size_t column = 0;
+
+  for (const struct arg_spec *spec = v->specs; spec->name != NULL; spec++) {
+    g_autofree char *text =
+      g_strdup_printf ("[--%s%s%s]%s", spec->name,
+                       spec->value != NULL ? " " : "",
+                       spec->value != NULL ? spec->value : "",
+                       spec->repeats ? "..." : "");
+
+    if (column > 0 && column + 1 + strlen (text) > 78) {
+      putchar ('\n');
+      column = 0;
+    }
+    column += printf ("%s%s", column == 0 ? "      " : " ", text);
+  }
+  if (column > 0)
+    putchar ('\n');
+}
+
 static void
 help_all (void)
 {
@@ -164,6 +187,7 @@ help_all (void)
     for (const struct verb *v = all_verbs[i]; v->name != NULL; v++) {
       g_autofree char *left = g_strdup_printf ("%s %s", v->name, v->words);
       printf ("  %-26s %s\n", left, v->summary);
+      help_synopsis (v);
     }
   puts ("\nOptions of every verb:");
   args_help (common);
