@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <sqlite3.h>
+
+#include "bitmap/bitmap-error.h"
+#include "plugin/backup-store.h"
+
+/* NULL becomes NULL.  The text outlives the step. */
+static void
+bind_text (sqlite3_stmt *stmt, int column, const char *text)
+{
+  sqlite3_bind_text (stmt, column, text, -1, SQLITE_STATIC);
+}
+
+static bool
+insert_disk (Catalog *cat, const Backup *backup, const BackupDisk *bd,
+             GError **error)
+{
+  sqlite3_stmt *stmt =
+    catalog_stmt (cat,
+                  "INSERT INTO backup_disk (backup, disk, snapshot,"
+                  " exportname, exportbitmap, incremental, since_boundary)"
+                  " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)", error);
+
+  if (stmt == NULL)
+    return false;
+  bind_text (stmt, 1, backup->id);
+  sqlite3_bind_int64 (stmt, 2,
+                      epoch_log_disk_id (disk_epoch_log (bd->disk)));
+  bind_text (stmt, 3, backup->id);
+  bind_text (stmt, 4, bd->export);
+  bind_text (stmt, 5, bd->bitmap);
+  bind_text (stmt, 6, bd->since);
+  if (bd->since != NULL)
+    sqlite3_bind_int64 (stmt, 7, bd->since_boundary);
+  return catalog_step_done (cat, stmt, error);
+}
+
+bool
+backup_store_insert (Catalog *cat, const Backup *backup, GError **error)
+{
+  sqlite3_stmt *stmt =
+    catalog_stmt (cat,
+                  "INSERT INTO backup (id, checkpoint, state, created)"
+                  " VALUES (?1, ?2, 'running', ?3)", error);
+
+  if (stmt == NULL)
+    return false;
+  bind_text (stmt, 1, backup->id);
+  bind_text (stmt, 2, backup->checkpoint);
+  sqlite3_bind_int64 (stmt, 3, backup->created);
+  if (!catalog_step_done (cat, stmt, error))
+    return false;
+  for (size_t i = 0; i < backup->disks->len; i++)
+    if (!insert_disk (cat, backup, backup->disks->pdata[i], error))
+      return false;
+  return true;
+}
+
+bool
+backup_store_delete (Catalog *cat, const char *id, GError **error)
+{
+  sqlite3_stmt *stmt;
+
+  stmt = catalog_stmt (cat, "DELETE FROM backup_disk WHERE backup = ?1",
+                       error);
+  if (stmt == NULL)
+    return false;
+  bind_text (stmt, 1, id);
+  if (!catalog_step_done (cat, stmt, error))
+    return false;
+
+  stmt = catalog_stmt (cat, "DELETE FROM backup WHERE id = ?1", error);
+  if (stmt == NULL)
+    return false;
+  bind_text (stmt, 1, id);
+  return catalog_step_done (cat, stmt, error);
+}
+
+static const char *
+column_text (sqlite3_stmt *stmt, int column)
+{
+  return (const char *) sqlite3_column_text (stmt, column);
+}
+
+static bool
+list_disks (Catalog *cat, Backup *backup, GError **error)
+{
+  sqlite3_stmt *stmt =
+    catalog_stmt (cat,
+                  "SELECT disk.name, exportname, exportbitmap, incremental,"
+                  " since_boundary FROM backup_disk"
+                  " JOIN disk ON disk.id = backup_disk.disk"
+                  " WHERE backup = ?1 ORDER BY disk.name", error);
+  int r;
+
+  if (stmt == NULL)
+    return false;
+  bind_text (stmt, 1, backup->id);
+  while ((r = catalog_step_row (cat, stmt, error)) == 1) {
+    BackupDisk *bd;
+
+    if (column_text (stmt, 1) == NULL) {
+      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_CORRUPT,
+                   "backup '%s' has a disk without an export name",
+                   backup->id);
+      return false;
+    }
+    bd = backup_add_disk (backup, NULL, column_text (stmt, 0),
+                          column_text (stmt, 1));
+    bd->bitmap = g_strdup (column_text (stmt, 2));
+    bd->since = g_strdup (column_text (stmt, 3));
+    bd->since_boundary = sqlite3_column_int64 (stmt, 4);
+    if (bd->since_boundary == 0)        /* a map needs its boundary */
+      g_clear_pointer (&bd->bitmap, g_free);
+  }
+  return r == 0;
+}
+
+static bool
+list_backups (Catalog *cat, GPtrArray *list, GError **error)
+{
+  sqlite3_stmt *stmt =
+    catalog_stmt (cat,
+                  "SELECT id, checkpoint, created FROM backup"
+                  " ORDER BY created, id", error);
+  int r;
+
+  if (stmt == NULL)
+    return false;
+  while ((r = catalog_step_row (cat, stmt, error)) == 1)
+    g_ptr_array_add (list, backup_new (column_text (stmt, 0),
+                                       column_text (stmt, 1),
+                                       sqlite3_column_int64 (stmt, 2)));
+  if (r < 0)
+    return false;
+  for (size_t i = 0; i < list->len; i++)
+    if (!list_disks (cat, list->pdata[i], error))
+      return false;
+  return true;
+}
+
+GPtrArray *
+backup_store_list (Catalog *cat, GError **error)
+{
+  g_autoptr (GPtrArray) list =
+    g_ptr_array_new_with_free_func ((GDestroyNotify) backup_unref);
+  bool ok;
+
+  catalog_lock (cat);
+  ok = list_backups (cat, list, error);
+  catalog_unlock (cat);
+  return ok ? g_steal_pointer (&list) : NULL;
+}

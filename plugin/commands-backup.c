@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <string.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "bitmap/bitmap-error.h"
+#include "plugin/backup-plan.h"
+#include "plugin/backup-store.h"
+#include "plugin/commands.h"
+#include "plugin/exports.h"
+#include "plugin/plugin.h"
+
+/* --- backup-begin --- */
+
+/* Were the checkpoints that the increments start from deleted, or made anew,
+ * since the plan was made? */
+static bool
+check_increments (const Backup *backup, GError **error)
+{
+  for (size_t i = 0; i < backup->disks->len; i++) {
+    const BackupDisk *bd = backup->disks->pdata[i];
+    uint64_t boundary;
+
+    if (bd->since == NULL)
+      continue;
+    if (!checkpoint_boundary (plugin.catalog, bd->disk_name, bd->since,
+                              &boundary, NULL) ||
+        boundary != bd->since_boundary) {
+      command_set_error (error, "Checkpoint '%s' for incremental backup of "
+                         "disk '%s' not found", bd->since, bd->disk_name);
+      return false;
+    }
+  }
+  return true;
+}
+
+/* In the cut's transaction. */
+static bool
+begin_commit (void *opaque, GError **error)
+{
+  BackupPlan *plan = opaque;
+
+  if (!check_increments (plan->backup, error))
+    return false;
+  if (plan->checkpoint != NULL) {
+    for (guint i = 0; i < plan->cuts->len; i++) {
+      const FleeceCutDisk *cut = &g_array_index (plan->cuts, FleeceCutDisk, i);
+
+      if (g_ptr_array_find (plan->checkpoint_disks, cut->disk, NULL))
+        checkpoint_add_disk (plan->checkpoint, disk_name (cut->disk),
+                             plan->checkpoint->name, cut->boundary);
+    }
+    if (!checkpoint_insert (plugin.catalog, plan->checkpoint, error))
+      return false;
+  }
+  return backup_store_insert (plugin.catalog, plan->backup, error);
+}
+
+static json_t *
+describe_disk (const BackupDisk *bd)
+{
+  json_t *contexts = json_pack ("[s]", "base:allocation");
+  json_t *entry = json_pack ("{s:s, s:s, s:o}", "disk", bd->disk_name,
+                             "export", bd->export, "contexts", contexts);
+
+  if (bd->bitmap != NULL) {
+    g_autofree char *name =
+      g_strconcat ("qemu:dirty-bitmap:", bd->bitmap, NULL);
+
+    json_array_append_new (contexts, json_string (name));
+  }
+  if (bd->since != NULL)
+    json_object_set_new (entry, "incremental", json_string (bd->since));
+  return entry;
+}
+
+static json_t *
+describe_backup (const Backup *backup, json_t *disks)
+{
+  json_t *entry = json_pack ("{s:s}", "id", backup->id);
+
+  if (backup->checkpoint != NULL)
+    json_object_set_new (entry, "checkpoint",
+                         json_string (backup->checkpoint));
+  json_object_set_new (entry, "disks", disks);
+  return entry;
+}
+
+json_t *
+command_backup_begin (struct qmp_session *session, json_t *args,
+                      GError **error)
+{
+  g_autoptr (BackupPlan) plan = backup_plan_new (args, error);
+  Backup *backup;
+  json_t *disks;
+
+  if (plan == NULL)
+    return NULL;
+  backup = plan->backup;
+  if (!backup_table_reserve (plugin.backups, backup, error))
+    return NULL;
+  if (!fleece_cut (plugin.fleece, (FleeceCutDisk *) plan->cuts->data,
+                   plan->cuts->len, begin_commit, plan, error)) {
+    backup_table_remove (plugin.backups, backup);
+    return NULL;
+  }
+  disks = json_array ();
+  for (size_t i = 0; i < backup->disks->len; i++) {
+    FleeceCutDisk *cut = &g_array_index (plan->cuts, FleeceCutDisk, i);
+    BackupDisk *bd = backup->disks->pdata[i];
+
+    bd->snapshot = g_steal_pointer (&cut->out_snapshot);
+    json_array_append_new (disks, describe_disk (bd));
+  }
+  backup_table_publish (plugin.backups, backup);
+  keeper_wake (plugin.keeper);
+  if (backup->checkpoint != NULL)
+    command_checkpoint_event (backup->checkpoint, "created");
+  return describe_backup (backup, disks);
+}
+
+/* --- backup-end --- */
+
+/* The rows: with failed, as if its checkpoint had not been made. */
+static bool
+delete_rows (const Backup *backup, bool failed, bool *out_checkpoint_gone,
+             GError **error)
+{
+  g_autoptr (GError) why = NULL;
+
+  if (!catalog_begin (plugin.catalog, error))
+    return false;
+  *out_checkpoint_gone = false;
+  if (failed && backup->checkpoint != NULL) {
+    *out_checkpoint_gone =
+      checkpoint_delete (plugin.catalog, backup->checkpoint,
+                         CHECKPOINT_DELETE_ONE, NULL, &why);
+    /* Somebody may have deleted it before. */
+    if (!*out_checkpoint_gone &&
+        !g_error_matches (why, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND)) {
+      g_propagate_error (error, g_steal_pointer (&why));
+      catalog_rollback (plugin.catalog);
+      return false;
+    }
+  }
+  if (!backup_store_delete (plugin.catalog, backup->id, error)) {
+    catalog_rollback (plugin.catalog);
+    return false;
+  }
+  return catalog_commit (plugin.catalog, error);
+}
+
+/* All of them, even if one fails; the first error is reported. */
+static bool
+end_snapshots (const Backup *backup, GError **error)
+{
+  bool ok = true;
+
+  for (size_t i = 0; i < backup->disks->len; i++) {
+    const BackupDisk *bd = backup->disks->pdata[i];
+
+    if (bd->snapshot == NULL ||
+        snapshot_end (bd->snapshot, ok ? error : NULL))
+      continue;
+    if (ok)
+      g_prefix_error (error, "backup '%s' has ended, but its snapshot of disk "
+                      "'%s' stays until the next start: ", backup->id,
+                      bd->disk_name);
+    ok = false;
+  }
+  return ok;
+}
+
+json_t *
+command_backup_end (struct qmp_session *session, json_t *args, GError **error)
+{
+  const char *id = qmp_get_str (args, "id");
+  bool failed = qmp_get_bool (args, "failed", false);
+  g_autoptr (Backup) backup = backup_table_find (plugin.backups, id);
+  bool checkpoint_gone, ok;
+
+  if (backup == NULL || !backup_table_hide (plugin.backups, backup)) {
+    command_set_error (error, "no backup with id '%.200s'", id);
+    return NULL;
+  }
+  export_disconnect (backup);
+  if (!delete_rows (backup, failed, &checkpoint_gone, error)) {
+    backup_table_publish (plugin.backups, backup);
+    return NULL;
+  }
+  ok = end_snapshots (backup, error);
+  backup_table_remove (plugin.backups, backup);
+  command_forget_epochs ();
+
+  for (size_t i = 0; i < backup->disks->len; i++) {
+    const BackupDisk *bd = backup->disks->pdata[i];
+
+    control_event (plugin.control, "BLOCK_EXPORT_DELETED",
+                   json_pack ("{s:s}", "id", bd->export));
+  }
+  if (checkpoint_gone)
+    command_checkpoint_event (backup->checkpoint, "deleted");
+  return ok ? json_object () : NULL;
+}
+
+/* --- query-backups --- */
+
+static char *
+reason_of (const BackupDisk *bd)
+{
+  if (bd->disk == NULL)
+    return g_strdup ("its disk is not served now");
+  if (bd->snapshot == NULL)
+    return g_strdup ("its snapshot is gone");
+  return snapshot_reason (bd->snapshot);
+}
+
+static json_t *
+query_disk (const BackupDisk *bd)
+{
+  json_t *entry = describe_disk (bd);
+  g_autofree char *reason = reason_of (bd);
+  uint64_t used = 0, limit = 0;
+
+  if (bd->snapshot != NULL)
+    snapshot_scratch (bd->snapshot, &used, &limit);
+  json_object_set_new (entry, "state",
+                       json_string (snapshot_state_name
+                                    (backup_disk_state (bd))));
+  if (reason != NULL)
+    json_object_set_new (entry, "reason", json_string (reason));
+  json_object_set_new (entry, "scratch-used", json_integer (used));
+  json_object_set_new (entry, "scratch-limit", json_integer (limit));
+  json_object_set_new (entry, "clients",
+                       json_integer (export_nr_handles (bd)));
+  return entry;
+}
+
+static json_t *
+query_backup (const Backup *backup)
+{
+  json_t *disks = json_array ();
+  json_t *entry = describe_backup (backup, disks);
+  SnapshotState worst = SNAPSHOT_LIVE;
+
+  for (size_t i = 0; i < backup->disks->len; i++) {
+    const BackupDisk *bd = backup->disks->pdata[i];
+
+    worst = MAX (worst, backup_disk_state (bd));
+    json_array_append_new (disks, query_disk (bd));
+  }
+  json_object_set_new (entry, "creation-time",
+                       json_integer (backup->created));
+  json_object_set_new (entry, "state",
+                       json_string (snapshot_state_name (worst)));
+  return entry;
+}
+
+json_t *
+command_query_backups (struct qmp_session *session, json_t *args,
+                       GError **error)
+{
+  g_autoptr (GPtrArray) backups = backup_table_list (plugin.backups);
+  json_t *list = json_array ();
+
+  for (size_t i = 0; i < backups->len; i++)
+    json_array_append_new (list, query_backup (backups->pdata[i]));
+  return list;
+}

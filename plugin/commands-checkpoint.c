@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <string.h>
+
+#include "bitmap/bitmap-error.h"
+#include "plugin/commands.h"
+#include "plugin/plugin.h"
+
+GPtrArray *
+command_checkpoint_disks (json_t *list, GPtrArray *fallback, GError **error)
+{
+  g_autoptr (GPtrArray) disks = g_ptr_array_new ();
+  g_autoptr (GHashTable) seen = g_hash_table_new (NULL, NULL);
+  size_t i;
+  json_t *item;
+
+  for (i = 0; list == NULL && i < fallback->len; i++)
+    g_ptr_array_add (disks, fallback->pdata[i]);
+  json_array_foreach (list, i, item) {
+    const char *kind = qmp_get_str (item, "checkpoint");
+    Disk *disk = command_find_disk (qmp_get_str (item, "disk"), error);
+
+    if (disk == NULL)
+      return NULL;
+    if (!g_hash_table_add (seen, disk)) {
+      command_set_error (error, "disk '%s' is named twice", disk_name (disk));
+      return NULL;
+    }
+    if (kind == NULL || strcmp (kind, "no") != 0)
+      g_ptr_array_add (disks, disk);
+  }
+  if (disks->len == 0) {
+    command_set_error (error, "no disk selected for the checkpoint");
+    return NULL;
+  }
+  return g_steal_pointer (&disks);
+}
+
+Checkpoint *
+command_new_checkpoint (const char *name, const char *description,
+                        int64_t now, GError **error)
+{
+  g_autofree char *fallback = g_strdup_printf ("%" G_GINT64_FORMAT, now);
+
+  if (name == NULL)
+    name = fallback;
+  if (!name_check_bitmap ("checkpoint name", name, error) ||
+      !checkpoint_name_free (plugin.catalog, name, error))
+    return NULL;
+  return checkpoint_new (name, description, now);
+}
+
+/* --- checkpoint-create --- */
+
+struct create {
+  Checkpoint *ckpt;
+  GArray *cuts;                 /* of FleeceCutDisk */
+};
+
+/* In the cut's transaction. */
+static bool
+create_commit (void *opaque, GError **error)
+{
+  struct create *create = opaque;
+
+  for (guint i = 0; i < create->cuts->len; i++) {
+    const FleeceCutDisk *cut = &g_array_index (create->cuts, FleeceCutDisk, i);
+
+    checkpoint_add_disk (create->ckpt, disk_name (cut->disk),
+                         create->ckpt->name, cut->boundary);
+  }
+  return checkpoint_insert (plugin.catalog, create->ckpt, error);
+}
+
+json_t *
+command_checkpoint_create (struct qmp_session *session, json_t *args,
+                           GError **error)
+{
+  GPtrArray *all = fleece_disks (plugin.fleece);
+  g_autoptr (GPtrArray) disks = NULL;
+  g_autoptr (Checkpoint) ckpt = NULL;
+  g_autoptr (Checkpoint) made = NULL;
+  g_autoptr (GArray) cuts = g_array_new (FALSE, TRUE, sizeof (FleeceCutDisk));
+  struct create create;
+  json_t *reply;
+
+  if (qmp_get_bool (args, "redefine", false) ||
+      qmp_get_bool (args, "redefine-validate", false)) {
+    command_set_error (error, "redefining checkpoints is not supported");
+    return NULL;
+  }
+  disks = command_checkpoint_disks (json_object_get (args, "disks"), all,
+                                    error);
+  if (disks == NULL)
+    return NULL;
+  ckpt = command_new_checkpoint (qmp_get_str (args, "name"),
+                                 qmp_get_str (args, "description"),
+                                 g_get_real_time () / G_USEC_PER_SEC, error);
+  if (ckpt == NULL)
+    return NULL;
+  for (size_t i = 0; i < disks->len; i++) {
+    FleeceCutDisk cut = { .disk = disks->pdata[i] };
+
+    g_array_append_val (cuts, cut);
+  }
+  create = (struct create) { ckpt, cuts };
+  if (!fleece_cut (plugin.fleece, (FleeceCutDisk *) cuts->data, cuts->len,
+                   create_commit, &create, error))
+    return NULL;
+
+  keeper_wake (plugin.keeper);
+  command_checkpoint_event (ckpt->name, "created");
+  reply = json_pack ("{s:s, s:I}", "name", ckpt->name,
+                     "creation-time", (json_int_t) ckpt->creation_time);
+  made = checkpoint_lookup (plugin.catalog, ckpt->name, NULL);
+  if (made != NULL && made->parent != NULL)
+    json_object_set_new (reply, "parent", json_string (made->parent));
+  return reply;
+}
+
+/* --- checkpoint-delete --- */
+
+json_t *
+command_checkpoint_delete (struct qmp_session *session, json_t *args,
+                           GError **error)
+{
+  const char *name = qmp_get_str (args, "name");
+  bool children = qmp_get_bool (args, "children", false);
+  bool only = qmp_get_bool (args, "children-only", false);
+  g_autoptr (GPtrArray) deleted = NULL;
+  CheckpointDelete how = CHECKPOINT_DELETE_ONE;
+
+  if (children && only) {
+    command_set_error (error, "'children' and 'children-only' cannot be "
+                       "given at the same time");
+    return NULL;
+  }
+  if (qmp_get_bool (args, "metadata", false)) {
+    command_set_error (error, "keeping the bitmaps of a deleted checkpoint "
+                       "('metadata') is not supported");
+    return NULL;
+  }
+  if (children)
+    how = CHECKPOINT_DELETE_TREE;
+  else if (only)
+    how = CHECKPOINT_DELETE_CHILDREN;
+  if (!checkpoint_delete (plugin.catalog, name, how, &deleted, error))
+    return NULL;
+
+  command_forget_epochs ();
+  for (size_t i = 0; i < deleted->len; i++)
+    command_checkpoint_event (deleted->pdata[i], "deleted");
+  return json_object ();
+}
+
+/* --- checkpoint-list --- */
+
+static json_t *
+list_disk (const CheckpointDisk *cd, bool want_size)
+{
+  Disk *disk = fleece_find_disk (plugin.fleece, cd->disk);
+  g_autoptr (ChangeSet) set = NULL;
+  bool damaged = false;
+  const char *state = "ok";
+  json_t *entry;
+
+  if (disk == NULL)
+    state = "detached";
+  else if (want_size) {
+    set = epoch_log_changed (disk_epoch_log (disk), cd->boundary, 0, &damaged,
+                             NULL);
+    state = set == NULL ? "missing" : damaged ? "damaged" : "ok";
+  }
+  entry = json_pack ("{s:s, s:s, s:s}", "disk", cd->disk,
+                     "bitmap", cd->bitmap, "state", state);
+  if (set != NULL)
+    json_object_set_new (entry, "size",
+                         json_integer (command_dirty_bytes (set)));
+  return entry;
+}
+
+static json_t *
+list_entry (const Checkpoint *ckpt, bool want_size)
+{
+  json_t *disks = json_array ();
+  json_t *entry = json_pack ("{s:s, s:b, s:I, s:o}", "name", ckpt->name,
+                             "current", ckpt->current,
+                             "creation-time",
+                             (json_int_t) ckpt->creation_time,
+                             "disks", disks);
+
+  if (ckpt->parent != NULL)
+    json_object_set_new (entry, "parent", json_string (ckpt->parent));
+  if (ckpt->description != NULL)
+    json_object_set_new (entry, "description",
+                         json_string (ckpt->description));
+  for (size_t i = 0; i < ckpt->disks->len; i++)
+    json_array_append_new (disks, list_disk (ckpt->disks->pdata[i],
+                                             want_size));
+  return entry;
+}
+
+static bool
+is_parent (GPtrArray *list, const char *name)
+{
+  for (size_t i = 0; i < list->len; i++) {
+    const Checkpoint *ckpt = list->pdata[i];
+
+    if (ckpt->parent != NULL && strcmp (ckpt->parent, name) == 0)
+      return true;
+  }
+  return false;
+}
+
+json_t *
+command_checkpoint_list (struct qmp_session *session, json_t *args,
+                         GError **error)
+{
+  const char *name = qmp_get_str (args, "name");
+  const char *from = qmp_get_str (args, "from");
+  bool roots = qmp_get_bool (args, "roots", false);
+  bool leaves = qmp_get_bool (args, "leaves", false);
+  bool size = qmp_get_bool (args, "size", false);
+  g_autoptr (GPtrArray) list = checkpoint_list (plugin.catalog, error);
+  /* Names, borrowed from list, of from and its descendants: parents come
+   * first, so one pass finds them all. */
+  g_autoptr (GHashTable) below = g_hash_table_new (g_str_hash, g_str_equal);
+  bool found_name = name == NULL, found_from = from == NULL;
+  json_t *reply;
+
+  if (list == NULL)
+    return NULL;
+  reply = json_array ();
+  for (size_t i = 0; i < list->len; i++) {
+    const Checkpoint *ckpt = list->pdata[i];
+    bool wanted = true;
+
+    if (from != NULL) {
+      bool is_from = strcmp (ckpt->name, from) == 0;
+
+      wanted = ckpt->parent != NULL &&
+        g_hash_table_contains (below, ckpt->parent);
+      if (is_from || wanted)
+        g_hash_table_add (below, ckpt->name);
+      found_from |= is_from;
+    }
+    if (name != NULL) {
+      bool is_name = strcmp (ckpt->name, name) == 0;
+
+      found_name |= is_name;
+      wanted &= is_name;
+    }
+    if (roots && ckpt->parent != NULL)
+      wanted = false;
+    if (leaves && is_parent (list, ckpt->name))
+      wanted = false;
+    if (wanted)
+      json_array_append_new (reply, list_entry (ckpt, size));
+  }
+  if (!found_name || !found_from) {
+    command_set_error (error, "checkpoint '%.200s' not found",
+                       found_from ? name : from);
+    json_decref (reply);
+    return NULL;
+  }
+  return reply;
+}

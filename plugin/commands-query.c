@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <string.h>
+#include <sys/stat.h>
+
+#include "plugin/commands.h"
+#include "plugin/contexts.h"
+#include "plugin/plugin.h"
+
+/* --- query-block --- */
+
+static json_t *
+image_of (Disk *disk)
+{
+  json_t *image =
+    json_pack ("{s:s, s:s, s:I}", "filename", disk_path (disk),
+               "format", "raw", "virtual-size", (json_int_t) disk_size (disk));
+  struct stat st;
+
+  if (!disk_is_block (disk) && stat (disk_path (disk), &st) == 0)
+    json_object_set_new (image, "actual-size",
+                         json_integer ((json_int_t) st.st_blocks * 512));
+  return image;
+}
+
+/* Not QEMU's: whether what is recorded is exact, and counters. */
+static json_t *
+tracking_of (Disk *disk)
+{
+  const EpochOpenReport *report = epoch_log_report (disk_epoch_log (disk));
+  struct disk_stats stats;
+  json_t *tracking;
+
+  disk_stats (disk, &stats);
+  tracking =
+    json_pack ("{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+               "clean", report->clean || report->created,
+               "granularity", (json_int_t) disk_granularity (disk),
+               "cuts", (json_int_t) stats.cuts,
+               "snapshots", (json_int_t) stats.snapshots,
+               "layers", (json_int_t) stats.layers,
+               "blocks-copied", (json_int_t) stats.blocks_copied,
+               "blocks-zero", (json_int_t) stats.blocks_zero,
+               "scratch-bytes", (json_int_t) stats.scratch_bytes);
+  if (!report->clean && !report->created && report->reason != NULL)
+    json_object_set_new (tracking, "reason", json_string (report->reason));
+  return tracking;
+}
+
+/* Members that QEMU's schema promises and that mean nothing here. */
+static void
+add_constants (json_t *inserted)
+{
+  static const char *const zeros[] = {
+    "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr",
+    "write_threshold", "backing_file_depth",
+  };
+
+  for (size_t i = 0; i < G_N_ELEMENTS (zeros); i++)
+    json_object_set_new (inserted, zeros[i], json_integer (0));
+  json_object_set_new (inserted, "detect_zeroes", json_string ("off"));
+  json_object_set_new (inserted, "encrypted", json_false ());
+  json_object_set_new (inserted, "cache",
+                       json_pack ("{s:b, s:b, s:b}", "writeback", 1,
+                                  "direct", 0, "no-flush", 0));
+}
+
+static json_t *
+block_of (Disk *disk)
+{
+  json_t *inserted =
+    json_pack ("{s:s, s:s, s:s, s:b, s:o, s:o}",
+               "node-name", disk_name (disk),
+               "drv", disk_is_block (disk) ? "host_device" : "file",
+               "file", disk_path (disk), "ro", 0,
+               "image", image_of (disk), "tracking", tracking_of (disk));
+
+  add_constants (inserted);
+  return json_pack ("{s:s, s:s, s:s, s:b, s:b, s:s, s:o}",
+                    "device", disk_name (disk), "qdev", disk_name (disk),
+                    "type", "unknown", "removable", 0, "locked", 0,
+                    "io-status", "ok", "inserted", inserted);
+}
+
+json_t *
+command_query_block (struct qmp_session *session, json_t *args,
+                     GError **error)
+{
+  GPtrArray *disks = fleece_disks (plugin.fleece);
+  json_t *list = json_array ();
+
+  for (size_t i = 0; i < disks->len; i++)
+    json_array_append_new (list, block_of (disks->pdata[i]));
+  return list;
+}
+
+/* --- query-changes --- */
+
+static json_t *
+changes_of (const char *shown, const char *since, const ChangeSet *set,
+            uint64_t offset, size_t limit)
+{
+  uint64_t size = change_set_size (set);
+  json_t *extents = json_array ();
+  json_t *reply;
+
+  while (offset < size && json_array_size (extents) < limit) {
+    bool dirty;
+    uint64_t length = change_set_run (set, offset, size - offset, &dirty);
+
+    if (dirty)
+      json_array_append_new (extents,
+                             json_pack ("{s:I, s:I}",
+                                        "offset", (json_int_t) offset,
+                                        "length", (json_int_t) length));
+    offset += length;
+  }
+  reply = json_pack ("{s:s, s:s, s:I, s:I, s:I, s:o}",
+                     "disk", shown, "since", since,
+                     "size", (json_int_t) size,
+                     "granularity",
+                     (json_int_t) change_set_granularity (set),
+                     "dirty-bytes", (json_int_t) command_dirty_bytes (set),
+                     "extents", extents);
+  if (offset < size) {
+    bool dirty;
+
+    /* Not where only clean bytes are left. */
+    if (change_set_run (set, offset, size - offset, &dirty) <
+        size - offset || dirty)
+      json_object_set_new (reply, "next-offset",
+                           json_integer ((json_int_t) offset));
+  }
+  return reply;
+}
+
+/* Up to now, on the live disk. */
+static ChangeSet *
+live_changes (const char *name, const char *since, GError **error)
+{
+  Disk *disk = command_find_disk (name, error);
+  uint64_t boundary;
+
+  if (disk == NULL)
+    return NULL;
+  if (since == NULL) {
+    command_set_error (error, "Parameter 'since' is missing");
+    return NULL;
+  }
+  if (!checkpoint_boundary (plugin.catalog, name, since, &boundary, error))
+    return NULL;
+  return epoch_log_changed (disk_epoch_log (disk), boundary, 0, NULL, error);
+}
+
+/* Up to a snapshot: an export's name, or DISK@ID where the export has another.
+ * *since: the backup's own map if it is NULL. */
+static ChangeSet *
+snapshot_changes (const char *name, const char **since, char **out_since,
+                  GError **error)
+{
+  g_autoptr (Backup) backup = NULL;
+  const BackupDisk *bd =
+    backup_table_find_export (plugin.backups, name, &backup);
+  uint64_t boundary;
+
+  if (bd == NULL) {
+    const char *at = strchr (name, '@');
+    g_autofree char *disk = g_strndup (name, at - name);
+
+    backup = backup_table_find (plugin.backups, at + 1);
+    for (size_t i = 0; backup != NULL && i < backup->disks->len; i++) {
+      const BackupDisk *part = backup->disks->pdata[i];
+
+      if (strcmp (part->disk_name, disk) == 0)
+        bd = part;
+    }
+  }
+  if (bd == NULL || bd->disk == NULL || bd->snapshot == NULL) {
+    command_set_error (error, "no snapshot '%.200s'", name);
+    return NULL;
+  }
+  if (*since == NULL)
+    *since = bd->bitmap;
+  if (*since == NULL) {
+    command_set_error (error, "Parameter 'since' is missing");
+    return NULL;
+  }
+  *since = *out_since = g_strdup (*since);      /* outlives the backup */
+  boundary = contexts_find_boundary (bd, *since, error);
+  if (boundary == 0)
+    return NULL;
+  return epoch_log_changed (disk_epoch_log (bd->disk), boundary,
+                            snapshot_boundary (bd->snapshot), NULL, error);
+}
+
+json_t *
+command_query_changes (struct qmp_session *session, json_t *args,
+                       GError **error)
+{
+  const char *name = qmp_get_str (args, "disk");
+  const char *since = qmp_get_str (args, "since");
+  g_autofree char *since_copy = NULL;
+  g_autoptr (ChangeSet) set = NULL;
+
+  if (strchr (name, '@') != NULL)
+    set = snapshot_changes (name, &since, &since_copy, error);
+  else
+    set = live_changes (name, since, error);
+  if (set == NULL)
+    return NULL;
+  return changes_of (name, since, set, qmp_get_int (args, "offset", 0),
+                     qmp_get_int (args, "limit", 4096));
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <stdarg.h>
+#include <string.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "plugin/commands.h"
+#include "plugin/plugin.h"
+
+/* --- the arguments --- */
+
+static const struct qmp_arg args_capabilities[] = {
+  { "enable", QMP_STRS },
+  { NULL }
+};
+
+static const char *const checkpoint_kinds[] = { "bitmap", "no", NULL };
+static const struct qmp_arg args_checkpoint_disk[] = {
+  { "disk", QMP_STR, .required = true },
+  { "checkpoint", QMP_ENUM, .values = checkpoint_kinds },
+  { NULL }
+};
+
+static const struct qmp_arg args_checkpoint_create[] = {
+  { "name", QMP_STR },
+  { "description", QMP_STR },
+  { "disks", QMP_OBJECTS, .members = args_checkpoint_disk },
+  { "redefine", QMP_BOOL },
+  { "redefine-validate", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_checkpoint_delete[] = {
+  { "name", QMP_STR, .required = true },
+  { "children", QMP_BOOL },
+  { "children-only", QMP_BOOL },
+  { "metadata", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_checkpoint_list[] = {
+  { "name", QMP_STR },
+  { "from", QMP_STR },
+  { "roots", QMP_BOOL },
+  { "leaves", QMP_BOOL },
+  { "size", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_backup_checkpoint[] = {
+  { "name", QMP_STR },
+  { "description", QMP_STR },
+  { "disks", QMP_OBJECTS, .members = args_checkpoint_disk },
+  { NULL }
+};
+
+static const struct qmp_arg args_scratch[] = {
+  { "file", QMP_STR },
+  { "limit", QMP_INT, .min = 0, .max = INT64_MAX, .range = "uint64_t" },
+  { NULL }
+};
+
+static const char *const backup_modes[] = { "full", "incremental", NULL };
+static const struct qmp_arg args_backup_disk[] = {
+  { "disk", QMP_STR, .required = true },
+  { "backup", QMP_BOOL },
+  { "backupmode", QMP_ENUM, .values = backup_modes },
+  { "incremental", QMP_STR },
+  { "exportname", QMP_STR },
+  { "exportbitmap", QMP_STR },
+  { "scratch", QMP_OBJECT, .members = args_scratch },
+  { "target", QMP_STR },
+  { NULL }
+};
+
+static const char *const transfer_modes[] = { "pull", "push", NULL };
+static const char *const on_cbw_error[] = {
+  "break-snapshot", "break-guest-write", NULL
+};
+static const struct qmp_arg args_backup_begin[] = {
+  { "id", QMP_STR },
+  { "mode", QMP_ENUM, .values = transfer_modes },
+  { "incremental", QMP_STR },
+  { "checkpoint", QMP_OBJECT, .members = args_backup_checkpoint },
+  { "disks", QMP_OBJECTS, .members = args_backup_disk },
+  { "reuse-external", QMP_BOOL },
+  { "durable", QMP_BOOL },
+  { "on-cbw-error", QMP_ENUM, .values = on_cbw_error },
+  { "cbw-timeout", QMP_INT, .min = 0, .max = UINT32_MAX, .range = "uint32_t" },
+  { NULL }
+};
+
+static const struct qmp_arg args_backup_end[] = {
+  { "id", QMP_STR, .required = true },
+  { "failed", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_query_changes[] = {
+  { "disk", QMP_STR, .required = true },
+  { "since", QMP_STR },
+  { "offset", QMP_INT, .min = 0, .max = INT64_MAX, .range = "uint64_t" },
+  { "limit", QMP_INT, .min = 1, .max = 65536,
+    .range = "a value between 1 and 65536" },
+  { NULL }
+};
+
+/* --- what needs no file of its own --- */
+
+static json_t *
+qmp_capabilities (struct qmp_session *session, json_t *args, GError **error)
+{
+  json_t *enable = json_object_get (args, "enable");
+
+  if (json_array_size (enable) > 0) {   /* we offer none */
+    command_set_error (error, "Parameter 'enable' does not accept value "
+                       "'%.100s'",
+                       json_string_value (json_array_get (enable, 0)));
+    return NULL;
+  }
+  session->negotiated = true;
+  return json_object ();
+}
+
+static json_t *
+query_version (struct qmp_session *session, json_t *args, GError **error)
+{
+  return qmp_version ();
+}
+
+static json_t *
+quit (struct qmp_session *session, json_t *args, GError **error)
+{
+  control_event (plugin.control, "SHUTDOWN",
+                 json_pack ("{s:b, s:s}", "guest", 0,
+                            "reason", "host-qmp-quit"));
+  control_close_after_reply (session);
+  nbdkit_shutdown ();
+  return json_object ();
+}
+
+const struct qmp_command commands_table[] = {
+  { "backup-begin", args_backup_begin, command_backup_begin },
+  { "backup-end", args_backup_end, command_backup_end },
+  { "checkpoint-create", args_checkpoint_create, command_checkpoint_create },
+  { "checkpoint-delete", args_checkpoint_delete, command_checkpoint_delete },
+  { "checkpoint-list", args_checkpoint_list, command_checkpoint_list },
+  { "qmp_capabilities", args_capabilities, qmp_capabilities,
+    .before_negotiation = true },
+  { "query-backups", NULL, command_query_backups },
+  { "query-block", NULL, command_query_block },
+  { "query-changes", args_query_changes, command_query_changes },
+  { "query-commands", NULL, command_query_commands },
+  { "query-version", NULL, query_version },
+  { "quit", NULL, quit },
+  { NULL }
+};
+
+json_t *
+command_query_commands (struct qmp_session *session, json_t *args,
+                        GError **error)
+{
+  json_t *list = json_array ();
+
+  for (const struct qmp_command *cmd = commands_table; cmd->name; cmd++)
+    json_array_append_new (list, json_pack ("{s:s}", "name", cmd->name));
+  return list;
+}
+
+/* --- shared --- */
+
+void
+command_set_error (GError **error, const char *format, ...)
+{
+  va_list args;
+
+  va_start (args, format);
+  g_propagate_error (error, g_error_new_valist (QMP_ERROR, QMP_ERROR_GENERIC,
+                                                format, args));
+  va_end (args);
+}
+
+Disk *
+command_find_disk (const char *name, GError **error)
+{
+  Disk *disk = fleece_find_disk (plugin.fleece, name);
+
+  if (disk == NULL)
+    command_set_error (error, "Cannot find device='%.100s' nor "
+                       "node-name='%.100s'", name, name);
+  return disk;
+}
+
+void
+command_checkpoint_event (const char *name, const char *action)
+{
+  control_event (plugin.control, "CHECKPOINT_CHANGE",
+                 json_pack ("{s:s, s:s}", "name", name, "action", action));
+}
+
+static bool
+forget_epochs_of (Disk *disk, GError **error)
+{
+  EpochLog *log = disk_epoch_log (disk);
+  uint64_t oldest;
+
+  if (!checkpoint_oldest_boundary (plugin.catalog, disk_name (disk), &oldest,
+                                   error))
+    return false;
+  if (oldest == 0)              /* nobody needs any but the open one */
+    oldest = epoch_log_current (log)->id;
+  return epoch_log_forget_before (log, oldest, error);
+}
+
+void
+command_forget_epochs (void)
+{
+  GPtrArray *disks = fleece_disks (plugin.fleece);
+  g_autoptr (GError) error = NULL;
+  bool ok = catalog_begin (plugin.catalog, &error);
+
+  if (ok) {
+    for (size_t i = 0; i < disks->len && ok; i++)
+      ok = forget_epochs_of (disks->pdata[i], &error);
+    if (ok)
+      ok = catalog_commit (plugin.catalog, &error);
+    else
+      catalog_rollback (plugin.catalog);
+  }
+  if (!ok)
+    nbdkit_error ("warning: cannot drop old records of changes: %s",
+                  error->message);
+}
+
+uint64_t
+command_dirty_bytes (const ChangeSet *set)
+{
+  uint64_t granularity = change_set_granularity (set);
+  uint64_t size = change_set_size (set);
+  uint64_t bytes = change_set_count (set) * granularity;
+  uint64_t tail = size % granularity;
+
+  /* The last granule may be short. */
+  if (tail != 0 && change_set_get (set, size - 1))
+    bytes -= granularity - tail;
+  return bytes;
+}

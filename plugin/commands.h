@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* commands.h - the control commands: one table, a function each.
+ *
+ * The functions run in a control client's thread, several at once; what they
+ * change they change in one catalog transaction.
+ */
+#ifndef COMMANDS_H
+#define COMMANDS_H
+
+#include "bitmap/change-set.h"
+#include "bitmap/checkpoint.h"
+#include "fleece/disk.h"
+#include "plugin/qmp.h"
+
+extern const struct qmp_command commands_table[];
+
+json_t *command_query_commands (struct qmp_session *session, json_t *args,
+                                GError **error);
+json_t *command_query_block (struct qmp_session *session, json_t *args,
+                             GError **error);
+json_t *command_query_changes (struct qmp_session *session, json_t *args,
+                               GError **error);
+json_t *command_checkpoint_create (struct qmp_session *session, json_t *args,
+                                   GError **error);
+json_t *command_checkpoint_delete (struct qmp_session *session, json_t *args,
+                                   GError **error);
+json_t *command_checkpoint_list (struct qmp_session *session, json_t *args,
+                                 GError **error);
+json_t *command_backup_begin (struct qmp_session *session, json_t *args,
+                              GError **error);
+json_t *command_backup_end (struct qmp_session *session, json_t *args,
+                            GError **error);
+json_t *command_query_backups (struct qmp_session *session, json_t *args,
+                               GError **error);
+
+/* --- shared by them --- */
+
+/* A GenericError. */
+void command_set_error (GError **error, const char *format, ...)
+  G_GNUC_PRINTF (2, 3);
+
+/* NULL with the error that QEMU would give. */
+Disk *command_find_disk (const char *name, GError **error);
+
+/* Which disks "disks": [{"disk", "checkpoint"}] names for a checkpoint; every
+ * one of fallback (borrowed Disks) if it is NULL.  A disk that is named twice,
+ * or none left, is an error.  Of Disk, borrowed. */
+GPtrArray *command_checkpoint_disks (json_t *list, GPtrArray *fallback,
+                                     GError **error);
+
+/* One checkpoint, its name checked, not in the catalog yet. */
+Checkpoint *command_new_checkpoint (const char *name, const char *description,
+                                    int64_t now, GError **error);
+
+void command_checkpoint_event (const char *name, const char *action);
+
+/* Drop the records of changes that nobody can ask for any more.  A failure is
+ * logged only: they are dropped next time. */
+void command_forget_epochs (void);
+
+/* Bytes of the disk that are in the set. */
+uint64_t command_dirty_bytes (const ChangeSet *set);
+
+#endif

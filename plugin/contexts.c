@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "bitmap/bitmap-error.h"
+#include "bitmap/checkpoint.h"
+#include "plugin/contexts.h"
+#include "plugin/exports.h"
+#include "plugin/map-cache.h"
+#include "plugin/plugin.h"
+#include "plugin/thread.h"
+
+#define QEMU_PREFIX "qemu:dirty-bitmap:"
+#define ALIAS_PREFIX "qemu-dirty-bitmap:"
+
+static bool
+has_boundary (const HandleContexts *ctx, uint64_t boundary)
+{
+  for (guint i = 0; i < ctx->maps->len; i++)
+    if (cached_map_boundary (g_array_index (ctx->maps, CachedMap *, i)) ==
+        boundary)
+      return true;
+  return false;
+}
+
+static void
+add_map (HandleContexts *ctx, uint64_t boundary)
+{
+  CachedMap *map;
+
+  if (has_boundary (ctx, boundary))
+    return;
+  map = cached_map_get (ctx->bd, boundary);
+  g_array_append_val (ctx->maps, map);
+}
+
+uint64_t
+contexts_find_boundary (const BackupDisk *bd, const char *name,
+                        GError **error)
+{
+  uint64_t boundary;
+
+  if (bd->bitmap != NULL && strcmp (name, bd->bitmap) == 0)
+    return bd->since_boundary;
+  if (!checkpoint_boundary (plugin.catalog, bd->disk_name, name, &boundary,
+                            error))
+    return 0;
+  if (boundary >= snapshot_boundary (bd->snapshot)) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
+                 "checkpoint '%s' is not older than the snapshot", name);
+    return 0;
+  }
+  return boundary;
+}
+
+bool
+handle_contexts_init (HandleContexts *ctx, const BackupDisk *bd,
+                      const char *since, GError **error)
+{
+  ctx->bd = bd;
+  ctx->maps = g_array_new (FALSE, FALSE, sizeof (CachedMap *));
+  pthread_mutex_init (&ctx->lock, NULL);
+  if (bd->bitmap != NULL)
+    add_map (ctx, bd->since_boundary);
+  if (since != NULL) {
+    if (!name_check_bitmap ("checkpoint name", since, error))
+      return false;
+    ctx->listed_boundary = contexts_find_boundary (bd, since, error);
+    if (ctx->listed_boundary == 0) {
+      g_prefix_error (error, "export '%s': ", bd->export);
+      return false;
+    }
+    /* Not pinned by any row: build it now, while the checkpoint is there. */
+    add_map (ctx, ctx->listed_boundary);
+    if (cached_map_load (g_array_index (ctx->maps, CachedMap *,
+                                        ctx->maps->len - 1), error) == NULL)
+      return false;
+    ctx->listed = g_strdup (since);
+    ctx->since = true;
+  }
+  else if (bd->bitmap != NULL) {
+    ctx->listed = g_strdup (bd->bitmap);
+    ctx->listed_boundary = bd->since_boundary;
+  }
+  ctx->nr_pinned = ctx->maps->len;
+  return true;
+}
+
+static void
+drop_maps (HandleContexts *ctx, guint keep)
+{
+  SCOPED_LOCK (&ctx->lock);
+
+  g_clear_pointer (&ctx->dirty, change_set_unref);
+  for (guint i = keep; i < ctx->maps->len; i++)
+    cached_map_put (g_array_index (ctx->maps, CachedMap *, i));
+  g_array_set_size (ctx->maps, keep);
+}
+
+void
+handle_contexts_clear (HandleContexts *ctx)
+{
+  if (ctx->bd == NULL)
+    return;
+  drop_maps (ctx, 0);
+  g_array_unref (ctx->maps);
+  g_free (ctx->listed);
+  pthread_mutex_destroy (&ctx->lock);
+}
+
+/* --- metacontext.h --- */
+
+/* The bitmap's name within a full context name; NULL: not one of ours. */
+static const char *
+bitmap_part (const char *name)
+{
+  if (g_str_has_prefix (name, QEMU_PREFIX))
+    return name + strlen (QEMU_PREFIX);
+  if (g_str_has_prefix (name, ALIAS_PREFIX))
+    return name + strlen (ALIAS_PREFIX);
+  return NULL;
+}
+
+static bool
+is_wildcard (const char *query)
+{
+  return strcmp (query, "") == 0 || strcmp (query, "qemu:") == 0 ||
+    strcmp (query, QEMU_PREFIX) == 0 || strcmp (query, ALIAS_PREFIX) == 0;
+}
+
+static int
+contexts_list (void *opaque, const char *query, struct metacontext_list *list)
+{
+  const Handle *handle = opaque;
+  const HandleContexts *ctx = &handle->contexts;
+  const char *bitmap = bitmap_part (query);
+
+  if (ctx->bd == NULL)
+    return 0;
+  if (is_wildcard (query)) {
+    const char *prefix =
+      strcmp (query, ALIAS_PREFIX) == 0 ? ALIAS_PREFIX : QEMU_PREFIX;
+
+    if (ctx->listed != NULL) {
+      g_autofree char *name = g_strconcat (prefix, ctx->listed, NULL);
+
+      plugin.host->list_add (list, name);
+    }
+  }
+  /* A full name: would it be granted? */
+  else if (bitmap != NULL &&
+           contexts_find_boundary (ctx->bd, bitmap, NULL) != 0)
+    plugin.host->list_add (list, query);
+  return 0;
+}
+
+static int
+contexts_select (void *opaque, const char *name, uint64_t *out_cookie)
+{
+  Handle *handle = opaque;
+  HandleContexts *ctx = &handle->contexts;
+  const char *bitmap = bitmap_part (name);
+  g_autoptr (GError) error = NULL;
+  uint64_t boundary;
+  guint before;
+
+  if (ctx->bd == NULL || bitmap == NULL || handle_check (handle) != 0)
+    return 0;
+  boundary = ctx->since && strcmp (bitmap, ctx->listed) == 0 ?
+    ctx->listed_boundary : contexts_find_boundary (ctx->bd, bitmap, NULL);
+  if (boundary == 0)
+    return 0;
+
+  /* Its checkpoint may be deleted while the client reads: build it now. */
+  before = ctx->maps->len;
+  add_map (ctx, boundary);
+  if (ctx->maps->len > before) {
+    CachedMap *map = g_array_index (ctx->maps, CachedMap *, before);
+
+    if (cached_map_load (map, &error) == NULL) {
+      cached_map_put (map);
+      g_array_set_size (ctx->maps, before);
+      if (g_error_matches (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND))
+        return 0;
+      nbdkit_error ("export '%s': cannot tell what changed since '%s': %s",
+                    ctx->bd->export, bitmap, error->message);
+      return -1;
+    }
+    pthread_mutex_lock (&ctx->lock);
+    g_clear_pointer (&ctx->dirty, change_set_unref);
+    pthread_mutex_unlock (&ctx->lock);
+  }
+  *out_cookie = boundary;
+  return 1;
+}
+
+static void
+contexts_deselect_all (void *opaque)
+{
+  Handle *handle = opaque;
+
+  if (handle->contexts.bd != NULL)
+    drop_maps (&handle->contexts, handle->contexts.nr_pinned);
+}
+
+static int
+fail (int err, const GError *error)
+{
+  if (error != NULL)
+    nbdkit_error ("%s", error->message);
+  else
+    nbdkit_debug ("block status: %s", strerror (err));
+  nbdkit_set_error (err);
+  errno = err;
+  return -1;
+}
+
+static int
+contexts_extents (void *opaque, uint64_t cookie, uint64_t count,
+                  uint64_t offset, uint32_t flags,
+                  struct metacontext_extents *extents)
+{
+  Handle *handle = opaque;
+  const HandleContexts *ctx = &handle->contexts;
+  g_autoptr (GError) error = NULL;
+  const ChangeSet *set = NULL;
+  uint64_t end = offset + count;
+  int r = handle_check (handle);
+
+  if (r != 0)
+    return fail (-r, NULL);
+  for (guint i = 0; i < ctx->maps->len && set == NULL; i++) {
+    CachedMap *map = g_array_index (ctx->maps, CachedMap *, i);
+
+    if (cached_map_boundary (map) == cookie) {
+      set = cached_map_load (map, &error);
+      if (set == NULL)
+        return fail (EIO, error);
+    }
+  }
+  if (set == NULL)              /* a cookie that we never gave */
+    return fail (EINVAL, NULL);
+
+  while (offset < end) {
+    bool dirty;
+    uint64_t length = change_set_run (set, offset, end - offset, &dirty);
+
+    r = plugin.host->extent_add (extents, length, dirty);
+    if (r < 0)
+      return -1;
+    if (r == 0)
+      break;
+    offset += length;
+  }
+  return 0;
+}
+
+const struct metacontext_plugin contexts_table = {
+  .size = sizeof (struct metacontext_plugin),
+  .list = contexts_list,
+  .select = contexts_select,
+  .deselect_all = contexts_deselect_all,
+  .extents = contexts_extents,
+};
+
+/* --- base:allocation --- */
+
+/* The OR of all maps that matter to this handle; borrowed until the selection
+ * changes.  NULL without error: there is none. */
+static const ChangeSet *
+get_dirty (HandleContexts *ctx, GError **error)
+{
+  g_autofree ChangeSet **sets = NULL;
+  SCOPED_LOCK (&ctx->lock);
+
+  if (ctx->dirty != NULL || ctx->maps->len == 0)
+    return ctx->dirty;
+  sets = g_new0 (ChangeSet *, ctx->maps->len);
+  for (guint i = 0; i < ctx->maps->len; i++) {
+    sets[i] = cached_map_load (g_array_index (ctx->maps, CachedMap *, i),
+                               error);
+    if (sets[i] == NULL)
+      return NULL;
+  }
+  if (ctx->maps->len == 1)
+    ctx->dirty = change_set_ref (sets[0]);
+  else
+    ctx->dirty = change_set_or (sets, ctx->maps->len,
+                                snapshot_size (ctx->bd->snapshot),
+                                disk_granularity (ctx->bd->disk), error);
+  return ctx->dirty;
+}
+
+/* Joins what is alike, and for REQ_ONE stops after the first extent. */
+typedef struct {
+  struct nbdkit_extents *extents;
+  const ChangeSet *dirty;       /* NULL: nothing is */
+  uint64_t offset;              /* start of what is not added yet */
+  uint64_t length;
+  uint32_t type;
+  bool one;
+  uint64_t dirty_end;           /* is_dirty holds from offset to here */
+  bool is_dirty;
+} Emitter;
+
+enum { EMIT_STOP = 1 };
+
+static int
+emit_flush (Emitter *em)
+{
+  if (em->length > 0 &&
+      nbdkit_add_extent (em->extents, em->offset, em->length, em->type) == -1)
+    return errno != 0 ? -errno : -ENOMEM;
+  em->offset += em->length;
+  em->length = 0;
+  return em->one ? EMIT_STOP : 0;
+}
+
+static int
+emit (Emitter *em, uint64_t length, uint32_t type)
+{
+  if (em->length > 0 && em->type != type) {
+    int r = emit_flush (em);
+
+    if (r != 0)
+      return r;
+  }
+  em->type = type;
+  em->length += length;
+  return 0;
+}
+
+static int
+emit_run (void *opaque, uint64_t length, bool zero)
+{
+  Emitter *em = opaque;
+  int r = 0;
+
+  if (!zero)
+    return emit (em, length, 0);
+  while (length > 0 && r == 0) {
+    uint64_t at = em->offset + em->length;
+    uint64_t part = length;
+    uint32_t type = NBDKIT_EXTENT_ZERO;
+
+    if (em->dirty != NULL) {
+      if (at >= em->dirty_end)
+        em->dirty_end = at +
+          change_set_run (em->dirty, at, UINT32_MAX, &em->is_dirty);
+      part = MIN (part, em->dirty_end - at);
+    }
+    if (em->dirty == NULL || !em->is_dirty)
+      type |= NBDKIT_EXTENT_HOLE;
+    r = emit (em, part, type);
+    length -= part;
+  }
+  return r;
+}
+
+/* The map as allocation, for hosts that can serve nothing else. */
+static int
+emit_map (Emitter *em, const ChangeSet *set, uint64_t length)
+{
+  uint64_t at = em->offset, end = em->offset + length;
+  int r = 0;
+
+  while (at < end && r == 0) {
+    bool dirty;
+    uint64_t part = change_set_run (set, at, end - at, &dirty);
+
+    r = emit (em, part, dirty ? 0 : NBDKIT_EXTENT_HOLE);
+    at += part;
+  }
+  return r;
+}
+
+static const ChangeSet *
+listed_map (const HandleContexts *ctx, GError **error)
+{
+  for (guint i = 0; i < ctx->maps->len; i++) {
+    CachedMap *map = g_array_index (ctx->maps, CachedMap *, i);
+
+    if (cached_map_boundary (map) == ctx->listed_boundary)
+      return cached_map_load (map, error);
+  }
+  g_assert_not_reached ();
+}
+
+int
+contexts_allocation (void *opaque, uint32_t count, uint64_t offset, bool one,
+                     struct nbdkit_extents *extents)
+{
+  Handle *handle = opaque;
+  HandleContexts *ctx = &handle->contexts;
+  g_autoptr (GError) error = NULL;
+  Emitter em = { .extents = extents, .offset = offset, .one = one };
+  int r = handle_check (handle);
+
+  if (r != 0)
+    return r;
+  if (ctx->bd == NULL)
+    r = disk_extents (handle->disk, count, offset, emit_run, &em);
+  else if (ctx->since && plugin.host == NULL) {
+    const ChangeSet *set = listed_map (ctx, &error);
+
+    if (set != NULL)
+      r = emit_map (&em, set, count);
+  }
+  else {
+    em.dirty = get_dirty (ctx, &error);
+    if (error == NULL)
+      r = snapshot_extents (ctx->bd->snapshot, count, offset, emit_run, &em);
+  }
+  if (error != NULL) {
+    nbdkit_error ("%s", error->message);
+    return -EIO;
+  }
+  if (r == 0)
+    r = emit_flush (&em);
+  return r < 0 ? r : 0;
+}

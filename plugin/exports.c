@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "bitmap/bitmap-error.h"
+#include "plugin/exports.h"
+#include "plugin/plugin.h"
+#include "plugin/thread.h"
+
+#define SINCE ",since="
+
+/* Names off the wire are escaped, and cut to this, in messages. */
+#define SHOW_MAX 200
+
+static pthread_mutex_t handles_lock = PTHREAD_MUTEX_INITIALIZER;
+static GPtrArray *handles;      /* of Handle, under handles_lock */
+
+static void
+register_handle (Handle *handle)
+{
+  SCOPED_LOCK (&handles_lock);
+
+  if (handles == NULL)
+    handles = g_ptr_array_new ();
+  g_ptr_array_add (handles, handle);
+}
+
+static void
+unregister_handle (Handle *handle)
+{
+  SCOPED_LOCK (&handles_lock);
+
+  g_ptr_array_remove_fast (handles, handle);
+  if (handles->len == 0)
+    g_clear_pointer (&handles, g_ptr_array_unref);
+}
+
+static void
+set_not_found (GError **error, const char *name)
+{
+  g_autofree char *shown = g_strescape (name, NULL);
+
+  g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
+               "no export named '%.*s'", SHOW_MAX, shown);
+}
+
+static bool
+find_snapshot (Handle *handle, const char *name, GError **error)
+{
+  const char *since = strstr (name, SINCE);
+  g_autofree char *base = since != NULL ? g_strndup (name, since - name)
+    : g_strdup (name);
+
+  handle->bd = backup_table_find_export (plugin.backups, base,
+                                         &handle->backup);
+  if (handle->bd == NULL) {
+    if (since != NULL && fleece_find_disk (plugin.fleece, base) != NULL)
+      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
+                   "export '%s' is the live disk: since= needs a snapshot",
+                   base);
+    else
+      set_not_found (error, name);
+    return false;
+  }
+  if (handle->bd->disk == NULL) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_LOST,
+                 "export '%s': its disk '%s' is not served now", base,
+                 handle->bd->disk_name);
+    return false;
+  }
+  if (handle->bd->snapshot == NULL) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_LOST,
+                 "export '%s': its snapshot is lost", base);
+    return false;
+  }
+  handle->disk = handle->bd->disk;
+  return handle_contexts_init (&handle->contexts, handle->bd,
+                               since != NULL ? since + strlen (SINCE) : NULL,
+                               error);
+}
+
+static void
+handle_free (Handle *handle)
+{
+  handle_contexts_clear (&handle->contexts);
+  backup_unref (handle->backup);
+  g_free (handle);
+}
+
+Handle *
+export_open (const char *name, GError **error)
+{
+  Handle *handle = g_new0 (Handle, 1);
+
+  handle->disk = fleece_find_disk (plugin.fleece, name);
+  if (handle->disk == NULL && !find_snapshot (handle, name, error)) {
+    handle_free (handle);
+    return NULL;
+  }
+  register_handle (handle);
+  /* The backup may have ended while nobody could see this handle yet. */
+  if (handle->backup != NULL && atomic_load (&handle->backup->ended)) {
+    set_not_found (error, name);
+    export_close (handle);
+    return NULL;
+  }
+  return handle;
+}
+
+void
+export_close (Handle *handle)
+{
+  unregister_handle (handle);
+  handle_free (handle);
+}
+
+int
+handle_check (const Handle *handle)
+{
+  if (handle->backup == NULL)
+    return 0;
+  if (atomic_load (&handle->backup->ended))
+    return -ESHUTDOWN;
+  switch (snapshot_state (handle->bd->snapshot)) {
+  case SNAPSHOT_LIVE:
+    return 0;
+  case SNAPSHOT_ENDED:
+    return -ESHUTDOWN;
+  case SNAPSHOT_PREPARED:
+  case SNAPSHOT_BROKEN:
+  case SNAPSHOT_LOST:
+    break;
+  }
+  return -EIO;
+}
+
+char *
+export_describe_disk (Disk *disk)
+{
+  return g_strdup_printf ("live disk %s", disk_name (disk));
+}
+
+char *
+export_describe_snapshot (const BackupDisk *bd)
+{
+  g_autoptr (GDateTime) when =
+    g_date_time_new_from_unix_utc (bd->backup->created);
+  g_autofree char *text = when == NULL ? g_strdup ("?")
+    : g_date_time_format (when, "%Y-%m-%dT%H:%M:%SZ");
+
+  if (bd->since != NULL)
+    return g_strdup_printf ("snapshot of disk %s, backup %s, %s, changes "
+                            "since %s", bd->disk_name, bd->backup->id, text,
+                            bd->since);
+  return g_strdup_printf ("snapshot of disk %s, backup %s, %s",
+                          bd->disk_name, bd->backup->id, text);
+}
+
+unsigned
+export_nr_handles (const BackupDisk *bd)
+{
+  unsigned nr = 0;
+  SCOPED_LOCK (&handles_lock);
+
+  for (size_t i = 0; handles != NULL && i < handles->len; i++) {
+    const Handle *handle = handles->pdata[i];
+
+    nr += handle->bd == bd;
+  }
+  return nr;
+}
+
+void
+export_disconnect (const Backup *backup)
+{
+  const struct metacontext_host *host = plugin.host;
+  SCOPED_LOCK (&handles_lock);
+
+  if (host == NULL ||
+      host->size < offsetof (struct metacontext_host, disconnect) +
+      sizeof host->disconnect || host->disconnect == NULL)
+    return;
+  for (size_t i = 0; handles != NULL && i < handles->len; i++) {
+    Handle *handle = handles->pdata[i];
+
+    /* -1: opened for a question only, nothing to drop. */
+    if (handle->backup == backup)
+      host->disconnect (handle);
+  }
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* exports.h - export names, and the handles that clients open on them.
+ *
+ *   DISK               the live disk, writable
+ *   DISK@ID            its snapshot of backup ID (or the backup's own name for
+ *                      it), read-only
+ *   DISK@ID,since=X    the same, with the map "changed since checkpoint X"
+ *                      instead of the backup's own
+ *
+ * A handle of a snapshot holds a reference to its backup.  Once the backup has
+ * ended, every request on the handle answers ESHUTDOWN; it never turns into the
+ * live disk.
+ *
+ * Locking: the list of open handles has a mutex; it is held while the host is
+ * asked to disconnect one, so that the handle cannot be closed meanwhile.
+ */
+#ifndef EXPORTS_H
+#define EXPORTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <glib.h>
+
+#include "plugin/backup.h"
+#include "plugin/contexts.h"
+
+typedef struct {
+  Disk *disk;
+  /* NULL on the live disk. */
+  Backup *backup;               /* a reference */
+  const BackupDisk *bd;         /* the backup's */
+  HandleContexts contexts;
+} Handle;
+
+/* NOT_FOUND: no such export, or no such checkpoint for since=. */
+Handle *export_open (const char *name, GError **error);
+void export_close (Handle *handle);
+
+/* Is the disk or snapshot behind it usable?  0 or a negative errno. */
+int handle_check (const Handle *handle);
+
+/* What a client reads about an export; caller frees. */
+char *export_describe_disk (Disk *disk);
+char *export_describe_snapshot (const BackupDisk *bd);
+
+/* How many handles are open on this part of a backup. */
+unsigned export_nr_handles (const BackupDisk *bd);
+
+/* Ask the host to drop all clients of a backup.  Without a host that can, they
+ * stay, and get ESHUTDOWN. */
+void export_disconnect (const Backup *backup);
+
+#endif

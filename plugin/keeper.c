@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "bitmap/bitmap-error.h"
+#include "plugin/keeper.h"
+#include "plugin/plugin.h"
+#include "plugin/thread.h"
+
+#define MAX_NOTES 1000
+
+/* A store that failed (disk full) is tried again this often. */
+#define RETRY_SECONDS 10
+
+typedef struct {
+  FleeceNoteKind kind;
+  char *disk, *snapshot, *text;
+  int error_number;
+} Note;
+
+struct Keeper {
+  Fleece *fleece;               /* set in start */
+  pthread_t thread;
+  bool started;                 /* start and stop: the main thread's */
+
+  pthread_mutex_t lock;
+  pthread_cond_t cond;
+  /* Under lock. */
+  GQueue notes;                 /* of Note */
+  uint64_t dropped;
+  bool store;                   /* there may be something to store */
+  bool stop;
+};
+
+Keeper *
+keeper_new (void)
+{
+  Keeper *keeper = g_new0 (Keeper, 1);
+
+  pthread_mutex_init (&keeper->lock, NULL);
+  thread_cond_init (&keeper->cond);
+  g_queue_init (&keeper->notes);
+  return keeper;
+}
+
+static void
+note_free (void *opaque)
+{
+  Note *note = opaque;
+
+  g_free (note->disk);
+  g_free (note->snapshot);
+  g_free (note->text);
+  g_free (note);
+}
+
+void
+keeper_free (Keeper *keeper)
+{
+  if (keeper == NULL)
+    return;
+  g_queue_clear_full (&keeper->notes, note_free);
+  pthread_cond_destroy (&keeper->cond);
+  pthread_mutex_destroy (&keeper->lock);
+  g_free (keeper);
+}
+
+void
+keeper_notify (void *opaque, FleeceNoteKind kind, const char *disk,
+               const char *snapshot, const char *text, int error_number)
+{
+  Keeper *keeper = opaque;
+  Note *note = g_new0 (Note, 1);
+
+  note->kind = kind;
+  note->disk = g_strdup (disk);
+  note->snapshot = g_strdup (snapshot);
+  note->text = g_strdup (text);
+  note->error_number = error_number;
+
+  pthread_mutex_lock (&keeper->lock);
+  if (keeper->notes.length < MAX_NOTES) {
+    g_queue_push_tail (&keeper->notes, g_steal_pointer (&note));
+    pthread_cond_signal (&keeper->cond);
+  }
+  else
+    keeper->dropped++;
+  pthread_mutex_unlock (&keeper->lock);
+  if (note != NULL)
+    note_free (note);
+}
+
+static void
+log_note (const Note *note)
+{
+  g_autoptr (GString) where = g_string_new (NULL);
+
+  if (note->disk != NULL)
+    g_string_append_printf (where, "disk '%s': ", note->disk);
+  if (note->snapshot != NULL)
+    g_string_append_printf (where, "snapshot '%s': ", note->snapshot);
+  if (note->kind == FLEECE_NOTE_INFO)
+    nbdkit_debug ("%s%s", where->str, note->text);
+  else if (note->kind == FLEECE_NOTE_WARNING)
+    nbdkit_error ("warning: %s%s", where->str, note->text);
+  else {
+    nbdkit_error ("warning: %sbroken: %s", where->str, note->text);
+    if (plugin.control != NULL)
+      control_event (plugin.control, "SNAPSHOT_BROKEN",
+                     json_pack ("{s:s?, s:s?, s:s, s:b}",
+                                "disk", note->disk,
+                                "snapshot", note->snapshot,
+                                "reason", note->text,
+                                "nospace", note->error_number == ENOSPC));
+  }
+}
+
+void
+keeper_flush (Keeper *keeper)
+{
+  for (;;) {
+    uint64_t dropped;
+    Note *note;
+
+    pthread_mutex_lock (&keeper->lock);
+    note = g_queue_pop_head (&keeper->notes);
+    dropped = note == NULL ? keeper->dropped : 0;
+    if (note == NULL)
+      keeper->dropped = 0;
+    pthread_mutex_unlock (&keeper->lock);
+
+    if (dropped > 0)
+      nbdkit_error ("warning: %" G_GUINT64_FORMAT " further messages were "
+                    "dropped", dropped);
+    if (note == NULL)
+      return;
+    log_note (note);
+    note_free (note);
+  }
+}
+
+/* *was_failing: a failure is logged when it begins, not at every retry. */
+static bool
+store_epochs (Keeper *keeper, bool *was_failing)
+{
+  g_autoptr (GError) error = NULL;
+
+  if (fleece_store_epochs (keeper->fleece, &error)) {
+    *was_failing = false;
+    return true;
+  }
+  if (!*was_failing)
+    nbdkit_error ("warning: cannot store changed blocks: %s; they stay in "
+                  "memory and are tried again", error->message);
+  *was_failing = true;
+  return false;
+}
+
+static void *
+keeper_thread (void *opaque)
+{
+  Keeper *keeper = opaque;
+  bool failing = false;
+
+  for (;;) {
+    bool stop, store;
+
+    pthread_mutex_lock (&keeper->lock);
+    while (!keeper->stop && !keeper->store && keeper->notes.length == 0) {
+      if (failing) {
+        struct timespec until;
+
+        clock_gettime (CLOCK_MONOTONIC, &until);
+        until.tv_sec += RETRY_SECONDS;
+        if (pthread_cond_timedwait (&keeper->cond, &keeper->lock,
+                                    &until) == ETIMEDOUT)
+          keeper->store = true;
+      }
+      else
+        pthread_cond_wait (&keeper->cond, &keeper->lock);
+    }
+    stop = keeper->stop;
+    store = keeper->store;
+    keeper->store = false;
+    pthread_mutex_unlock (&keeper->lock);
+
+    keeper_flush (keeper);
+    if (stop)
+      return NULL;
+    if (store)
+      store_epochs (keeper, &failing);
+  }
+}
+
+bool
+keeper_start (Keeper *keeper, Fleece *fleece, GError **error)
+{
+  int err;
+
+  keeper->fleece = fleece;
+  err = thread_create (&keeper->thread, keeper_thread, keeper);
+  if (err != 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NO_MEMORY,
+                 "cannot start the background thread: %s", strerror (err));
+    return false;
+  }
+  keeper->started = true;
+  return true;
+}
+
+void
+keeper_stop (Keeper *keeper)
+{
+  if (keeper->started) {
+    pthread_mutex_lock (&keeper->lock);
+    keeper->stop = true;
+    pthread_cond_signal (&keeper->cond);
+    pthread_mutex_unlock (&keeper->lock);
+    pthread_join (keeper->thread, NULL);
+    keeper->started = false;
+  }
+  keeper_flush (keeper);
+}
+
+void
+keeper_wake (Keeper *keeper)
+{
+  pthread_mutex_lock (&keeper->lock);
+  keeper->store = true;
+  pthread_cond_signal (&keeper->cond);
+  pthread_mutex_unlock (&keeper->lock);
+}

@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* plugin.c - nbdkit's callbacks, in the order in which nbdkit calls them, and
+ * the one place where errors become nbdkit's.
+ *
+ * What a user can get wrong fails in get_ready, while there is a terminal to
+ * tell it: the images, the state directory, the control socket.  SQLite and
+ * threads do not survive a fork, so they wait for after_fork.
+ */
+#include <config.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "plugin/commands.h"
+#include "plugin/exports.h"
+#include "plugin/plugin.h"
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+Plugin plugin;
+
+/* What the symbol METACONTEXT_SYMBOL names. */
+NBDKIT_DLL_PUBLIC extern const struct metacontext_plugin *
+nbdkit_metacontext_init (int api_version, const struct metacontext_host *host);
+
+/* Always -1. */
+static int
+report (GError *error)
+{
+  nbdkit_error ("%s", error->message);
+  g_error_free (error);
+  return -1;
+}
+
+/* Of a request: 0 or -errno to nbdkit's convention.  That a backup has ended, or
+ * that its snapshot broke, has been logged already, and EOPNOTSUPP is an answer,
+ * not a failure: clients that go on asking shall not fill the log. */
+static int
+request_result (const Handle *handle, const char *what, int r)
+{
+  if (r == 0)
+    return 0;
+  if (handle->backup == NULL && r != -EOPNOTSUPP)
+    nbdkit_error ("disk '%s': %s: %s", disk_name (handle->disk), what,
+                  strerror (-r));
+  else
+    nbdkit_debug ("disk '%s': %s: %s", disk_name (handle->disk), what,
+                  strerror (-r));
+  nbdkit_set_error (-r);
+  errno = -r;
+  return -1;
+}
+
+/* --- set-up --- */
+
+const struct metacontext_plugin *
+nbdkit_metacontext_init (int api_version, const struct metacontext_host *host)
+{
+  /* What .list and .extents call has been there from the first version. */
+  if (api_version < METACONTEXT_API_VERSION ||
+      host->size < offsetof (struct metacontext_host, extent_add) +
+      sizeof host->extent_add)
+    return NULL;
+  plugin.host = host;
+  return &contexts_table;
+}
+
+static void
+fleece_plugin_load (void)
+{
+  plugin.params = params_new ();
+  plugin.keeper = keeper_new ();
+  plugin.backups = backup_table_new ();
+}
+
+static void
+fleece_plugin_unload (void)
+{
+  control_free (plugin.control);
+  backup_table_free (plugin.backups);
+  fleece_free (plugin.fleece);
+  catalog_free (plugin.catalog);
+  keeper_free (plugin.keeper);
+  params_free (plugin.params);
+}
+
+static int
+fleece_plugin_config (const char *key, const char *value)
+{
+  GError *error = NULL;
+
+  return params_set (plugin.params, key, value, &error) ? 0 : report (error);
+}
+
+static int
+fleece_plugin_config_complete (void)
+{
+  GError *error = NULL;
+
+  return params_finish (plugin.params, &error) ? 0 : report (error);
+}
+
+static void
+fleece_plugin_dump_plugin (void)
+{
+  printf ("fleece_control=qmp\n");
+  printf ("fleece_metacontext_api_version=%d\n", METACONTEXT_API_VERSION);
+  printf ("fleece_min_granularity=%u\n", GRANULARITY_MIN);
+  printf ("fleece_max_granularity=%u\n", GRANULARITY_MAX);
+}
+
+static bool
+add_disks (GError **error)
+{
+  const Params *params = plugin.params;
+
+  for (size_t i = 0; i < params->disks->len; i++) {
+    const ParamsDisk *disk = params->disks->pdata[i];
+
+    if (fleece_add_disk (plugin.fleece, disk->name, disk->path,
+                         params->granularity, error) == NULL)
+      return false;
+  }
+  return true;
+}
+
+static int
+fleece_plugin_get_ready (void)
+{
+  const Params *params = plugin.params;
+  FleeceOptions options = {
+    .scratch_dir = params->scratch,
+    .drain_timeout_ms = params->drain_timeout_ms,
+    .notify = keeper_notify,
+    .notify_opaque = plugin.keeper,
+  };
+  GError *error = NULL;
+
+  plugin.catalog = catalog_new (params->state, &error);
+  if (plugin.catalog == NULL)
+    return report (error);
+  plugin.fleece = fleece_new (&options, &error);
+  if (plugin.fleece == NULL || !add_disks (&error))
+    return report (error);
+  keeper_flush (plugin.keeper);
+
+  /* Last: a socket file must not stay behind when something above fails. */
+  if (params->control != NULL) {
+    plugin.control = control_new (params->control, &error);
+    if (plugin.control == NULL)
+      return report (error);
+  }
+  return 0;
+}
+
+static void
+tell_state_of_disks (void)
+{
+  GPtrArray *disks = fleece_disks (plugin.fleece);
+
+  for (size_t i = 0; i < disks->len; i++) {
+    Disk *disk = disks->pdata[i];
+    const EpochOpenReport *report = epoch_log_report (disk_epoch_log (disk));
+
+    if (report->created)
+      nbdkit_debug ("disk '%s': new: tracking begins", disk_name (disk));
+    else if (report->clean)
+      nbdkit_debug ("disk '%s': tracking goes on", disk_name (disk));
+    else
+      nbdkit_error ("warning: disk '%s': everything counts as changed since "
+                    "every checkpoint: %s", disk_name (disk), report->reason);
+  }
+}
+
+static void
+tell_lost_backups (void)
+{
+  g_autoptr (GPtrArray) backups = backup_table_list (plugin.backups);
+
+  for (size_t i = 0; i < backups->len; i++) {
+    const Backup *backup = backups->pdata[i];
+
+    for (size_t j = 0; j < backup->disks->len; j++) {
+      const BackupDisk *bd = backup->disks->pdata[j];
+
+      if (bd->disk == NULL)
+        nbdkit_error ("warning: backup '%s': its disk '%s' is not served",
+                      backup->id, bd->disk_name);
+      else if (backup_disk_state (bd) == SNAPSHOT_LOST)
+        nbdkit_error ("warning: backup '%s': its snapshot of disk '%s' is "
+                      "lost: end the backup and begin another",
+                      backup->id, bd->disk_name);
+    }
+  }
+}
+
+static int
+fleece_plugin_after_fork (void)
+{
+  GError *error = NULL;
+
+  if (catalog_open (plugin.catalog, &error) &&
+      fleece_start (plugin.fleece, plugin.catalog, &error) &&
+      backup_table_load (plugin.backups, plugin.catalog, plugin.fleece,
+                         &error) &&
+      keeper_start (plugin.keeper, plugin.fleece, &error) &&
+      (plugin.control == NULL ||
+       control_start (plugin.control, commands_table, &error))) {
+    tell_state_of_disks ();
+    tell_lost_backups ();
+    return 0;
+  }
+  /* The server ends now, perhaps without .cleanup and .unload. */
+  keeper_stop (plugin.keeper);
+  g_clear_pointer (&plugin.control, control_free);
+  return report (error);
+}
+
+static void
+fleece_plugin_cleanup (void)
+{
+  GError *error = NULL;
+
+  if (plugin.control != NULL)
+    control_stop (plugin.control);
+  if (!fleece_stop (plugin.fleece, &error))
+    report (error);
+  keeper_stop (plugin.keeper);
+}
+
+/* --- exports --- */
+
+static int
+add_export (struct nbdkit_exports *exports, const char *name, char *description)
+{
+  int r = nbdkit_add_export (exports, name, description);
+
+  g_free (description);
+  return r;
+}
+
+static int
+fleece_plugin_list_exports (int readonly, int is_tls,
+                            struct nbdkit_exports *exports)
+{
+  GPtrArray *disks = fleece_disks (plugin.fleece);
+  g_autoptr (GPtrArray) backups = backup_table_list (plugin.backups);
+
+  for (size_t i = 0; i < disks->len; i++)
+    if (add_export (exports, disk_name (disks->pdata[i]),
+                    export_describe_disk (disks->pdata[i])) == -1)
+      return -1;
+  for (size_t i = 0; i < backups->len; i++) {
+    const Backup *backup = backups->pdata[i];
+
+    for (size_t j = 0; j < backup->disks->len; j++) {
+      const BackupDisk *bd = backup->disks->pdata[j];
+
+      /* One that cannot be opened is not offered. */
+      if (bd->disk != NULL && bd->snapshot != NULL &&
+          add_export (exports, bd->export,
+                      export_describe_snapshot (bd)) == -1)
+        return -1;
+    }
+  }
+  return 0;
+}
+
+static const char *
+fleece_plugin_default_export (int readonly, int is_tls)
+{
+  GPtrArray *disks = fleece_disks (plugin.fleece);
+
+  return disks->len == 1 ? disk_name (disks->pdata[0]) : "";
+}
+
+static void *
+fleece_plugin_open (int readonly)
+{
+  const char *name = nbdkit_export_name ();
+  GError *error = NULL;
+  Handle *handle;
+
+  if (name == NULL)             /* nbdkit has reported it */
+    return NULL;
+  handle = export_open (name, &error);
+  if (handle == NULL) {
+    report (error);
+    nbdkit_set_error (ENOENT);
+    errno = ENOENT;
+  }
+  return handle;
+}
+
+static void
+fleece_plugin_close (void *handle)
+{
+  export_close (handle);
+}
+
+static const char *
+fleece_plugin_export_description (void *opaque)
+{
+  const Handle *handle = opaque;
+  g_autofree char *text = handle->bd == NULL
+    ? export_describe_disk (handle->disk)
+    : export_describe_snapshot (handle->bd);
+
+  return nbdkit_strdup_intern (text);
+}
+
+static int64_t
+fleece_plugin_get_size (void *opaque)
+{
+  const Handle *handle = opaque;
+
+  return handle->bd == NULL ? disk_size (handle->disk)
+    : snapshot_size (handle->bd->snapshot);
+}
+
+static int
+is_live (void *opaque)
+{
+  const Handle *handle = opaque;
+
+  return handle->bd == NULL;
+}
+
+static int
+always (void *handle)
+{
+  return 1;
+}
+
+static int
+fleece_plugin_can_fua (void *handle)
+{
+  return is_live (handle) ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
+}
+
+/* Of a snapshot part may come from the base, part from layers: reading it is the
+ * way to get it into memory. */
+static int
+fleece_plugin_can_cache (void *handle)
+{
+  return is_live (handle) ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
+}
+
+static int
+fleece_plugin_block_size (void *handle, uint32_t *minimum,
+                          uint32_t *preferred, uint32_t *maximum)
+{
+  *minimum = 1;
+  *preferred = 4096;            /* what copy-before-write works in */
+  *maximum = 32 * 1024 * 1024;
+  return 0;
+}
+
+/* --- requests --- */
+
+static int
+fleece_plugin_pread (void *opaque, void *buf, uint32_t count, uint64_t offset,
+                     uint32_t flags)
+{
+  Handle *handle = opaque;
+  int r;
+
+  if (handle->bd == NULL)
+    r = disk_pread (handle->disk, buf, count, offset);
+  else if (atomic_load (&handle->backup->ended))
+    r = -ESHUTDOWN;
+  else
+    r = snapshot_pread (handle->bd->snapshot, buf, count, offset);
+  return request_result (handle, "read", r);
+}
+
+/* The write calls: never on a snapshot, whatever the server lets through. */
+static int
+fleece_plugin_pwrite (void *opaque, const void *buf, uint32_t count,
+                      uint64_t offset, uint32_t flags)
+{
+  Handle *handle = opaque;
+  int r = -EPERM;
+
+  if (handle->bd == NULL)
+    r = disk_pwrite (handle->disk, buf, count, offset,
+                     flags & NBDKIT_FLAG_FUA);
+  return request_result (handle, "write", r);
+}
+
+static int
+fleece_plugin_zero (void *opaque, uint32_t count, uint64_t offset,
+                    uint32_t flags)
+{
+  Handle *handle = opaque;
+  unsigned how = 0;
+  int r = -EPERM;
+
+  if (flags & NBDKIT_FLAG_FUA)
+    how |= DISK_FUA;
+  if (flags & NBDKIT_FLAG_MAY_TRIM)
+    how |= DISK_MAY_PUNCH;
+  if (flags & NBDKIT_FLAG_FAST_ZERO)
+    how |= DISK_FAST;
+  if (handle->bd == NULL)
+    r = disk_zero (handle->disk, count, offset, how);
+  return request_result (handle, "write zeroes", r);
+}
+
+static int
+fleece_plugin_trim (void *opaque, uint32_t count, uint64_t offset,
+                    uint32_t flags)
+{
+  Handle *handle = opaque;
+  int r = -EPERM;
+
+  if (handle->bd == NULL)
+    r = disk_trim (handle->disk, count, offset, flags & NBDKIT_FLAG_FUA);
+  return request_result (handle, "trim", r);
+}
+
+static int
+fleece_plugin_flush (void *opaque, uint32_t flags)
+{
+  Handle *handle = opaque;
+
+  /* A snapshot has nothing to flush. */
+  return request_result (handle, "flush", handle->bd == NULL ?
+                         disk_flush (handle->disk) : handle_check (handle));
+}
+
+static int
+fleece_plugin_cache (void *opaque, uint32_t count, uint64_t offset,
+                     uint32_t flags)
+{
+  Handle *handle = opaque;
+
+  return request_result (handle, "cache", handle->bd == NULL ?
+                         disk_cache (handle->disk, count, offset)
+                         : handle_check (handle));
+}
+
+static int
+fleece_plugin_extents (void *opaque, uint32_t count, uint64_t offset,
+                       uint32_t flags, struct nbdkit_extents *extents)
+{
+  return request_result (opaque, "block status",
+                         contexts_allocation (opaque, count, offset,
+                                              flags & NBDKIT_FLAG_REQ_ONE,
+                                              extents));
+}
+
+static struct nbdkit_plugin nbdkit_fleece_plugin = {
+  .name = "fleece",
+  .longname = "nbdfleece: live disks with snapshots and changed blocks",
+  .version = PACKAGE_VERSION,
+  .load = fleece_plugin_load,
+  .unload = fleece_plugin_unload,
+  .config = fleece_plugin_config,
+  .config_complete = fleece_plugin_config_complete,
+  .config_help = params_help,
+  .magic_config_key = "disk",
+  .dump_plugin = fleece_plugin_dump_plugin,
+  .get_ready = fleece_plugin_get_ready,
+  .after_fork = fleece_plugin_after_fork,
+  .cleanup = fleece_plugin_cleanup,
+  .list_exports = fleece_plugin_list_exports,
+  .default_export = fleece_plugin_default_export,
+  .open = fleece_plugin_open,
+  .close = fleece_plugin_close,
+  .export_description = fleece_plugin_export_description,
+  .get_size = fleece_plugin_get_size,
+  .can_write = is_live,
+  .can_flush = always,
+  .can_trim = is_live,
+  .can_zero = is_live,
+  .can_fast_zero = is_live,
+  .can_fua = fleece_plugin_can_fua,
+  .can_cache = fleece_plugin_can_cache,
+  .can_multi_conn = always,
+  .can_extents = always,
+  .block_size = fleece_plugin_block_size,
+  .pread = fleece_plugin_pread,
+  .pwrite = fleece_plugin_pwrite,
+  .flush = fleece_plugin_flush,
+  .trim = fleece_plugin_trim,
+  .zero = fleece_plugin_zero,
+  .cache = fleece_plugin_cache,
+  .extents = fleece_plugin_extents,
+  .errno_is_preserved = 1,
+};
+
+NBDKIT_REGISTER_PLUGIN (nbdkit_fleece_plugin)

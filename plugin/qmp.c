@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "plugin/qmp.h"
+
+/* Replies are ASCII, as QEMU's. */
+#define DUMP_FLAGS (JSON_COMPACT | JSON_ENSURE_ASCII | JSON_ENCODE_ANY)
+
+/* Names from the wire are cut to this in error texts. */
+#define SHOW_MAX 100
+
+G_DEFINE_QUARK (nbdfleece-qmp-error, qmp_error)
+
+static void G_GNUC_PRINTF (2, 3)
+set_error (GError **error, const char *format, ...)
+{
+  va_list args;
+
+  va_start (args, format);
+  g_propagate_error (error, g_error_new_valist (QMP_ERROR, QMP_ERROR_GENERIC,
+                                                format, args));
+  va_end (args);
+}
+
+/* Takes the reference to line. */
+static GString *
+to_line (json_t *line)
+{
+  char *dump = json_dumps (line, DUMP_FLAGS);
+  GString *text;
+
+  json_decref (line);
+  /* jansson fails here only without memory, or on strings that are not UTF-8,
+   * which its own functions refuse to store. */
+  text = g_string_new (dump != NULL ? dump :
+                       "{\"error\":{\"class\":\"GenericError\","
+                       "\"desc\":\"cannot encode the reply\"}}");
+  free (dump);
+  return g_string_append (text, "\r\n");
+}
+
+/* --- checking arguments --- */
+
+static const char *
+type_name (QmpType type)
+{
+  switch (type) {
+  case QMP_BOOL: return "boolean";
+  case QMP_INT: return "integer";
+  case QMP_OBJECT: return "object";
+  case QMP_OBJECTS:
+  case QMP_STRS: return "array";
+  case QMP_STR:
+  case QMP_ENUM: break;
+  }
+  return "string";
+}
+
+static bool
+type_matches (QmpType type, const json_t *value)
+{
+  switch (type) {
+  case QMP_BOOL: return json_is_boolean (value);
+  case QMP_INT: return json_is_integer (value);
+  case QMP_OBJECT: return json_is_object (value);
+  case QMP_OBJECTS:
+  case QMP_STRS: return json_is_array (value);
+  case QMP_STR:
+  case QMP_ENUM: break;
+  }
+  return json_is_string (value);
+}
+
+static bool
+wrong_type (const char *path, const char *expected, GError **error)
+{
+  set_error (error, "Invalid parameter type for '%s', expected: %s",
+             path, expected);
+  return false;
+}
+
+static bool check_members (const struct qmp_arg *args, json_t *object,
+                           const char *prefix, GError **error);
+
+static bool
+check_array (const struct qmp_arg *arg, json_t *array, const char *path,
+             GError **error)
+{
+  for (size_t i = 0; i < json_array_size (array); i++) {
+    json_t *item = json_array_get (array, i);
+    g_autofree char *item_path = g_strdup_printf ("%s[%zu]", path, i);
+
+    if (arg->type == QMP_STRS) {
+      if (!json_is_string (item))
+        return wrong_type (item_path, "string", error);
+      continue;
+    }
+    if (!json_is_object (item))
+      return wrong_type (item_path, "object", error);
+    g_autofree char *prefix = g_strconcat (item_path, ".", NULL);
+    if (!check_members (arg->members, item, prefix, error))
+      return false;
+  }
+  return true;
+}
+
+static bool
+check_value (const struct qmp_arg *arg, json_t *value, const char *path,
+             GError **error)
+{
+  if (!type_matches (arg->type, value))
+    return wrong_type (path, type_name (arg->type), error);
+  switch (arg->type) {
+  case QMP_INT:
+    if (json_integer_value (value) < arg->min ||
+        json_integer_value (value) > arg->max) {
+      set_error (error, "Parameter '%s' expects %s", path, arg->range);
+      return false;
+    }
+    return true;
+
+  case QMP_ENUM:
+    for (size_t i = 0; arg->values[i] != NULL; i++)
+      if (strcmp (arg->values[i], json_string_value (value)) == 0)
+        return true;
+    set_error (error, "Parameter '%s' does not accept value '%.*s'",
+               path, SHOW_MAX, json_string_value (value));
+    return false;
+
+  case QMP_OBJECT: {
+    g_autofree char *prefix = g_strconcat (path, ".", NULL);
+
+    return check_members (arg->members, value, prefix, error);
+  }
+
+  case QMP_OBJECTS:
+  case QMP_STRS:
+    return check_array (arg, value, path, error);
+
+  case QMP_STR:
+  case QMP_BOOL:
+    break;
+  }
+  return true;
+}
+
+/* prefix: "" or where object stands, with the dot. */
+static bool
+check_members (const struct qmp_arg *args, json_t *object, const char *prefix,
+               GError **error)
+{
+  const char *key;
+  json_t *value;
+
+  for (const struct qmp_arg *arg = args; arg && arg->name != NULL; arg++) {
+    g_autofree char *path = g_strconcat (prefix, arg->name, NULL);
+
+    value = json_object_get (object, arg->name);
+    if (value == NULL) {
+      if (!arg->required)
+        continue;
+      set_error (error, "Parameter '%s' is missing", path);
+      return false;
+    }
+    if (!check_value (arg, value, path, error))
+      return false;
+  }
+
+  json_object_foreach (object, key, value) {
+    const struct qmp_arg *arg = args;
+
+    while (arg != NULL && arg->name != NULL && strcmp (arg->name, key) != 0)
+      arg++;
+    if (arg == NULL || arg->name == NULL) {
+      set_error (error, "Parameter '%s%.*s' is unexpected", prefix,
+                 SHOW_MAX, key);
+      return false;
+    }
+  }
+  return true;
+}
+
+/* --- one request --- */
+
+/* QEMU's checks of the outermost object, with its texts. */
+static const char *
+check_request (json_t *request, GError **error)
+{
+  const char *key;
+  json_t *value;
+
+  if (!json_is_object (request)) {
+    set_error (error, "QMP input must be a JSON object");
+    return NULL;
+  }
+  json_object_foreach (request, key, value) {
+    if (strcmp (key, "execute") == 0) {
+      if (!json_is_string (value)) {
+        set_error (error, "QMP input member 'execute' must be a string");
+        return NULL;
+      }
+    }
+    else if (strcmp (key, "arguments") == 0) {
+      if (!json_is_object (value)) {
+        set_error (error, "QMP input member 'arguments' must be an object");
+        return NULL;
+      }
+    }
+    else if (strcmp (key, "id") != 0) {
+      set_error (error, "QMP input member '%.*s' is unexpected",
+                 SHOW_MAX, key);
+      return NULL;
+    }
+  }
+  value = json_object_get (request, "execute");
+  if (value == NULL) {
+    set_error (error, "QMP input lacks member 'execute'");
+    return NULL;
+  }
+  return json_string_value (value);
+}
+
+static const struct qmp_command *
+find_command (const struct qmp_command *table, struct qmp_session *session,
+              const char *name, GError **error)
+{
+  const struct qmp_command *cmd = table;
+
+  while (cmd->name != NULL && strcmp (cmd->name, name) != 0)
+    cmd++;
+  if (!session->negotiated &&
+      (cmd->name == NULL || !cmd->before_negotiation)) {
+    g_set_error (error, QMP_ERROR, QMP_ERROR_COMMAND_NOT_FOUND,
+                 "Expecting capabilities negotiation with "
+                 "'qmp_capabilities'");
+    return NULL;
+  }
+  if (cmd->name == NULL) {
+    g_set_error (error, QMP_ERROR, QMP_ERROR_COMMAND_NOT_FOUND,
+                 "The command %.*s has not been found", SHOW_MAX, name);
+    return NULL;
+  }
+  if (session->negotiated && cmd->before_negotiation) {
+    g_set_error (error, QMP_ERROR, QMP_ERROR_COMMAND_NOT_FOUND,
+                 "Capabilities negotiation is already complete, command "
+                 "ignored");
+    return NULL;
+  }
+  return cmd;
+}
+
+static json_t *
+run_request (const struct qmp_command *table, struct qmp_session *session,
+             json_t *request, GError **error)
+{
+  const struct qmp_command *cmd;
+  const char *name;
+  g_autoptr (json_t) args = NULL;
+
+  name = check_request (request, error);
+  if (name == NULL)
+    return NULL;
+  cmd = find_command (table, session, name, error);
+  if (cmd == NULL)
+    return NULL;
+  args = json_incref (json_object_get (request, "arguments"));
+  if (args == NULL)
+    args = json_object ();
+  if (!check_members (cmd->args, args, "", error))
+    return NULL;
+  return cmd->run (session, args, error);
+}
+
+static json_t *
+error_object (const GError *error)
+{
+  const char *class = "GenericError";
+  g_autofree char *desc = g_utf8_make_valid (error->message, -1);
+
+  if (g_error_matches (error, QMP_ERROR, QMP_ERROR_COMMAND_NOT_FOUND))
+    class = "CommandNotFound";
+  return json_pack ("{s:{s:s, s:s}}", "error", "class", class, "desc", desc);
+}
+
+GString *
+qmp_error_reply (const char *desc)
+{
+  g_autoptr (GError) error = g_error_new_literal (QMP_ERROR, QMP_ERROR_GENERIC,
+                                                  desc);
+
+  return to_line (error_object (error));
+}
+
+/* jansson says a duplicate key and NUL in its own words. */
+static GString *
+parse_failure (const json_error_t *why)
+{
+  g_autofree char *text = NULL;
+
+  if (json_error_code (why) == json_error_duplicate_key)
+    return qmp_error_reply ("JSON parse error, duplicate key");
+  if (json_error_code (why) == json_error_stack_overflow)
+    return qmp_error_reply ("JSON nesting depth limit exceeded");
+  text = g_strdup_printf ("JSON parse error, %s", why->text);
+  return qmp_error_reply (text);
+}
+
+GString *
+qmp_handle (const struct qmp_command *table, struct qmp_session *session,
+            const char *text, size_t length)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (json_t) request = NULL;
+  json_error_t why;
+  json_t *result, *reply, *id;
+
+  request = json_loadb (text, length,
+                        JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+  if (request == NULL)
+    return parse_failure (&why);
+
+  result = run_request (table, session, request, &error);
+  if (result != NULL)
+    reply = json_pack ("{s:o}", "return", result);
+  else
+    reply = error_object (error);
+  id = json_object_get (request, "id");
+  if (id != NULL)
+    json_object_set (reply, "id", id);
+  return to_line (reply);
+}
+
+/* --- what the server says by itself --- */
+
+json_t *
+qmp_version (void)
+{
+  int major = 0, minor = 0, micro = 0;
+
+  sscanf (PACKAGE_VERSION, "%d.%d.%d", &major, &minor, &micro);
+  return json_pack ("{s:{s:i, s:i, s:i}, s:s}", "qemu",
+                    "micro", micro, "minor", minor, "major", major,
+                    "package", PACKAGE_NAME " " PACKAGE_VERSION);
+}
+
+GString *
+qmp_greeting (void)
+{
+  return to_line (json_pack ("{s:{s:o, s:[]}}", "QMP",
+                             "version", qmp_version (), "capabilities"));
+}
+
+GString *
+qmp_event (const char *name, json_t *data)
+{
+  int64_t now = g_get_real_time ();
+  json_t *event = json_pack ("{s:s}", "event", name);
+
+  if (data != NULL)
+    json_object_set_new (event, "data", data);
+  json_object_set_new (event, "timestamp",
+                       json_pack ("{s:I, s:I}",
+                                  "seconds", (json_int_t) (now / 1000000),
+                                  "microseconds",
+                                  (json_int_t) (now % 1000000)));
+  return to_line (event);
+}
+
+/* --- access to checked arguments --- */
+
+const char *
+qmp_get_str (json_t *args, const char *name)
+{
+  return json_string_value (json_object_get (args, name));
+}
+
+bool
+qmp_get_bool (json_t *args, const char *name, bool fallback)
+{
+  json_t *value = json_object_get (args, name);
+
+  return value != NULL ? json_is_true (value) : fallback;
+}
+
+int64_t
+qmp_get_int (json_t *args, const char *name, int64_t fallback)
+{
+  json_t *value = json_object_get (args, name);
+
+  return value != NULL ? json_integer_value (value) : fallback;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* qmp.h - QMP's requests and replies: from one JSON text to one JSON line.
+ *
+ * Every command is one entry of a table: its name, what arguments it takes, and
+ * the function that does it.  Arguments are checked against the entry before
+ * the function runs, so that a function only sees members that it declared, of
+ * the right type and in range.  Error texts are QEMU's.
+ *
+ * Knows nothing of sockets and threads.
+ */
+#ifndef QMP_H
+#define QMP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <glib.h>
+#include <jansson.h>
+
+#define QMP_ERROR (qmp_error_quark ())
+GQuark qmp_error_quark (void);
+/* The error classes in use; an error of any other domain is a GenericError. */
+typedef enum {
+  QMP_ERROR_GENERIC,
+  QMP_ERROR_COMMAND_NOT_FOUND,
+} QmpErrorCode;
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (json_t, json_decref)
+
+typedef enum {
+  QMP_STR,
+  QMP_BOOL,
+  QMP_INT,                      /* min .. max */
+  QMP_ENUM,                     /* a string out of values */
+  QMP_OBJECT,                   /* members */
+  QMP_OBJECTS,                  /* an array of objects with these members */
+  QMP_STRS,                     /* an array of strings */
+} QmpType;
+
+struct qmp_arg {
+  const char *name;             /* NULL ends a list of arguments */
+  QmpType type;
+  bool required;
+  int64_t min, max;
+  const char *range;            /* "Parameter 'P' expects RANGE" */
+  const char *const *values;    /* of an enum, NULL at the end */
+  const struct qmp_arg *members;
+};
+
+/* One client's state in the protocol. */
+struct qmp_session {
+  bool negotiated;
+  void *opaque;                 /* the transport's, for commands */
+};
+
+struct qmp_command {
+  const char *name;             /* NULL ends the table */
+  const struct qmp_arg *args;   /* NULL: none */
+  /* args: an object, checked, borrowed; empty if the client sent none.
+   * Returns a new reference to what "return" shall be, or NULL and an error. */
+  json_t *(*run) (struct qmp_session *session, json_t *args, GError **error);
+  bool before_negotiation;      /* allowed then, and only then */
+};
+
+/* The reply to one text, CRLF included; never NULL. */
+GString *qmp_handle (const struct qmp_command *table,
+                     struct qmp_session *session,
+                     const char *text, size_t length);
+
+/* The reply to something that was no JSON text: an error without an id. */
+GString *qmp_error_reply (const char *desc);
+
+/* The greeting, and an event.  data: stolen; NULL: none. */
+GString *qmp_greeting (void);
+GString *qmp_event (const char *name, json_t *data);
+/* {"qemu": {...}, "package": ...}: of greeting and query-version. */
+json_t *qmp_version (void);
+
+/* Members of checked arguments; the fallback where the client sent none. */
+const char *qmp_get_str (json_t *args, const char *name);       /* or NULL */
+bool qmp_get_bool (json_t *args, const char *name, bool fallback);
+int64_t qmp_get_int (json_t *args, const char *name, int64_t fallback);
+
+#endif
