@@ -128,8 +128,8 @@ class Peers:
         def start(image, folder):
             p = Process([os.path.join(self.builddir, "server", "nbdfleece"),
                          "-f", "-U", folder + "/s", f"disk=live:{image}",
-                         f"state={folder}/state", f"control={folder}/c",
-                         f"runtime={folder}/run"] + self.server_args,
+                         f"state={folder}/state", f"control={folder}/c"]
+                        + self.server_args,
                         folder + "/s", folder, "live")
             try:
                 control = Control(folder + "/c")

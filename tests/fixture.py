@@ -161,8 +161,6 @@ class Fixture:
         self._nr = itertools.count()
         # Short: a unix socket's path has at most 107 bytes.
         self.tmpdir = tempfile.mkdtemp(prefix="nbdf.")
-        # runtime= wants a tmpfs.
-        self.runtime = tempfile.mkdtemp(prefix="nbdf.", dir="/dev/shm")
         self.state = os.path.join(self.tmpdir, "state")
         self.control = os.path.join(self.tmpdir, "c")
         self._status = 0
@@ -200,10 +198,9 @@ class Fixture:
         return self._start("nbdfleece", [NBDFLEECE], args)
 
     def start_disks(self, *args):
-        """Our server and plugin with this test's state, runtime, control."""
+        """Our server and plugin with this test's state and control."""
         os.makedirs(self.state, exist_ok=True)
         return self.start_nbdfleece(f"state={self.state}",
-                                    f"runtime={self.runtime}",
                                     f"control={self.control}", *args)
 
     def start_nbdkit(self, *args):
@@ -291,7 +288,6 @@ class Fixture:
                     print(f"--- {s.name}.log\n{text[-20000:]}",
                           file=sys.stderr)
         shutil.rmtree(self.tmpdir, ignore_errors=True)
-        shutil.rmtree(self.runtime, ignore_errors=True)
         if bad and self._status in (0, None, 77):
             sys.stdout.flush()
             sys.stderr.flush()

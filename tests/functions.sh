@@ -16,7 +16,7 @@
 # Variables to use:
 #   tmpdir    scratch folder            sock      NBD socket of the last server
 #   state     state= folder             control   control socket (also exported
-#   runtime   runtime= folder (tmpfs)             as NBDFLEECE_CONTROL)
+#                                             as NBDFLEECE_CONTROL)
 #   fleece_plugin   path of our plugin  server_pid, server_log   of the last one
 
 set -euo pipefail
@@ -31,8 +31,6 @@ shopt -s inherit_errexit
 export abs_top_srcdir abs_top_builddir PYTHON SANITIZERS SAN_PRELOAD
 
 tmpdir=$(mktemp -d "${TMPDIR:-/tmp}/nbdf.XXXXXX")
-# runtime= wants a tmpfs; /dev/shm is one on every Linux.
-runtime=$(mktemp -d /dev/shm/nbdf.XXXXXX)
 state=$tmpdir/state
 control=$tmpdir/c
 sock=$tmpdir/s
@@ -177,11 +175,11 @@ start_nbdfleece ()              # ARGS...
     ${listen[@]+"${listen[@]}"} "$@"
 }
 
-# Our server and our plugin, with this test's state, runtime and control.
+# Our server and our plugin, with this test's state and control.
 start_disks ()                  # disk=NAME:PATH... [KEY=VALUE...]
 {
   mkdir -p "$state"
-  start_nbdfleece state="$state" runtime="$runtime" control="$control" "$@"
+  start_nbdfleece state="$state" control="$control" "$@"
 }
 
 # Stock nbdkit.  A sanitized plugin needs its runtime preloaded, and leaks are
@@ -379,7 +377,7 @@ _cleanup ()
       tail -n 200 "$i"
     done >&2
   fi
-  rm -rf "$tmpdir" "$runtime"
+  rm -rf "$tmpdir"
   exit $status
 }
 trap _cleanup EXIT

@@ -16,7 +16,7 @@ fixture.requires_cmd("nbdkit")
 def run(body, expected):
     script = ("import sys; sys.path.insert(0, sys.argv[1])\n"
               "import fixture, os, signal, time\n"
-              "t = fixture.Fixture(); print(t.tmpdir, t.runtime)\n"
+              "t = fixture.Fixture(); print(t.tmpdir)\n"
               + body + "\n")
     r = subprocess.run([sys.executable, "-c", script, os.path.abspath(SRCDIR)],
                        capture_output=True, text=True)

@@ -9,7 +9,7 @@ requires_plugin null
 run ()
 {
   status=0
-  bash -c '. "$srcdir/functions.sh"; echo "$tmpdir $runtime" >"$1/dirs"
+  bash -c '. "$srcdir/functions.sh"; echo "$tmpdir" >"$1/dirs"
            '"$1" _ "$tmpdir" >"$tmpdir/out" 2>&1 || status=$?
   for d in $(cat "$tmpdir/dirs"); do
     [ ! -e "$d" ] || fail "left behind: $d"
