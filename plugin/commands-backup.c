@@ -6,7 +6,6 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
-#include "bitmap/bitmap-error.h"
 #include "plugin/backup-plan.h"
 #include "plugin/backup-store.h"
 #include "plugin/commands.h"
@@ -124,29 +123,44 @@ command_backup_begin (struct qmp_session *session, json_t *args,
 
 /* --- backup-end --- */
 
+/* The checkpoint that was made with the backup; NULL: none, or somebody has
+ * deleted it, and perhaps made another of that name. */
+static Checkpoint *
+find_own_checkpoint (const Backup *backup)
+{
+  g_autoptr (Checkpoint) ckpt = NULL;
+
+  if (backup->checkpoint != NULL)
+    ckpt = checkpoint_lookup (plugin.catalog, backup->checkpoint, NULL);
+  if (ckpt == NULL || ckpt->creation_time != backup->created)
+    return NULL;
+  for (size_t i = 0; i < backup->disks->len; i++) {
+    const BackupDisk *bd = backup->disks->pdata[i];
+    const CheckpointDisk *cd = checkpoint_find_disk (ckpt, bd->disk_name);
+
+    if (cd != NULL && bd->snapshot != NULL &&
+        cd->boundary != snapshot_boundary (bd->snapshot))
+      return NULL;
+  }
+  return g_steal_pointer (&ckpt);
+}
+
 /* The rows: with failed, as if its checkpoint had not been made. */
 static bool
 delete_rows (const Backup *backup, bool failed, bool *out_checkpoint_gone,
              GError **error)
 {
-  g_autoptr (GError) why = NULL;
+  g_autoptr (Checkpoint) ckpt = NULL;
 
   if (!catalog_begin (plugin.catalog, error))
     return false;
-  *out_checkpoint_gone = false;
-  if (failed && backup->checkpoint != NULL) {
-    *out_checkpoint_gone =
-      checkpoint_delete (plugin.catalog, backup->checkpoint,
-                         CHECKPOINT_DELETE_ONE, NULL, &why);
-    /* Somebody may have deleted it before. */
-    if (!*out_checkpoint_gone &&
-        !g_error_matches (why, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND)) {
-      g_propagate_error (error, g_steal_pointer (&why));
-      catalog_rollback (plugin.catalog);
-      return false;
-    }
-  }
-  if (!backup_store_delete (plugin.catalog, backup->id, error)) {
+  if (failed)
+    ckpt = find_own_checkpoint (backup);
+  *out_checkpoint_gone = ckpt != NULL;
+  if ((ckpt != NULL &&
+       !checkpoint_delete (plugin.catalog, ckpt->name, CHECKPOINT_DELETE_ONE,
+                           NULL, error)) ||
+      !backup_store_delete (plugin.catalog, backup->id, error)) {
     catalog_rollback (plugin.catalog);
     return false;
   }

@@ -139,11 +139,9 @@ changes_of (const char *shown, const char *since, const ChangeSet *set,
 static ChangeSet *
 live_changes (const char *name, const char *since, GError **error)
 {
-  Disk *disk = command_find_disk (name, error);
+  Disk *disk = fleece_find_disk (plugin.fleece, name);
   uint64_t boundary;
 
-  if (disk == NULL)
-    return NULL;
   if (since == NULL) {
     command_set_error (error, "Parameter 'since' is missing");
     return NULL;
@@ -162,10 +160,10 @@ snapshot_changes (const char *name, const char **since, char **out_since,
   g_autoptr (Backup) backup = NULL;
   const BackupDisk *bd =
     backup_table_find_export (plugin.backups, name, &backup);
+  const char *at = strchr (name, '@');
   uint64_t boundary;
 
-  if (bd == NULL) {
-    const char *at = strchr (name, '@');
+  if (bd == NULL && at != NULL) {
     g_autofree char *disk = g_strndup (name, at - name);
 
     backup = backup_table_find (plugin.backups, at + 1);
@@ -177,7 +175,7 @@ snapshot_changes (const char *name, const char **since, char **out_since,
     }
   }
   if (bd == NULL || bd->disk == NULL || bd->snapshot == NULL) {
-    command_set_error (error, "no snapshot '%.200s'", name);
+    command_set_error (error, "no disk or snapshot '%.200s'", name);
     return NULL;
   }
   if (*since == NULL)
@@ -203,10 +201,10 @@ command_query_changes (struct qmp_session *session, json_t *args,
   g_autofree char *since_copy = NULL;
   g_autoptr (ChangeSet) set = NULL;
 
-  if (strchr (name, '@') != NULL)
-    set = snapshot_changes (name, &since, &since_copy, error);
-  else
+  if (fleece_find_disk (plugin.fleece, name) != NULL)
     set = live_changes (name, since, error);
+  else
+    set = snapshot_changes (name, &since, &since_copy, error);
   if (set == NULL)
     return NULL;
   return changes_of (name, since, set, qmp_get_int (args, "offset", 0),

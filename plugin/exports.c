@@ -42,6 +42,11 @@ set_not_found (GError **error, const char *name)
 {
   g_autofree char *shown = g_strescape (name, NULL);
 
+  if (name[0] == '\0') {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
+                 "no default export: there are several disks");
+    return;
+  }
   g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
                "no export named '%.*s'", SHOW_MAX, shown);
 }
