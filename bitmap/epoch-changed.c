@@ -76,8 +76,21 @@ place (GPtrArray *parts, const Epoch *epoch)
   return part;
 }
 
+/* The bits of an epoch that writers may still be in, as of now. */
+static bool
+place_copy (GPtrArray *parts, const Epoch *epoch, uint64_t prev,
+            GError **error)
+{
+  Part *part = place (parts, epoch);
+
+  part->prev = prev;
+  part->bits = dirty_bitmap_to_change_set (epoch->bitmap, error);
+  return part->bits != NULL;
+}
+
 /* Epochs in memory override their rows.  The open one is copied as of now, if
- * the interval reaches it. */
+ * the interval reaches it; and so is the prepared one, since writers are in it
+ * from the cut's flip on: until it is sealed, or for long if the cut failed. */
 static bool
 list_memory_locked (EpochLog *log, uint64_t from, uint64_t to, bool now,
                     GPtrArray *parts, GError **error)
@@ -95,16 +108,15 @@ list_memory_locked (EpochLog *log, uint64_t from, uint64_t to, bool now,
       return false;
     place (parts, epoch)->bits = change_set_ref (bits);
   }
-  if (current->id >= from && current->id <= to) {
-    Part *part = place (parts, current);
-
-    if (now) {
-      part->bits = dirty_bitmap_to_change_set (current->bitmap, error);
-      if (part->bits == NULL)
-        return false;
-    }
+  if (current->id < from || current->id > to)
+    return true;
+  if (!now) {
+    place (parts, current);
+    return true;
   }
-  return true;
+  return place_copy (parts, current, current->prev, error) &&
+    (log->prepared == NULL ||
+     place_copy (parts, log->prepared, current->id, error));
 }
 
 static bool

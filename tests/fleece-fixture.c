@@ -2,12 +2,14 @@
 #include <config.h>
 
 #include <fcntl.h>
-#include <glib/gstdio.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <glib/gstdio.h>
 
+#include "fleece/fleece-internal.h"
 #include "tests/fleece-fixture.h"
 
 Fixture *
@@ -162,4 +164,198 @@ fixture_read_snapshot (Snapshot *snap)
 
   g_assert_cmpint (snapshot_pread (snap, buf, snapshot_size (snap), 0), ==, 0);
   return buf;
+}
+
+void
+fixture_write (Disk *disk, uint64_t offset, uint64_t length, int value)
+{
+  g_autofree char *buf = g_malloc (length);
+
+  memset (buf, value, length);
+  g_assert_cmpint (disk_pwrite (disk, buf, length, offset, false), ==, 0);
+}
+
+static void
+check_bytes (const char *buf, uint64_t length, int value)
+{
+  for (uint64_t i = 0; i < length; i++)
+    if (buf[i] != (char) value)
+      g_error ("byte %" G_GUINT64_FORMAT " is %d, not %d", i, buf[i], value);
+}
+
+void
+fixture_check_disk (Disk *disk, uint64_t offset, uint64_t length, int value)
+{
+  g_autofree char *buf = g_malloc (length);
+
+  g_assert_cmpint (disk_pread (disk, buf, length, offset), ==, 0);
+  check_bytes (buf, length, value);
+}
+
+void
+fixture_check_snapshot (Snapshot *snap, uint64_t offset, uint64_t length,
+                        int value)
+{
+  g_autofree char *buf = g_malloc (length);
+
+  g_assert_cmpint (snapshot_pread (snap, buf, length, offset), ==, 0);
+  check_bytes (buf, length, value);
+}
+
+bool
+fixture_is_dirty (Fixture *fx, unsigned i, uint64_t from, uint64_t to,
+                  uint64_t offset)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (ChangeSet) set = NULL;
+  bool damaged = true;
+
+  set = epoch_log_changed (disk_epoch_log (fx->disk[i]), from, to, &damaged,
+                           &error);
+  g_assert_no_error (error);
+  g_assert_false (damaged);
+  return change_set_get (set, offset);
+}
+
+void
+fixture_end (Snapshot *snap)
+{
+  g_autoptr (GError) error = NULL;
+
+  snapshot_end (snap, &error);
+  g_assert_no_error (error);
+  snapshot_unref (snap);
+}
+
+struct FixtureCall {
+  pthread_t thread;
+  int (*fn) (void *);
+  void *opaque;
+  int result;
+  atomic_bool done;
+  /* Of fixture_call_write. */
+  Disk *disk;
+  uint64_t offset, length;
+  int value;
+  /* Of fixture_call_cut. */
+  Fixture *fx;
+  FleeceCutDisk cd;
+  GError *error;
+};
+
+static void *
+call_thread (void *opaque)
+{
+  FixtureCall *call = opaque;
+
+  call->result = call->fn (call->opaque);
+  atomic_store (&call->done, true);
+  return NULL;
+}
+
+static FixtureCall *
+start_call (FixtureCall *call, int (*fn) (void *), void *opaque)
+{
+  call->fn = fn;
+  call->opaque = opaque;
+  g_assert_cmpint (pthread_create (&call->thread, NULL, call_thread, call), ==,
+                   0);
+  return call;
+}
+
+FixtureCall *
+fixture_call (int (*fn) (void *), void *opaque)
+{
+  return start_call (g_new0 (FixtureCall, 1), fn, opaque);
+}
+
+static int
+run_write (void *opaque)
+{
+  FixtureCall *call = opaque;
+  g_autofree char *buf = g_malloc (call->length);
+
+  memset (buf, call->value, call->length);
+  return disk_pwrite (call->disk, buf, call->length, call->offset, false);
+}
+
+FixtureCall *
+fixture_call_write (Disk *disk, uint64_t offset, uint64_t length, int value)
+{
+  FixtureCall *call = g_new0 (FixtureCall, 1);
+
+  call->disk = disk;
+  call->offset = offset;
+  call->length = length;
+  call->value = value;
+  return start_call (call, run_write, call);
+}
+
+static int
+run_cut (void *opaque)
+{
+  FixtureCall *call = opaque;
+
+  return fleece_cut (call->fx->f, &call->cd, 1, NULL, NULL, &call->error)
+    ? 0 : -1;
+}
+
+FixtureCall *
+fixture_call_cut (Fixture *fx, unsigned i, const char *name)
+{
+  FixtureCall *call = g_new0 (FixtureCall, 1);
+
+  call->fx = fx;
+  call->cd = (FleeceCutDisk) { .disk = fx->disk[i], .snapshot = name };
+  return start_call (call, run_cut, call);
+}
+
+bool
+fixture_call_done (FixtureCall *call)
+{
+  return atomic_load (&call->done);
+}
+
+static void
+join (FixtureCall *call)
+{
+  g_assert_cmpint (pthread_join (call->thread, NULL), ==, 0);
+}
+
+int
+fixture_call_join (FixtureCall *call)
+{
+  int result;
+
+  join (call);
+  result = call->result;
+  g_free (call);
+  return result;
+}
+
+Snapshot *
+fixture_call_join_cut (FixtureCall *call, uint64_t *out_boundary,
+                       GError **error)
+{
+  Snapshot *snap;
+
+  join (call);
+  snap = call->cd.out_snapshot;
+  if (out_boundary != NULL)
+    *out_boundary = call->cd.boundary;
+  if (call->error != NULL)
+    g_propagate_error (error, call->error);
+  g_free (call);
+  return snap;
+}
+
+bool
+fixture_wait_waiters (Disk *disk, unsigned nr, FixtureCall *call)
+{
+  while (atomic_load (&disk->inflight->waiters) < nr) {
+    if (fixture_call_done (call))
+      return false;
+    sched_yield ();
+  }
+  return true;
 }

@@ -43,5 +43,35 @@ Snapshot *fixture_cut (Fixture *fx, unsigned i, const char *name,
 unsigned fixture_nr_scratch_files (Fixture *fx);
 /* Read a whole snapshot; caller frees. */
 char *fixture_read_snapshot (Snapshot *snap);
+/* Write bytes of value, or check that each of the range has it. */
+void fixture_write (Disk *disk, uint64_t offset, uint64_t length, int value);
+void fixture_check_disk (Disk *disk, uint64_t offset, uint64_t length,
+                         int value);
+void fixture_check_snapshot (Snapshot *snap, uint64_t offset, uint64_t length,
+                             int value);
+/* Is the granule of offset dirty since boundary from, as of boundary to (0:
+ * now)? */
+bool fixture_is_dirty (Fixture *fx, unsigned i, uint64_t from, uint64_t to,
+                       uint64_t offset);
+/* End it, and drop the reference. */
+void fixture_end (Snapshot *snap);
+
+/* A call in a thread of its own. */
+typedef struct FixtureCall FixtureCall;
+FixtureCall *fixture_call (int (*fn) (void *), void *opaque);
+FixtureCall *fixture_call_write (Disk *disk, uint64_t offset, uint64_t length,
+                                 int value);
+/* A cut of one disk; see fixture_call_cut_result. */
+FixtureCall *fixture_call_cut (Fixture *fx, unsigned i, const char *name);
+bool fixture_call_done (FixtureCall *call);
+/* Waits for its end; returns what fn returned, and frees the call. */
+int fixture_call_join (FixtureCall *call);
+/* The same for a cut: the snapshot (NULL: none or failed). */
+Snapshot *fixture_call_join_cut (FixtureCall *call, uint64_t *out_boundary,
+                                 GError **error);
+/* Wait until nr threads wait for a write of this disk, as a cut does for all
+ * and a write for older ones that overlap.  False: call ended before, so it did
+ * not wait. */
+bool fixture_wait_waiters (Disk *disk, unsigned nr, FixtureCall *call);
 
 #endif

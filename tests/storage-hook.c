@@ -261,7 +261,9 @@ hook_gate_fn (void *opaque, const struct hook_info *info)
   pthread_mutex_lock (&gate->lock);
   if (gate->armed && gate->call == info->call &&
       g_str_has_suffix (info->path, gate->suffix) &&
-      info->offset < gate->end && info->offset + info->length > gate->start) {
+      (info->length == 0 ||
+       (info->offset < gate->end &&
+        info->offset + info->length > gate->start))) {
     gate->armed = false;
     gate->held = true;
     pthread_cond_broadcast (&gate->cond);

@@ -33,7 +33,8 @@ typedef struct HookGate HookGate;
 HookGate *hook_gate_new (void);
 void hook_gate_free (HookGate *gate);
 /* Hold the next call of this kind on a file whose path ends in suffix and whose
- * range overlaps [offset, offset + length); later ones pass. */
+ * range overlaps [offset, offset + length), or that has no range; later ones
+ * pass. */
 void hook_gate_arm (HookGate *gate, HookCall call, const char *suffix,
                     uint64_t offset, uint64_t length);
 /* Wait until the armed call has come and is held. */
