@@ -231,7 +231,11 @@ flip (Cut *cut)
        * preserved in it. */
       if (disk->layers->len > 0) {
         Layer *last = disk->layers->pdata[disk->layers->len - 1];
+
         atomic_store (&last->newer, layer_ref (p->layer));
+        /* Limits are kept by the newest layer's budget alone; a few late
+         * writes may exceed them. */
+        atomic_store (&last->budget_blocks, UINT64_MAX);
       }
       g_ptr_array_add (disk->layers, layer_ref (p->layer));
       g_ptr_array_add (disk->snapshots, snapshot_ref (p->snap));
@@ -448,8 +452,6 @@ forget_layer (Disk *disk, Layer *layer)
 {
   g_autoptr (GError) error = NULL;
 
-  atomic_fetch_add (&disk->blocks_copied, atomic_load (&layer->data_blocks));
-  atomic_fetch_add (&disk->blocks_zero, atomic_load (&layer->zero_blocks));
   layer_remove_file (layer);
   if (!store_delete_layer (disk->fleece->cat, layer->id, &error))
     fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
@@ -469,6 +471,8 @@ disk_drop_layers (Disk *disk)
     Layer *layer = g_ptr_array_steal_index (disk->layers, 0);
 
     atomic_store (&layer->dead, true);
+    disk->blocks_copied += atomic_load (&layer->data_blocks);
+    disk->blocks_zero += atomic_load (&layer->zero_blocks);
     g_ptr_array_add (gone, layer);
   }
   any_left = disk->layers->len > 0;

@@ -121,6 +121,8 @@ load_layers (Disk *disk, GPtrArray *rows, bool intact, char **out_why)
       atomic_store (&last->newer, layer_ref (layer));
     }
     g_ptr_array_add (disk->layers, layer);
+    disk->blocks_copied -= atomic_load (&layer->data_blocks);
+    disk->blocks_zero -= atomic_load (&layer->zero_blocks);
   }
 }
 
@@ -211,9 +213,15 @@ stop_locked (Disk *disk, GError **error)
   if (!disk_finish_late (disk, disk->fleece->drain_timeout_ms, error))
     return false;
   disk_drop_layers (disk);
-  for (unsigned i = 0; i < disk->layers->len; i++)
-    if (!layer_save (disk->layers->pdata[i], error))
+  for (unsigned i = 0; i < disk->layers->len; i++) {
+    Layer *layer = disk->layers->pdata[i];
+
+    /* A failed cut's layer still says "prepared" in its row, but older
+     * snapshots read through it. */
+    if (!layer_save (layer, error) ||
+        !store_set_layer_live (disk->fleece->cat, layer->id, error))
       return false;
+  }
   err = disk->base->ops->sync (disk->base);
   if (err < 0) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,

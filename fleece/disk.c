@@ -228,15 +228,19 @@ void
 disk_stats (Disk *disk, struct disk_stats *out)
 {
   memset (out, 0, sizeof *out);
-  out->blocks_copied = atomic_load (&disk->blocks_copied);
-  out->blocks_zero = atomic_load (&disk->blocks_zero);
   out->cuts = atomic_load (&disk->cuts);
   pthread_mutex_lock (&disk->snap_lock);
+  out->blocks_copied = disk->blocks_copied;
+  out->blocks_zero = disk->blocks_zero;
   out->layers = disk->layers->len;
   out->snapshots = disk->snapshots->len;
   for (unsigned i = 0; i < disk->layers->len; i++) {
     Layer *layer = disk->layers->pdata[i];
-    out->scratch_bytes += atomic_load (&layer->data_blocks) * LAYER_BLOCK;
+    uint64_t data_blocks = atomic_load (&layer->data_blocks);
+
+    out->blocks_copied += data_blocks;
+    out->blocks_zero += atomic_load (&layer->zero_blocks);
+    out->scratch_bytes += data_blocks * LAYER_BLOCK;
   }
   pthread_mutex_unlock (&disk->snap_lock);
 }

@@ -53,7 +53,6 @@ struct Disk {
   _Atomic uint64_t drained;     /* no write with a counter below this is left */
   Inflight *inflight;
   pthread_mutex_t stripe[DISK_STRIPES]; /* block N's: N * 4096 / STRIPE_BYTES */
-  _Atomic uint64_t blocks_copied, blocks_zero;
 
   /* One cut, snapshot end or stop at a time. */
   pthread_mutex_t cut_lock;
@@ -66,6 +65,9 @@ struct Disk {
   pthread_mutex_t snap_lock;
   GPtrArray *layers;            /* of Layer (a reference each), oldest first */
   GPtrArray *snapshots;         /* of Snapshot (a reference each), oldest first */
+  /* Of layers that are gone, minus what loaded ones held at the start (so it
+   * may wrap below 0): with the layers' own counts, the sum of this process. */
+  uint64_t blocks_copied, blocks_zero;
 };
 
 struct Fleece {
@@ -129,6 +131,8 @@ void disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
 /* The scratch budget of the newest layer has been used up: break the snapshots
  * whose limit that is. */
 void disk_break_over_limit (Disk *disk);
+/* Is it this snapshot's limit that stopped a copy?  snap_lock held. */
+bool snapshot_over_limit_locked (const Snapshot *snap);
 /* After a cut or an end: the newest layer's budget.  snap_lock held. */
 void disk_update_budget_locked (Disk *disk);
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "bitmap/checkpoint.h"
 #include "fleece/fleece-internal.h"
@@ -122,21 +123,25 @@ static bool
 check_other_disks (Fleece *f, const char *name, const char *path,
                    GError **error)
 {
-  g_autofree char *real = realpath (path, NULL);
+  struct stat st;
+  bool have_stat = stat (path, &st) == 0;
 
   for (unsigned i = 0; i < f->disks->len; i++) {
     Disk *other = f->disks->pdata[i];
-    g_autofree char *other_real = realpath (other->path, NULL);
+    const StorageFile *base = other->base;
 
     if (strcmp (other->name, name) == 0) {
       g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
                    "disk name '%s' is used twice", name);
       return false;
     }
-    if (real != NULL && g_strcmp0 (real, other_real) == 0) {
+    if (!have_stat)
+      continue;
+    if (base->is_block ? S_ISBLK (st.st_mode) && st.st_rdev == base->device
+        : st.st_dev == base->device && st.st_ino == base->inode) {
       g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
                    "disks '%s' and '%s' are the same image '%s'", other->name,
-                   name, real);
+                   name, path);
       return false;
     }
   }
@@ -209,8 +214,10 @@ fleece_start (Fleece *f, Catalog *cat, GError **error)
   }
   f->cat = cat;
   for (unsigned i = 0; i < f->disks->len; i++)
-    if (!disk_start (f->disks->pdata[i], error))
+    if (!disk_start (f->disks->pdata[i], error)) {
+      fleece_stop (f, NULL);    /* the others must not suffer from it */
       return false;
+    }
   return true;
 }
 
@@ -222,7 +229,9 @@ fleece_stop (Fleece *f, GError **error)
   for (unsigned i = 0; f->cat != NULL && i < f->disks->len; i++) {
     Disk *disk = f->disks->pdata[i];
 
-    if (disk->log != NULL && !disk_stop (disk, ok ? error : NULL))
+    /* One without a segment did not start. */
+    if (atomic_load (&disk->newest) != NULL &&
+        !disk_stop (disk, ok ? error : NULL))
       ok = false;
   }
   f->cat = NULL;

@@ -54,7 +54,8 @@ Disk *fleece_find_disk (Fleece *f, const char *name);   /* NULL: none */
 GPtrArray *fleece_disks (Fleece *f);            /* of Disk, borrowed, by name */
 
 /* Opens each disk's epoch log in the open catalog (borrowed until fleece_stop)
- * and its snapshots: intact after a clean stop, else LOST. */
+ * and its snapshots: intact after a clean stop, else LOST.  On failure those that
+ * had started are stopped, cleanly. */
 bool fleece_start (Fleece *f, Catalog *cat, GError **error);
 
 /* Clean stop: stores layers' maps, epochs and identities, so that the next start

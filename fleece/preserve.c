@@ -165,7 +165,8 @@ preserve_failed (Disk *disk, Layer *layer, int err)
     SnapshotState state = atomic_load (&snap->state);
 
     if (snap->on_error == FLEECE_BREAK_GUEST_WRITE &&
-        (state == SNAPSHOT_LIVE || state == SNAPSHOT_PREPARED))
+        (state == SNAPSHOT_LIVE || state == SNAPSHOT_PREPARED) &&
+        (err != -EDQUOT || snapshot_over_limit_locked (snap)))
       guest_fails = true;
   }
   pthread_mutex_unlock (&disk->snap_lock);

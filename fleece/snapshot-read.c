@@ -174,9 +174,14 @@ snapshot_pread (Snapshot *snap, void *buf, size_t length, uint64_t offset)
 
 /* --- block status --- */
 
+/* Blocks whose presence is looked up at once: not more, since each of many
+ * layers may have its next present block far beyond the first of all. */
+#define STATUS_STEP 8192
+
 /* Runs on their way to the caller, cut to the range asked for, neighbours
  * merged. */
 typedef struct {
+  const Snapshot *snap;
   FleeceRunFn fn;
   void *opaque;
   uint64_t offset, end;         /* bytes still to be told */
@@ -188,9 +193,14 @@ static int
 status_flush (Status *st)
 {
   uint64_t length = st->pending;
+  int err;
 
   st->pending = 0;
-  return length > 0 ? st->fn (st->opaque, length, st->zero) : 0;
+  if (length == 0)
+    return 0;
+  /* If it broke meanwhile, a write may have gone past us unpreserved. */
+  err = check_state (st->snap);
+  return err < 0 ? err : st->fn (st->opaque, length, st->zero);
 }
 
 /* Bytes from st->offset to end are zero or not. */
@@ -237,7 +247,8 @@ status_of_base (Snapshot *snap, uint64_t block, uint64_t end, Status *st)
     if (err < 0)
       return err;
     atomic_thread_fence (memory_order_seq_cst);
-    stop = next_preserved (snap, from / LAYER_BLOCK, end) * LAYER_BLOCK;
+    stop = next_preserved (snap, from / LAYER_BLOCK,
+                           (from + run - 1) / LAYER_BLOCK + 1) * LAYER_BLOCK;
     if (stop <= from)
       return 0;                 /* the caller looks again */
     err = status_add (st, MIN (from + run, stop), hole);
@@ -251,14 +262,15 @@ int
 snapshot_extents (Snapshot *snap, uint64_t length, uint64_t offset,
                   FleeceRunFn fn, void *opaque)
 {
-  Status st = { .fn = fn, .opaque = opaque,
+  Status st = { .snap = snap, .fn = fn, .opaque = opaque,
                 .offset = offset, .end = offset + length };
   uint64_t last = (offset + length + LAYER_BLOCK - 1) / LAYER_BLOCK;
   int err = check_state (snap);
 
   while (err == 0 && st.offset < st.end) {
     uint64_t block = st.offset / LAYER_BLOCK;
-    uint64_t preserved = next_preserved (snap, block, last);
+    uint64_t preserved
+      = next_preserved (snap, block, MIN (last, block + STATUS_STEP));
 
     if (preserved > block)
       err = status_of_base (snap, block, preserved, &st);
@@ -276,7 +288,5 @@ snapshot_extents (Snapshot *snap, uint64_t length, uint64_t offset,
                           src.presence == PRESENCE_ZERO);
     }
   }
-  if (err == 0)
-    err = check_state (snap);
   return err != 0 ? err : status_flush (&st);
 }

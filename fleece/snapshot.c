@@ -227,15 +227,25 @@ disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
                                              g_strerror (error_number));
 
   pthread_mutex_lock (&disk->snap_lock);
-  atomic_store (&layer->dead, true);
   for (unsigned i = 0; i < disk->snapshots->len; i++) {
     Snapshot *snap = disk->snapshots->pdata[i];
 
     if (snap->layer != NULL && snap->layer->id <= layer->id)
       break_locked (snap, reason, broken);
   }
+  /* Last: a write that finds the layer dead overwrites at once, and a reader
+   * that gets what it wrote must find the snapshot broken. */
+  atomic_store (&layer->dead, true);
   pthread_mutex_unlock (&disk->snap_lock);
   report_broken (disk, broken, error_number);
+}
+
+bool
+snapshot_over_limit_locked (const Snapshot *snap)
+{
+  /* The copy that failed was of 16 blocks (a stripe) at most. */
+  return snap->limit_bytes != 0 &&
+    used_locked (snap) + STRIPE_BYTES > snap->limit_bytes;
 }
 
 void
@@ -249,9 +259,7 @@ disk_break_over_limit (Disk *disk)
     Snapshot *snap = disk->snapshots->pdata[i];
     g_autofree char *reason = NULL;
 
-    /* The copy that failed was of 16 blocks (a stripe) at most. */
-    if (snap->limit_bytes == 0 ||
-        used_locked (snap) + STRIPE_BYTES <= snap->limit_bytes)
+    if (!snapshot_over_limit_locked (snap))
       continue;
     reason = g_strdup_printf ("its scratch limit of %" G_GUINT64_FORMAT
                               " bytes is used up", snap->limit_bytes);

@@ -138,7 +138,7 @@ posix_run (StorageFile *file, uint64_t offset, uint64_t limit,
       return -errno;
     /* A hole that appeared between the two calls: data, to be safe. */
     if ((uint64_t) next <= offset)
-      next = offset + 1;
+      next = (offset / 4096 + 1) * 4096;
   }
   if ((uint64_t) next - offset < limit)
     *out_length = next - offset;

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A write of the old epoch that preserves after the next cut's flip does so in
+ * its own epoch's layer, and an overlapping write of the new epoch waits for it
+ * (durability.md H6b). */
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "tests/fleece-fixture.h"
+#include "tests/storage-hook.h"
+
+#define SIZE (8 * 1024 * 1024)
+#define BLOCK 4096
+#define AT (1024 * 1024)
+
+static HookGate *gate;
+static Fixture *fx;
+
+static void
+setup (void)
+{
+  gate = hook_gate_new ();
+  fx = fixture_new (1, SIZE);
+  fx->storage = storage_hook_new (hook_gate_fn, gate);
+  fixture_start (fx);
+  fixture_write (fx->disk[0], 0, SIZE, '0');
+}
+
+static void
+teardown (void)
+{
+  Storage *storage = fx->storage;
+
+  fixture_free (fx);
+  free (storage);
+  hook_gate_free (gate);
+}
+
+static void
+test_two_layers (void)
+{
+  Snapshot *s1, *s2;
+  FixtureCall *w1, *cut, *w2;
+  g_autoptr (GError) error = NULL;
+
+  setup ();
+  s1 = fixture_cut (fx, 0, "s1", NULL);
+  /* W1 is about to read the old block for s1. */
+  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, BLOCK);
+  w1 = fixture_call_write (fx->disk[0], AT, BLOCK, '1');
+  hook_gate_wait_held (gate);
+  cut = fixture_call_cut (fx, 0, "s2");
+  g_assert_true (fixture_wait_waiters (fx->disk[0], 1, cut));
+  w2 = fixture_call_write (fx->disk[0], AT, BLOCK, '2');
+  g_assert_true (fixture_wait_waiters (fx->disk[0], 2, w2));
+  fixture_check_snapshot (s1, AT, BLOCK, '0');
+  fixture_check_disk (fx->disk[0], AT, BLOCK, '0');
+
+  hook_gate_release (gate, 0);
+  g_assert_cmpint (fixture_call_join (w1), ==, 0);
+  fixture_check_snapshot (s1, AT, BLOCK, '0');
+  g_assert_cmpint (fixture_call_join (w2), ==, 0);
+  s2 = fixture_call_join_cut (cut, NULL, &error);
+  g_assert_no_error (error);
+  fixture_check_snapshot (s1, AT, BLOCK, '0');
+  fixture_check_snapshot (s2, AT, BLOCK, '1');
+  fixture_check_disk (fx->disk[0], AT, BLOCK, '2');
+  /* Each layer has its own copy, so the older one may go first. */
+  fixture_end (s1);
+  fixture_check_snapshot (s2, AT, BLOCK, '1');
+  fixture_end (s2);
+  teardown ();
+}
+
+struct reader {
+  Snapshot *snap;
+  char buf[3 * BLOCK];
+};
+
+static int
+read_snapshot (void *opaque)
+{
+  struct reader *r = opaque;
+
+  return snapshot_pread (r->snap, r->buf, sizeof r->buf, AT - BLOCK);
+}
+
+/* A reader found the block nowhere and is about to read the base; the guest
+ * overwrites it.  Its second look must find that. */
+static void
+test_reader_looks_again (void)
+{
+  struct reader r;
+  FixtureCall *call;
+
+  setup ();
+  r.snap = fixture_cut (fx, 0, "s", NULL);
+  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, BLOCK);
+  call = fixture_call (read_snapshot, &r);
+  hook_gate_wait_held (gate);
+  fixture_write (fx->disk[0], AT, BLOCK, '1');
+  hook_gate_release (gate, 0);
+  g_assert_cmpint (fixture_call_join (call), ==, 0);
+  for (unsigned i = 0; i < sizeof r.buf; i++)
+    g_assert_cmpint (r.buf[i], ==, '0');
+  fixture_end (r.snap);
+  teardown ();
+}
+
+/* The same over an end of another snapshot and a cut. */
+static void
+test_reader_looks_again_in_newer_layers (void)
+{
+  struct reader r;
+  FixtureCall *call;
+  Snapshot *other, *newer;
+
+  setup ();
+  other = fixture_cut (fx, 0, "other", NULL);
+  r.snap = fixture_cut (fx, 0, "s", NULL);
+  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, BLOCK);
+  call = fixture_call (read_snapshot, &r);
+  hook_gate_wait_held (gate);
+  fixture_end (other);
+  newer = fixture_cut (fx, 0, "newer", NULL);
+  fixture_write (fx->disk[0], AT, BLOCK, '1');
+  fixture_end (newer);
+  hook_gate_release (gate, 0);
+  g_assert_cmpint (fixture_call_join (call), ==, 0);
+  for (unsigned i = 0; i < sizeof r.buf; i++)
+    g_assert_cmpint (r.buf[i], ==, '0');
+  fixture_end (r.snap);
+  teardown ();
+}
+
+/* A reader that is in the base while its snapshot ends. */
+static void
+test_reader_of_ended (void)
+{
+  struct reader r;
+  FixtureCall *call;
+  g_autoptr (GError) error = NULL;
+
+  setup ();
+  r.snap = fixture_cut (fx, 0, "s", NULL);
+  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, BLOCK);
+  call = fixture_call (read_snapshot, &r);
+  hook_gate_wait_held (gate);
+  g_assert_true (snapshot_end (r.snap, &error));
+  fixture_write (fx->disk[0], AT, BLOCK, '1');
+  hook_gate_release (gate, 0);
+  g_assert_cmpint (fixture_call_join (call), ==, -ESHUTDOWN);
+  snapshot_unref (r.snap);
+  teardown ();
+}
+
+/* A late write's layer has a limit that is used up, and its snapshot is broken
+ * already when the write preserves; once it was asked to try again for ever. */
+static void
+test_late_over_limit (void)
+{
+  FleeceCutDisk cd;
+  Snapshot *s0, *s1, *s2;
+  FixtureCall *w1, *cut;
+  g_autoptr (GError) error = NULL;
+
+  setup ();
+  s0 = fixture_cut (fx, 0, "s0", NULL);
+  cd = (FleeceCutDisk) {
+    .disk = fx->disk[0], .snapshot = "s1", .scratch_limit = BLOCK,
+  };
+  fleece_cut (fx->f, &cd, 1, NULL, NULL, &error);
+  g_assert_no_error (error);
+  s1 = cd.out_snapshot;
+  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, 2 * BLOCK);
+  w1 = fixture_call_write (fx->disk[0], AT, 2 * BLOCK, '1');
+  hook_gate_wait_held (gate);
+  cut = fixture_call_cut (fx, 0, "s2");
+  g_assert_true (fixture_wait_waiters (fx->disk[0], 1, cut));
+  hook_gate_release (gate, 0);
+  g_assert_cmpint (fixture_call_join (w1), ==, 0);
+  s2 = fixture_call_join_cut (cut, NULL, &error);
+  g_assert_no_error (error);
+  fixture_check_snapshot (s0, 0, SIZE, '0');
+  fixture_check_snapshot (s2, AT, 2 * BLOCK, '1');
+  fixture_end (s0);
+  fixture_end (s1);
+  fixture_end (s2);
+  teardown ();
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/fleece/late-write/two-layers", test_two_layers);
+  g_test_add_func ("/fleece/late-write/reader-looks-again",
+                   test_reader_looks_again);
+  g_test_add_func ("/fleece/late-write/reader-looks-again-in-newer-layers",
+                   test_reader_looks_again_in_newer_layers);
+  g_test_add_func ("/fleece/late-write/reader-of-ended", test_reader_of_ended);
+  g_test_add_func ("/fleece/late-write/late-over-limit", test_late_over_limit);
+  return g_test_run ();
+}
