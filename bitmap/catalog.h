@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* catalog.h - the durable book of one state directory: disks, epochs,
  * checkpoints, named bitmaps, snapshots, layers, backups.  SQLite, one
- * connection, locking_mode=EXCLUSIVE, WAL, synchronous=FULL (H15).  Never on the
- * guest's write path.
+ * connection, locking_mode=EXCLUSIVE, WAL, synchronous=FULL (H15).  Never on
+ * the guest's write path.
  *
  * Opening has two halves because servers fork in between: catalog_new takes the
  * directory's lock (an open file description lock, inherited over fork) so that
@@ -42,7 +42,7 @@ const char *catalog_uuid (const Catalog *cat);  /* made when created */
 /* BEGIN IMMEDIATE .. COMMIT.  begin calls nest: only the outermost counts; an
  * inner rollback makes the outer commit fail.  commit returns once durable. */
 bool catalog_begin (Catalog *cat, GError **error);
-bool catalog_commit (Catalog *cat, GError **error);     /* rolls back on error */
+bool catalog_commit (Catalog *cat, GError **error);  /* error: rolled back */
 void catalog_rollback (Catalog *cat);
 
 /* --- for the code of bitmap/, fleece/ and plugin/ that keeps rows of its own.

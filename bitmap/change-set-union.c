@@ -128,28 +128,17 @@ rescale (const ChangeSetUnion *u, const ChangeSet *set, GError **error)
   return chunk_writer_finish (writer, error);
 }
 
-/* ORs r into the accumulator; *consumed: it has become the accumulator. */
 static bool
 add_roaring (ChangeSetUnion *u, const roaring_bitmap_t *r, GError **error)
 {
-  if (u->acc == NULL)
+  if (u->acc == NULL) {
     u->acc = roaring_bitmap_copy (r);
-  else if (!u->lazy) {
-    /* Bitset conversion only for the first: the in-place form leaves small
-     * containers that exist on one side only as they are. */
-    roaring_bitmap_t *acc = roaring_bitmap_lazy_or (u->acc, r, true);
-
-    if (acc != NULL) {
-      roaring_bitmap_free (u->acc);
-      u->acc = acc;
-      u->lazy = true;
-    }
-    else
-      return no_memory (error);
+    return u->acc != NULL || no_memory (error);
   }
-  else
-    roaring_bitmap_lazy_or_inplace (u->acc, r, true);
-  return u->acc != NULL || no_memory (error);
+  /* true: chunks that both have become bitsets, for the many adds to come. */
+  roaring_bitmap_lazy_or_inplace (u->acc, r, true);
+  u->lazy = true;
+  return true;
 }
 
 bool

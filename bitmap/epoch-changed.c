@@ -186,8 +186,8 @@ load_blob (EpochLog *log, const Part *part, GError **error)
   if (set != NULL && (change_set_size (set) != part->size ||
                       change_set_granularity (set) != part->granularity)) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_CORRUPT,
-                 "epoch %" G_GUINT64_FORMAT " has another geometry than its row",
-                 part->id);
+                 "epoch %" G_GUINT64_FORMAT " has another geometry than its "
+                 "row", part->id);
     g_clear_pointer (&set, change_set_unref);
   }
   return set;

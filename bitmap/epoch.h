@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* epoch.h - one disk's epochs: one open and recording, the sealed ones immutable.
+/* epoch.h - one disk's epochs: one open and recording, the sealed ones
+ * immutable.
  *
  * Epoch ids grow by time within a disk and never repeat (also not over
  * restarts).  A boundary is named by the id of the epoch that STARTS there:
@@ -41,7 +42,7 @@ typedef struct {
   uint64_t id;
   uint64_t size;                /* geometry is fixed for the epoch's life */
   uint32_t granularity;
-  DirtyBitmap *bitmap;          /* where guest writes set bits; NULL once stored */
+  DirtyBitmap *bitmap;          /* of guest writes; NULL once stored */
   /*< private >*/
   uint64_t prev;                /* id of the epoch before; 0: none */
   ChangeSet *sealed;            /* cache of bitmap, once it cannot change */
@@ -53,7 +54,7 @@ typedef struct EpochLog EpochLog;
 typedef struct {
   bool created;                 /* the disk was unknown; counts as clean */
   bool clean;                   /* tracking continues exactly */
-  char *reason;                 /* why not clean, one phrase; owned by the log */
+  char *reason;                 /* why not clean, one phrase; the log's */
 } EpochOpenReport;
 
 /* Opens the log of the disk called name, creating its rows if it is new, makes
@@ -96,14 +97,15 @@ void epoch_log_abandon (EpochLog *log, Epoch *next);
 bool epoch_log_store (EpochLog *log, GError **error);
 
 /* What changed from boundary from to boundary to (0: now), as of the disk's
- * size at that instant.  Loads blobs on demand, one at a time, and keeps none.  A blob that cannot be read or fails its checks counts
+ * size at that instant.  Loads blobs on demand, one at a time, and keeps none.
+ * A blob that cannot be read or fails its checks, or a gap in the rows, counts
  * as all dirty (*out_damaged is then set, if not NULL), never as clean.
  * NOT_FOUND if from or to is older than the oldest epoch kept, or unknown. */
 ChangeSet *epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to,
                               bool *out_damaged, GError **error);
 
-/* Drop epochs that no boundary needs any more: all with id < keep_from.  Part of
- * the caller's transaction if one is open. */
+/* Drop epochs that no boundary needs any more: all sealed ones with id <
+ * keep_from.  Part of the caller's transaction if one is open. */
 bool epoch_log_forget_before (EpochLog *log, uint64_t keep_from,
                               GError **error);
 

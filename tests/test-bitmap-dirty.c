@@ -38,15 +38,13 @@ teardown (Fixture *f)
 static void
 set (Fixture *f, uint64_t offset, uint64_t length)
 {
-  dirty_bitmap_set (f->bm, offset, length);
-  for (uint64_t g = 0; g < f->nr; g++) {
-    uint64_t start = g * f->granularity;
-    uint64_t end = start + f->granularity;
+  uint64_t end = length > G_MAXUINT64 - offset ? G_MAXUINT64 : offset + length;
 
-    if (length > 0 && offset < end && offset < f->size &&
-        (length > G_MAXUINT64 - offset || offset + length > start))
+  dirty_bitmap_set (f->bm, offset, length);
+  if (length > 0 && offset < f->size)
+    for (uint64_t g = offset / f->granularity;
+         g < f->nr && g * f->granularity < end; g++)
       f->model[g] = true;
-  }
 }
 
 static void
@@ -54,11 +52,13 @@ check_runs (Fixture *f, const ChangeSet *cs, uint64_t limit)
 {
   uint64_t offset = 0;
 
-  while (offset < f->size) {
+  for (uint64_t end = 0; offset < f->size;) {
     bool dirty;
     uint64_t length = change_set_run (cs, offset, limit, &dirty);
-    uint64_t g = offset / f->granularity, end = g;
+    uint64_t g = offset / f->granularity;
 
+    /* Still in the run found last time? */
+    end = MAX (end, g);
     while (end < f->nr && f->model[end] == f->model[g])
       end++;
     g_assert_cmpint (dirty, ==, f->model[g]);
@@ -82,10 +82,11 @@ check (Fixture *f)
     uint64_t last = MIN (f->size, first + f->granularity) - 1;
 
     count += f->model[g];
-    g_assert_cmpint (dirty_bitmap_get (f->bm, first), ==, f->model[g]);
-    g_assert_cmpint (dirty_bitmap_get (f->bm, last), ==, f->model[g]);
-    g_assert_cmpint (change_set_get (cs, first), ==, f->model[g]);
-    g_assert_cmpint (change_set_get (cs, last), ==, f->model[g]);
+    if (dirty_bitmap_get (f->bm, first) != f->model[g] ||
+        dirty_bitmap_get (f->bm, last) != f->model[g] ||
+        change_set_get (cs, first) != f->model[g] ||
+        change_set_get (cs, last) != f->model[g])
+      g_error ("granule %" G_GUINT64_FORMAT ": want %d", g, f->model[g]);
   }
   g_assert_cmpuint (dirty_bitmap_count (f->bm), ==, count);
   g_assert_cmpuint (change_set_count (cs), ==, count);
@@ -128,10 +129,10 @@ test_random (void)
 static void
 test_patterns (void)
 {
-  static const unsigned steps[] = { 1, 2, 3, 5, 15, 16, 17, 64, 100 };
+  static const unsigned steps[] = { 1, 2, 3, 16, 100 };
 
   for (size_t i = 0; i < G_N_ELEMENTS (steps); i++)
-    for (unsigned run = 1; run <= steps[i]; run += 7) {
+    for (unsigned run = 1; run <= steps[i]; run += 13) {
       Fixture f;
 
       setup (&f, 70000 * UINT64_C (65536) + 1, 65536);
