@@ -276,6 +276,8 @@ class Fixture:
                 h.shutdown(nbd.SHUTDOWN_ABANDON_PENDING)
             except nbd.Error:       # shut down before, or its server is dead
                 pass
+        # libnbd's destructor complains once the interpreter is going down.
+        self.handles.clear()
         bad = [s for s in reversed(self.servers) if not s.stop()]
         for s in bad:
             print(f"{s.name}: ended with status {s.process.returncode}",
