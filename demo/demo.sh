@@ -11,6 +11,7 @@
 # Run by `./bootstrap demo`.  Everything is in one temporary folder, and gone at
 # the end, after Ctrl-C too.  DEMO_SIZE: size of the disk in MiB (default 512).
 set -euo pipefail
+exec 2>&1                       # in order, also through a pipe
 shopt -s inherit_errexit
 
 build=${abs_top_builddir:-$(cd "$(dirname "$0")/.." && pwd)}
@@ -34,7 +35,6 @@ if [ ! -w /dev/fuse ] || ! losetup -f >/dev/null 2>&1; then
 fi
 
 d=$(mktemp -d "${TMPDIR:-/tmp}/nbdfleece-demo.XXXXXX")
-runtime=$(mktemp -d /dev/shm/nbdfleece-demo.XXXXXX)
 writer= fuse=
 
 # In the order in which things lean on each other.  Nothing here may stop the
@@ -67,7 +67,7 @@ cleanup ()
     done
     kill -KILL "$pid" 2>/dev/null
   fi
-  rm -rf "$d" "$runtime"
+  rm -rf "$d"
   if [ $status -ne 0 ]; then
     echo "demo: failed (status $status)" >&2
   fi
@@ -105,7 +105,8 @@ write_files ()
       mv "guest/work/$((n % 40)).new" "guest/work/$((n % 40))"
       echo "$n $tree" >>guest/log
       sync -f guest/log
-      echo "$n" >written
+      echo "$n" >written.new
+      mv written.new written
     done
   done
 }
@@ -136,13 +137,12 @@ let_it_write ()
 }
 
 cd "$d"
-mkdir -p images state backup guest check
-export NBDFLEECE_CONTROL=$d/qmp.sock
+mkdir -p state backup guest check
 
 say "A disk of $size MiB with a file system and files on it"
-truncate -s "${size}M" images/vda.raw images/vdb.raw
-mkfs.ext4 -q -L guest images/vda.raw
-mount -o loop images/vda.raw guest
+truncate -s "${size}M" vda.raw vdb.raw
+mkfs.ext4 -q -L guest vda.raw
+mount -o loop vda.raw guest
 mkdir guest/work guest/doc
 # A sample of what is here, a third of the disk at most.
 room=$((size * 1024 / 3))
@@ -157,17 +157,16 @@ df -h guest | sed 's/^/  /'
 umount guest
 
 say "Serve it, and an empty second disk, over NBD"
-run "nbdfleece -P $d/pid -U $d/nbd.sock disk=vda:$d/images/vda.raw \\
-    disk=vdb:$d/images/vdb.raw state=$d/state runtime=$runtime \\
-    control=$NBDFLEECE_CONTROL"
-u="nbd+unix:///%s?socket=$d/nbd.sock"
-uri () { printf "$u" "$1"; }
-run "nbdinfo --list '$(uri '')' | grep -E '^export|size:'"
+run "nbdfleece -P pid -U nbd.sock disk=vda:vda.raw disk=vdb:vdb.raw \\
+    state=state control=qmp.sock"
+run "export NBDFLEECE_CONTROL=qmp.sock"
+run "nbdinfo --list 'nbd+unix:///?socket=nbd.sock' | grep -E '^export|size:'"
 
 say "The guest: mount the live disk, and keep writing, now and until the end"
 touch live
-printf '%s$ nbdfuse live '\''%s'\'' &%s\n' "$bold" "$(uri vda)" "$off"
-setsid nbdfuse -P "$d/fuse.pid" live "$(uri vda)" &
+printf '%s$ %s%s\n' "$bold" \
+  "nbdfuse live 'nbd+unix:///vda?socket=nbd.sock' &" "$off"
+setsid nbdfuse -P fuse.pid live "nbd+unix:///vda?socket=nbd.sock" &
 fuse=$!
 while [ ! -s fuse.pid ]; do
   kill -0 "$fuse"
@@ -180,11 +179,11 @@ let_it_write 10
 say "Monday: a snapshot and a checkpoint, one instant; the guest does not stop"
 run "fleecectl backup begin --disk vda --checkpoint mon"
 say "Any NBD client sees the snapshot: where it has data, where holes"
-run "nbdinfo --map --totals '$(uri vda@mon)'"
+run "nbdinfo --map --totals 'nbd+unix:///vda@mon?socket=nbd.sock'"
 say "The full backup"
-run "fleececopy '$(uri vda@mon)' backup/vda.raw"
+run "fleececopy 'nbd+unix:///vda@mon?socket=nbd.sock' backup/vda.raw"
 say "Is it the snapshot?  (The guest wrote $(cat written) trees since it started.)"
-run "nbdcopy '$(uri vda@mon)' - | cmp - backup/vda.raw"
+run "nbdcopy 'nbd+unix:///vda@mon?socket=nbd.sock' - | cmp - backup/vda.raw"
 verdict "identical"
 run "fleecectl backup end mon"
 
@@ -196,12 +195,12 @@ run "fleecectl map vda --since mon"
 
 say "Tuesday: a snapshot with what changed since Monday, and the next checkpoint"
 run "fleecectl backup begin --disk vda --incremental mon --checkpoint tue"
-run "nbdinfo --map=qemu:dirty-bitmap:mon --totals '$(uri vda@tue)'"
+run "nbdinfo --map=qemu:dirty-bitmap:mon --totals 'nbd+unix:///vda@tue?socket=nbd.sock'"
 say "The incremental backup: brings the copy up to date, reads only what changed"
-run "fleececopy --since mon '$(uri vda@tue)' backup/vda.raw"
+run "fleececopy --since mon 'nbd+unix:///vda@tue?socket=nbd.sock' backup/vda.raw"
 
 say "Byte for byte: the updated copy against all of Tuesday's snapshot"
-run "nbdcopy '$(uri vda@tue)' - | cmp - backup/vda.raw"
+run "nbdcopy 'nbd+unix:///vda@tue?socket=nbd.sock' - | cmp - backup/vda.raw"
 verdict "identical"
 
 say "As a file system: mounted as after a power cut, then checked"
@@ -211,13 +210,13 @@ run "e2fsck -fn check.raw"
 verdict "clean"
 
 say "Restore to the second disk"
-run "fleececopy backup/vda.raw '$(uri vdb)'"
-run "nbdcopy '$(uri vdb)' - | cmp - backup/vda.raw"
+run "fleececopy backup/vda.raw 'nbd+unix:///vdb?socket=nbd.sock'"
+run "nbdcopy 'nbd+unix:///vdb?socket=nbd.sock' - | cmp - backup/vda.raw"
 verdict "restored: identical byte for byte"
 
 say "The end of Tuesday's backup; the checkpoints stay"
 run "fleecectl backup end tue"
-run "fleecectl checkpoint list --disk vda"
+run "fleecectl checkpoint list"
 
 stop_writer
 say "The guest wrote $(cat written) trees meanwhile, and its disk is fine too"
@@ -225,5 +224,5 @@ run "umount guest"
 run "umount live"
 wait "$fuse" || :
 fuse=
-run "e2fsck -fn images/vda.raw"
+run "e2fsck -fn vda.raw"
 verdict "clean"

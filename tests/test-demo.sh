@@ -15,8 +15,11 @@ nothing_left ()
   ! ls -d "$tmpdir"/nbdfleece-demo.* 2>/dev/null || fail "folder left"
   ! grep -F "$tmpdir/nbdfleece-demo" /proc/mounts || fail "mount left"
   ! losetup -a | grep -F "$tmpdir/nbdfleece-demo" || fail "loop device left"
-  ! pgrep -f "$tmpdir/nbdfleece-demo" >"$tmpdir/left" ||
-    fail "processes left: $(cat "$tmpdir/left")"
+  local p
+  for p in $(pgrep -x 'nbdfleece|nbdfuse'); do
+    ! tr '\0' '\n' <"/proc/$p/environ" 2>/dev/null |
+      grep -qx "TMPDIR=$tmpdir" || fail "process left: $(ps -p "$p" -o args=)"
+  done
 }
 
 bash "$abs_top_srcdir/demo/demo.sh" >"$tmpdir/demo.log" 2>&1 ||
