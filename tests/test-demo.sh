@@ -16,7 +16,7 @@ nothing_left ()
   ! grep -F "$tmpdir/nbdfleece-demo" /proc/mounts || fail "mount left"
   ! losetup -a | grep -F "$tmpdir/nbdfleece-demo" || fail "loop device left"
   local p
-  for p in $(pgrep -x 'nbdfleece|nbdfuse'); do
+  for p in $(pgrep -x nbdfleece; pgrep -x nbdfuse); do
     ! tr '\0' '\n' <"/proc/$p/environ" 2>/dev/null |
       grep -qx "TMPDIR=$tmpdir" || fail "process left: $(ps -p "$p" -o args=)"
   done
