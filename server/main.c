@@ -151,7 +151,8 @@ make_uri (const struct command_line *cl, const char *path)
 
   if (path != NULL) {
     socket = g_uri_escape_string (path, "/", TRUE);
-    return g_strdup_printf ("nbd+unix:///%s?socket=%s", name, socket);
+    return g_strdup_printf ("nbd+unix://%s%s?socket=%s", *name ? "/" : "",
+                            name, socket);
   }
   if (listen_tcp_port () != 10809)
     port = g_strdup_printf (":%u", listen_tcp_port ());
