@@ -102,11 +102,14 @@ disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error)
   return false;
 }
 
+/* No other catalog's layer has this name, and of ours only the one with this
+ * id. */
 static char *
 default_scratch_path (Disk *disk, int64_t layer_id)
 {
-  return g_strdup_printf ("%s/%s-%" G_GINT64_FORMAT ".layer",
-                          disk->fleece->scratch_dir, disk->name, layer_id);
+  return g_strdup_printf ("%s/%s-%.8s-%" G_GINT64_FORMAT ".layer",
+                          disk->fleece->scratch_dir, disk->name,
+                          catalog_uuid (disk->fleece->cat), layer_id);
 }
 
 /* Rows of a snapshot and its layer; the objects; not yet the file. */
@@ -121,13 +124,18 @@ prepare_snapshot (Part *p, GError **error)
   /* The default name has the row's id in it: two steps. */
   path = p->req->scratch_file != NULL ? g_strdup (p->req->scratch_file)
     : g_strdup_printf ("new/%s/%s", disk->name, p->req->snapshot);
-  if (!store_add_layer (cat, disk_id, path, disk->size, &layer_id, error))
+  if ((p->req->scratch_file != NULL &&
+       !store_check_layer_file (cat, path, error)) ||
+      !store_add_layer (cat, disk_id, path, disk->size, &layer_id, error))
     return false;
   if (p->req->scratch_file == NULL) {
     g_free (path);
     path = default_scratch_path (disk, layer_id);
     if (!store_set_layer_file (cat, layer_id, path, error))
       return false;
+    /* Of a server that was killed here, before its row was committed: the id
+     * comes again, and so would the error that the file exists. */
+    layer_remove_files (disk->fleece->storage, path);
   }
   p->layer = layer_create (disk->fleece->storage, path, disk->size, layer_id,
                            error);
@@ -136,7 +144,8 @@ prepare_snapshot (Part *p, GError **error)
   p->snap = snapshot_new (disk, p->req->snapshot, p->epoch->id, p->layer);
   p->snap->limit_bytes = p->req->scratch_limit;
   p->snap->on_error = p->req->on_error;
-  return store_add_snapshot (cat, p->snap, disk_id, layer_id, error);
+  return store_delete_prepared (cat, disk_id, p->req->snapshot, error) &&
+    store_add_snapshot (cat, p->snap, disk_id, layer_id, error);
 }
 
 static bool
@@ -328,7 +337,10 @@ abort_flipped (Cut *cut)
     if (!p->sealed)
       p->disk->late = p->epoch;
     if (p->snap != NULL) {
-      snapshot_end_locked (p->snap, &error);
+      /* If its row cannot be deleted, a next start or a next snapshot of that
+       * name does it, by its state "prepared". */
+      store_delete_snapshot (cut->f->cat, p->snap->id, &error);
+      snapshot_forget_locked (p->snap);
       snapshot_unref (p->snap);
       layer_unref (p->layer);
     }
@@ -402,10 +414,11 @@ fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
 
   if (!check_request (disks, nr, error))
     return false;
-  part = g_new0 (Part, nr);
+  part = g_new0 (Part, nr);     /* NULL without a disk, and qsort wants none */
   for (size_t i = 0; i < nr; i++)
     part[i] = (Part) { .req = &disks[i], .disk = disks[i].disk };
-  qsort (part, nr, sizeof part[0], part_compare);
+  if (nr > 1)
+    qsort (part, nr, sizeof part[0], part_compare);
   cut.part = part;
   for (size_t i = 0; i < nr; i++)
     pthread_mutex_lock (&part[i].disk->cut_lock);

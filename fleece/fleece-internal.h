@@ -136,16 +136,21 @@ bool snapshot_over_limit_locked (const Snapshot *snap);
 /* After a cut or an end: the newest layer's budget.  snap_lock held. */
 void disk_update_budget_locked (Disk *disk);
 
-/* snapshot_end with cut_lock held. */
-bool snapshot_end_locked (Snapshot *snap, GError **error);
+/* End it in memory; cut_lock held. */
+void snapshot_forget_locked (Snapshot *snap);
 
 /* snapshot-store.c: rows of the tables snapshot and layer. */
+/* EXISTS if a layer has this file. */
+bool store_check_layer_file (Catalog *cat, const char *file, GError **error);
 bool store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
                       uint64_t size, int64_t *out_id, GError **error);
 bool store_set_layer_file (Catalog *cat, int64_t id, const char *file,
                            GError **error);
 bool store_set_layer_live (Catalog *cat, int64_t id, GError **error);
 bool store_delete_layer (Catalog *cat, int64_t id, GError **error);
+/* What a failed cut could not delete. */
+bool store_delete_prepared (Catalog *cat, int64_t disk_id, const char *name,
+                            GError **error);
 bool store_add_snapshot (Catalog *cat, Snapshot *snap, int64_t disk_id,
                          int64_t layer_id, GError **error);
 bool store_set_snapshot_live (Catalog *cat, Snapshot *snap, GError **error);

@@ -32,6 +32,25 @@ run_sql (Catalog *cat, const char *sql, GError **error, const char *types, ...)
 }
 
 bool
+store_check_layer_file (Catalog *cat, const char *file, GError **error)
+{
+  sqlite3_stmt *stmt;
+  int rc = -1;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, "SELECT 1 FROM layer WHERE file = ?", error);
+  if (stmt != NULL) {
+    sqlite3_bind_text (stmt, 1, file, -1, SQLITE_TRANSIENT);
+    rc = catalog_step_row (cat, stmt, error);
+  }
+  catalog_unlock (cat);
+  if (rc == 1)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                 "scratch file '%s' is in use already", file);
+  return rc == 0;
+}
+
+bool
 store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
                  uint64_t size, int64_t *out_id, GError **error)
 {
@@ -111,6 +130,14 @@ store_set_snapshot_state (Catalog *cat, int64_t id, SnapshotState state,
   return run_sql (cat, "UPDATE snapshot SET state = ?, reason = ?"
                   " WHERE id = ?", error, "tti", snapshot_state_name (state),
                   reason, id);
+}
+
+bool
+store_delete_prepared (Catalog *cat, int64_t disk_id, const char *name,
+                       GError **error)
+{
+  return run_sql (cat, "DELETE FROM snapshot WHERE disk = ? AND name = ?"
+                  " AND state = 'prepared'", error, "it", disk_id, name);
 }
 
 bool

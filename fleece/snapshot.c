@@ -281,22 +281,28 @@ disk_break_over_limit (Disk *disk)
   report_broken (disk, broken, ENOSPC);
 }
 
-bool
-snapshot_end_locked (Snapshot *snap, GError **error)
+void
+snapshot_forget_locked (Snapshot *snap)
 {
   Disk *disk = snap->disk;
 
-  if (atomic_load (&snap->state) == SNAPSHOT_ENDED)
-    return true;
-  /* The row first: what is acknowledged is durable, and on failure the snapshot
-   * is as it was. */
-  if (!store_delete_snapshot (disk->fleece->cat, snap->id, error))
-    return false;
   pthread_mutex_lock (&disk->snap_lock);
   atomic_store (&snap->state, SNAPSHOT_ENDED);
   g_ptr_array_remove (disk->snapshots, snap);
   pthread_mutex_unlock (&disk->snap_lock);
   disk_drop_layers (disk);
+}
+
+static bool
+end_locked (Snapshot *snap, GError **error)
+{
+  if (atomic_load (&snap->state) == SNAPSHOT_ENDED)
+    return true;
+  /* The row first: what is acknowledged is durable, and on failure the snapshot
+   * is as it was. */
+  if (!store_delete_snapshot (snap->disk->fleece->cat, snap->id, error))
+    return false;
+  snapshot_forget_locked (snap);
   return true;
 }
 
@@ -307,7 +313,7 @@ snapshot_end (Snapshot *snap, GError **error)
   bool ok;
 
   pthread_mutex_lock (&disk->cut_lock);
-  ok = snapshot_end_locked (snap, error);
+  ok = end_locked (snap, error);
   pthread_mutex_unlock (&disk->cut_lock);
   return ok;
 }

@@ -46,7 +46,8 @@ int snapshot_extents (Snapshot *snap, uint64_t length, uint64_t offset,
                       FleeceRunFn fn, void *opaque);
 
 /* End it, whatever its state: its row goes, layers that nobody needs any more
- * are removed.  The reference stays the caller's. */
+ * are removed.  The reference stays the caller's.  Not inside a transaction of
+ * the catalog: a cut that waits for the catalog would wait for ever. */
 bool snapshot_end (Snapshot *snap, GError **error);
 
 #endif
