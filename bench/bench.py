@@ -154,7 +154,7 @@ class Control:
         self.file.readline()
         self.command("qmp_capabilities")
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         self.file.write(json.dumps({"execute": name,
                                     "arguments": arguments}) + "\n")
         self.file.flush()

@@ -45,7 +45,7 @@ class Qsd:
         self.file.readline()
         self.qmp("qmp_capabilities")
 
-    def qmp(self, command, **arguments):
+    def qmp(self, command, /, **arguments):
         self.file.write(json.dumps({"execute": command,
                                     "arguments": arguments}) + "\n")
         self.file.flush()
