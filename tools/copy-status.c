@@ -186,7 +186,7 @@ status_take (struct worker *worker)
 
   if (!s->asked || !s->answered)
     return;
-  s->asked = false;
+  s->asked = s->answered = false;
   if (s->error != 0 && !engine->c.only_dirty) {
     /* Block status only saves work here; its absence is no failure. */
     plan_append (engine->plan, UINT64_MAX, PLAN_READ);
