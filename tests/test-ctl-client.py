@@ -223,10 +223,11 @@ status, out, _ = ctl(scripted([
     {"device": "vda", "io-status": "ok", "inserted": {
         "file": "/x/a\x1b.raw", "ro": False, "image": {
             "virtual-size": 3 << 30, "actual-size": 4096},
+        "tracking": {"clean": False, "reason": "no clean stop"},
         "dirty-bitmaps": [{"name": "b0"}, {"name": "b1"}]}}]), "disk", "list")
 assert out == """\
-DISK     SIZE     USED  ACCESS    STATUS  BITMAPS  FILE
-vda   3.0 GiB  4.0 KiB  writable  ok      b0,b1    /x/a\\x1b.raw
+DISK     SIZE     USED  ACCESS    STATUS  TRACKING       BITMAPS  FILE
+vda   3.0 GiB  4.0 KiB  writable  ok      no clean stop  b0,b1    /x/a\\x1b.raw
 """, out
 
 
@@ -267,7 +268,7 @@ assert status == 0
 status, out, _ = ctl(scripted([{
     "id": "tue", "checkpoint": "tue", "disks": [
         {"disk": "vda", "export": "vda@tue", "incremental": "mon",
-         "state": "running", "scratch": {"used": 8192, "limit": 1 << 30},
+         "state": "running", "scratch-used": 8192, "scratch-limit": 1 << 30,
          "clients": 2}]}]), "backup", "list")
 assert out == """\
 BACKUP  DISK  EXPORT   SINCE  CHECKPOINT  STATE    SCRATCH    LIMIT  CLIENTS

@@ -163,8 +163,6 @@ list (struct ctl *ctl)
   if (!ctl_print_json (ctl, backups)) {
     json_array_foreach (backups, i, backup)
       json_array_foreach (json_object_get (backup, "disks"), j, disk) {
-        const json_t *scratch = either (disk, backup, "scratch");
-
         table_cell (table, ctl_get (backup, "id"));
         table_cell (table, ctl_get (disk, "disk"));
         table_cell (table, ctl_get (disk, "export"));
@@ -172,8 +170,8 @@ list (struct ctl *ctl)
         table_cell (table, ctl_get (backup, "checkpoint"));
         table_cell (table,
                     json_string_value (either (disk, backup, "state")));
-        table_cell_take (table, ctl_get_size (scratch, "used"));
-        table_cell_take (table, ctl_get_size (scratch, "limit"));
+        table_cell_take (table, ctl_get_size (disk, "scratch-used"));
+        table_cell_take (table, ctl_get_size (disk, "scratch-limit"));
         table_cell_take (table,
                          count_text (either (disk, backup, "clients")));
         table_cell (table,

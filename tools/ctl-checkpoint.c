@@ -61,7 +61,7 @@ static const struct arg_spec list_options[] = {
   { "size", NULL, "how much has changed since each" },
   { "roots", NULL, "only those without a parent" },
   { "leaves", NULL, "only those without children" },
-  { "from", "NAME", "only this one and what comes after it" },
+  { "from", "NAME", "only what comes after this one" },
   { NULL }
 };
 

@@ -58,7 +58,9 @@ terminal_width (void)
     n = ws.ws_col;
   else if (columns == NULL || !human_parse_uint (columns, 1, MAX_WIDTH, &n))
     n = 80;
-  return CLAMP (n, LABEL_WIDTH + 2 + MIN_WIDTH, MAX_WIDTH) - LABEL_WIDTH - 2;
+  n = CLAMP (n, LABEL_WIDTH + 2 + MIN_WIDTH, MAX_WIDTH) - LABEL_WIDTH - 2;
+  /* A power of 2, so that rows begin at round offsets. */
+  return 1u << (g_bit_storage (n) - 1);
 }
 
 static void

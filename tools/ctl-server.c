@@ -29,11 +29,24 @@ bitmap_names (const json_t *inserted)
   return g_string_free (names, FALSE);
 }
 
+/* Something only where not every change is known exactly. */
+static const char *
+tracking_text (const json_t *inserted)
+{
+  const json_t *tracking = json_object_get (inserted, "tracking");
+  const char *reason = ctl_get (tracking, "reason");
+
+  if (!json_is_false (json_object_get (tracking, "clean")))
+    return NULL;
+  return reason != NULL ? reason : "everything counts as changed";
+}
+
 static int
 disk_list (struct ctl *ctl)
 {
   static const char *const titles[] =
-    { "DISK", ">SIZE", ">USED", "ACCESS", "STATUS", "BITMAPS", "FILE", NULL };
+    { "DISK", ">SIZE", ">USED", "ACCESS", "STATUS", "TRACKING", "BITMAPS",
+      "FILE", NULL };
   g_autoptr (Table) table = table_new (titles);
   json_t *disks = ctl_execute (ctl, "query-block", NULL), *disk;
   size_t i;
@@ -52,6 +65,7 @@ disk_list (struct ctl *ctl)
                   : json_is_true (json_object_get (inserted, "ro"))
                     ? "read-only" : "writable");
       table_cell (table, ctl_get (disk, "io-status"));
+      table_cell (table, tracking_text (inserted));
       table_cell_take (table, bitmap_names (inserted));
       table_cell (table, ctl_get (inserted, "file"));
     }
