@@ -162,12 +162,13 @@ add_pair (const struct ctl *ctl, json_t *arguments, const char *word)
                       &jerr);
   if (value == NULL)
     value = json_string (equals + 1);
-  if (value == NULL || json_object_get (arguments, key) != NULL ||
-      json_object_set_new (arguments, key, value) == -1) {
-    ctl_usage (ctl, value == NULL || json_object_get (arguments, key) == NULL
-                 ? "'%s' is not UTF-8" : "'%s' is there twice", key);
+  /* argv is UTF-8, so there always is a value. */
+  if (json_object_get (arguments, key) != NULL) {
+    ctl_usage (ctl, "'%s' is there twice", key);
+    json_decref (value);
     return false;
   }
+  json_object_set_new (arguments, key, value);
   return true;
 }
 
