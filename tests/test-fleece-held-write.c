@@ -3,6 +3,8 @@
  * writes to the same blocks. */
 #include <config.h>
 
+#include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "tests/fleece-fixture.h"
@@ -137,6 +139,58 @@ test_dirty_in_old_epoch_only (void)
   teardown ();
 }
 
+/* The cut becomes durable, and its snapshot readable, only after the drain. */
+static atomic_bool committed;
+
+static bool
+commit (void *opaque, GError **error)
+{
+  atomic_store (&committed, true);
+  return true;
+}
+
+static int
+run_cut (void *opaque)
+{
+  FleeceCutDisk *cd = opaque;
+
+  return fleece_cut (fx->f, cd, 1, commit, NULL, NULL) ? 0 : -1;
+}
+
+static void
+test_commit_after_drain (void)
+{
+  FixtureCall *held, *cut;
+  FleeceCutDisk cd;
+  Snapshot *early;
+  uint64_t epoch;
+  char byte;
+
+  setup ();
+  epoch = epoch_log_current (disk_epoch_log (fx->disk[0]))->id;
+  hook_gate_arm (gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
+  held = fixture_call_write (fx->disk[0], HELD, BLOCK, 'b');
+  hook_gate_wait_held (gate);
+  cd = (FleeceCutDisk) { .disk = fx->disk[0], .snapshot = "s" };
+  cut = fixture_call (run_cut, &cd);
+  g_assert_true (fixture_wait_waiters (fx->disk[0], 1, cut));
+  g_assert_false (atomic_load (&committed));
+  g_assert_cmpuint (epoch_log_current (disk_epoch_log (fx->disk[0]))->id, ==,
+                    epoch);
+  early = disk_find_snapshot (fx->disk[0], "s");
+  g_assert_nonnull (early);
+  g_assert_cmpint (snapshot_state (early), ==, SNAPSHOT_PREPARED);
+  g_assert_cmpint (snapshot_pread (early, &byte, 1, HELD), ==, -EIO);
+  hook_gate_release (gate, 0);
+  g_assert_cmpint (fixture_call_join (held), ==, 0);
+  g_assert_cmpint (fixture_call_join (cut), ==, 0);
+  g_assert_true (atomic_load (&committed));
+  fixture_check_snapshot (early, HELD, BLOCK, 'b');
+  fixture_end (early);
+  snapshot_unref (cd.out_snapshot);
+  teardown ();
+}
+
 /* A held write that fails in the end is dirty too: nobody knows what it left. */
 static void
 test_failed_write_is_dirty (void)
@@ -162,6 +216,8 @@ main (int argc, char **argv)
   g_test_add_func ("/fleece/held-write/delays-cut-only", test_delays_cut_only);
   g_test_add_func ("/fleece/held-write/dirty-in-old-epoch-only",
                    test_dirty_in_old_epoch_only);
+  g_test_add_func ("/fleece/held-write/commit-after-drain",
+                   test_commit_after_drain);
   g_test_add_func ("/fleece/held-write/failed-write-is-dirty",
                    test_failed_write_is_dirty);
   return g_test_run ();

@@ -155,6 +155,29 @@ test_reader_of_ended (void)
   teardown ();
 }
 
+/* The old data is on its way to the scratch file: it counts as preserved only
+ * once it is there, and the disk is overwritten only after that. */
+static void
+test_reader_while_preserving (void)
+{
+  FixtureCall *write;
+  Snapshot *snap;
+
+  setup ();
+  snap = fixture_cut (fx, 0, "s", NULL);
+  hook_gate_arm (gate, HOOK_PWRITE, ".layer", AT, BLOCK);
+  write = fixture_call_write (fx->disk[0], AT, BLOCK, '1');
+  hook_gate_wait_held (gate);
+  fixture_check_disk (fx->disk[0], AT, BLOCK, '0');
+  fixture_check_snapshot (snap, 0, SIZE, '0');
+  hook_gate_release (gate, 0);
+  g_assert_cmpint (fixture_call_join (write), ==, 0);
+  fixture_check_disk (fx->disk[0], AT, BLOCK, '1');
+  fixture_check_snapshot (snap, 0, SIZE, '0');
+  fixture_end (snap);
+  teardown ();
+}
+
 /* A late write's layer has a limit that is used up, and its snapshot is broken
  * already when the write preserves; once it was asked to try again for ever. */
 static void
@@ -200,6 +223,8 @@ main (int argc, char **argv)
   g_test_add_func ("/fleece/late-write/reader-looks-again-in-newer-layers",
                    test_reader_looks_again_in_newer_layers);
   g_test_add_func ("/fleece/late-write/reader-of-ended", test_reader_of_ended);
+  g_test_add_func ("/fleece/late-write/reader-while-preserving",
+                   test_reader_while_preserving);
   g_test_add_func ("/fleece/late-write/late-over-limit", test_late_over_limit);
   return g_test_run ();
 }
