@@ -35,7 +35,7 @@ write_begin (Disk *disk, uint64_t offset, uint64_t length, bool preserve,
     seg = seg->older;
   w->seg = seg;
   dirty_bitmap_set (seg->bitmap, offset, length);
-  atomic_thread_fence (memory_order_seq_cst);
+  full_fence ();
   if (preserve && seg->layer != NULL)
     err = disk_preserve (disk, seg, offset, length);
   if (err < 0)

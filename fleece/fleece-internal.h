@@ -99,6 +99,20 @@ struct Snapshot {
   char *reason;                 /* under disk->snap_lock */
 };
 
+/* gcc does not compile fences for ThreadSanitizer; a read-modify-write orders as
+ * much. */
+static inline void
+full_fence (void)
+{
+#ifdef __SANITIZE_THREAD__
+  atomic_int any = 0;
+
+  atomic_fetch_add (&any, 1);
+#else
+  atomic_thread_fence (memory_order_seq_cst);
+#endif
+}
+
 /* fleece.c */
 void fleece_note (Fleece *f, FleeceNoteKind kind, const char *disk,
                   const char *snapshot, int error_number,

@@ -121,7 +121,7 @@ read_blocks (Snapshot *snap, uint64_t block, uint64_t nr, char *buf)
     uint64_t run = source_run (snap, block, MIN (nr, READ_STEP), src);
     int err = read_run (snap, block, run, src, buf);
 
-    atomic_thread_fence (memory_order_seq_cst);
+    full_fence ();
     run = still_from (snap, block, run, src);
     if (run == 0)
       continue;                 /* the source moved: at most once a layer */
@@ -246,7 +246,7 @@ status_of_base (Snapshot *snap, uint64_t block, uint64_t end, Status *st)
 
     if (err < 0)
       return err;
-    atomic_thread_fence (memory_order_seq_cst);
+    full_fence ();
     stop = next_preserved (snap, from / LAYER_BLOCK,
                            (from + run - 1) / LAYER_BLOCK + 1) * LAYER_BLOCK;
     if (stop <= from)
@@ -281,7 +281,7 @@ snapshot_extents (Snapshot *snap, uint64_t length, uint64_t offset,
       /* An earlier layer can still get the block; what it gets is older content
        * of the same block, as a write of that epoch was about to change it: then
        * this layer's content is newer than the snapshot. */
-      atomic_thread_fence (memory_order_seq_cst);
+      full_fence ();
       run = still_from (snap, block, run, src);
       if (run > 0)
         err = status_add (&st, (block + run) * LAYER_BLOCK,

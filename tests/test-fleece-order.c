@@ -3,10 +3,14 @@
  * every snapshot that has the other, whichever disks they are on. */
 #include <config.h>
 
+#include <sched.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "fleece/fleece-internal.h"
 #include "tests/fleece-fixture.h"
+#include "tests/storage-hook.h"
 
 #define SIZE (1024 * 1024)
 #define BLOCK 4096
@@ -64,6 +68,12 @@ check (const FleeceCutDisk cd[2], const Writer *writers)
   }
 }
 
+static int
+cut_both (void *opaque)
+{
+  return fleece_cut (fx->f, opaque, 2, NULL, NULL, NULL) ? 0 : -1;
+}
+
 static void
 test_order (void)
 {
@@ -113,10 +123,55 @@ test_order (void)
   fixture_free (fx);
 }
 
+/* The cut stands still between the two disks' flips: writes to both are on the
+ * same side of it. */
+static void
+test_between_flips (void)
+{
+  HookGate *gate = hook_gate_new ();
+  FixtureCall *call;
+  FleeceCutDisk cd[2];
+  Segment *before;
+  Storage *storage;
+  char buf[BLOCK] = { 0 };
+
+  fx = fixture_new (2, SIZE);
+  fx->storage = storage = storage_hook_new (hook_gate_fn, gate);
+  fixture_start (fx);
+  before = atomic_load (&fx->disk[0]->newest);
+  for (unsigned i = 0; i < 2; i++)
+    cd[i] = (FleeceCutDisk) { .disk = fx->disk[i], .snapshot = "s" };
+  /* The last time that it looks for d1's snapshots before the flip. */
+  hook_gate_arm (gate, HOOK_OPEN, "-2.layer", 0, 0);
+  call = fixture_call (cut_both, cd);
+  hook_gate_wait_held (gate);
+  pthread_mutex_lock (&fx->disk[1]->snap_lock);
+  hook_gate_release (gate, 0);
+  while (atomic_load (&fx->disk[0]->newest) == before)
+    sched_yield ();
+  for (uint64_t stamp = 1; stamp <= 2000; stamp++) {
+    memcpy (buf, &stamp, sizeof stamp);
+    for (unsigned i = 0; i < 2; i++)
+      g_assert_cmpint (disk_pwrite (fx->disk[i], buf, BLOCK, 0, false), ==, 0);
+  }
+  pthread_mutex_unlock (&fx->disk[1]->snap_lock);
+  g_assert_cmpint (fixture_call_join (call), ==, 0);
+  for (unsigned i = 0; i < 2; i++) {
+    g_assert_cmpuint (stamp_in (cd[i].out_snapshot, 0), ==, 2000);
+    g_assert_false (fixture_is_dirty (fx, i, cd[i].boundary, 0, 0));
+  }
+  for (unsigned i = 0; i < 2; i++)
+    fixture_end (cd[i].out_snapshot);
+  fixture_free (fx);
+  free (storage);
+  hook_gate_free (gate);
+}
+
 int
 main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/fleece/order/two-disks", test_order);
+  g_test_add_func ("/fleece/order/between-flips", test_between_flips);
   return g_test_run ();
 }
