@@ -7,8 +7,8 @@
 # Options in running text: -x or --long, not inside a word.
 options ()
 {
-  grep -oE -- '(^|[][ ,/|(=<B])--?[A-Za-z][A-Za-z0-9-]*' |
-    grep -oE -- '--?[A-Za-z][A-Za-z0-9-]*$' | sort -u
+  grep -oE -- '(^|[][ ,/|(=<B])(--[a-z][a-z0-9-]*|-[A-Za-z0-9])\b' |
+    grep -oE -- '(--[a-z][a-z0-9-]*|-[A-Za-z0-9])$' | sort -u
 }
 
 bad=0
