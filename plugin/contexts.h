@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* contexts.h - dirty bitmaps as metadata contexts, and what base:allocation says.
+/* contexts.h - dirty bitmaps as metadata contexts; what base:allocation says.
  *
  * On a snapshot, "changed since checkpoint X" is offered as
  * qemu:dirty-bitmap:X, and granted also when asked for as qemu-dirty-bitmap:X,
- * for every checkpoint X older than the snapshot and for the map that the backup
- * pinned.  A listing shows one map at most: the one chosen by ,since=X, else the
- * backup's own (some clients refuse two).  On the live disk there is none: a map
- * that moves under its reader is of no use.
+ * for every checkpoint X older than the snapshot and for the map that the
+ * backup pinned.  A listing shows one map at most: the one chosen by ,since=X,
+ * else the backup's own (some clients refuse two).  On the live disk there is
+ * none: a map that moves under its reader is of no use.
  *
  * base:allocation of a snapshot: data; dirty and zero: ZERO, so that a client
  * that skips holes still restores the zeroes; clean and zero: HOLE and ZERO.
@@ -45,7 +45,7 @@ typedef struct {
                                  * selected; no boundary twice */
   guint nr_pinned;              /* the first of them stay over deselect */
   pthread_mutex_t lock;
-  ChangeSet *dirty;             /* OR of maps, made when asked for; under lock */
+  ChangeSet *dirty;             /* OR of maps, made on demand; under lock */
 } HandleContexts;
 
 /* since: NULL: the backup's own map.  NOT_FOUND if it names no checkpoint older

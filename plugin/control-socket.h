@@ -3,7 +3,7 @@
  *
  * Mode 0600, and only peers of our own uid or root are let in (the mode alone
  * does not bind on every system).  A socket file that a dead server left behind
- * is replaced; one that answers, and anything that is no socket, is not touched.
+ * is replaced; one that answers, and anything that is no socket, is left alone.
  */
 #ifndef CONTROL_SOCKET_H
 #define CONTROL_SOCKET_H

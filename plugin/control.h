@@ -35,8 +35,8 @@ bool control_start (Control *control, const struct qmp_command *table,
  * wait. */
 void control_event (Control *control, const char *name, json_t *data);
 
-/* For the command quit, from its own function: close the client whose command is running once its
- * reply is through. */
+/* For the command quit, from its own function: close the client whose command
+ * is running once its reply is through. */
 void control_close_after_reply (struct qmp_session *session);
 
 /* Announces the shutdown, waits for commands that are running, sends what is

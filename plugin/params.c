@@ -12,12 +12,11 @@
 #include "plugin/params.h"
 
 const char params_help[] =
-  "disk=NAME:PATH         (required) Serve image or device PATH as export NAME;\n"
-  "                       'disk=' may be left out.  May be given several times."
-  "\n"
+  "disk=NAME:PATH         (required) Serve image or device PATH as NAME;\n"
+  "                       'disk=' may be left out.  May be repeated.\n"
   "state=DIR              (required) Where tracking is kept; made if missing.\n"
-  "scratch=DIR            Where snapshots keep old data (default STATE/scratch)."
-  "\n"
+  "scratch=DIR            Where snapshots keep old data\n"
+  "                       (default STATE/scratch).\n"
   "control=SOCKET         Unix socket for control commands (QMP).\n"
   "granularity=SIZE       Bytes a dirty bit, 4K .. 1M (default 64K).\n"
   "drain-timeout=SECONDS  How long a cut waits for guest writes in flight\n"

@@ -37,9 +37,9 @@ report (GError *error)
   return -1;
 }
 
-/* Of a request: 0 or -errno to nbdkit's convention.  That a backup has ended, or
- * that its snapshot broke, has been logged already, and EOPNOTSUPP is an answer,
- * not a failure: clients that go on asking shall not fill the log. */
+/* Of a request: 0 or -errno to nbdkit's convention.  That a backup has ended,
+ * or that its snapshot broke, has been logged already, and EOPNOTSUPP is an
+ * answer, not a failure: clients that go on asking shall not fill the log. */
 static int
 request_result (const Handle *handle, const char *what, int r)
 {
@@ -343,8 +343,8 @@ fleece_plugin_can_fua (void *handle)
   return is_live (handle) ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
 }
 
-/* Of a snapshot part may come from the base, part from layers: reading it is the
- * way to get it into memory. */
+/* Of a snapshot part may come from the base, part from layers: reading it is
+ * the way to get it into memory. */
 static int
 fleece_plugin_can_cache (void *handle)
 {
@@ -454,6 +454,9 @@ fleece_plugin_extents (void *opaque, uint32_t count, uint64_t offset,
                                               flags & NBDKIT_FLAG_REQ_ONE,
                                               extents));
 }
+
+/* What NBDKIT_REGISTER_PLUGIN defines and nbdkit's headers do not declare. */
+struct nbdkit_plugin *plugin_init (void);
 
 static struct nbdkit_plugin nbdkit_fleece_plugin = {
   .name = "fleece",

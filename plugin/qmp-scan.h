@@ -3,8 +3,8 @@
  *
  * A text ends where its outermost bracket closes: several may stand on one line
  * and one may take many.  What QEMU accepts beyond JSON is turned into JSON:
- * strings in single quotes, and \' in any string.  Everything else is copied for
- * the JSON parser to judge.
+ * strings in single quotes, and \' in any string.  Everything else is copied
+ * for the JSON parser to judge.
  *
  * A byte that no JSON text can have (a control character other than tab, CR and
  * LF; any control character inside a string; 0xFE, 0xFF) is an error, and what
