@@ -2,8 +2,9 @@
 /* A client lives like this: accepted by the I/O thread, which starts its worker
  * and alone reads and writes its socket.  Once the peer sends no more and all
  * is answered, or the client was told to close, it is ended: the worker stops,
- * is joined by the I/O thread, and the client is freed.  A peer that is gone still
- * gets its commands done, as far as they arrived; the replies are dropped.
+ * is joined by the I/O thread, and the client is freed.  A peer that is gone
+ * still gets its commands done, as far as they arrived; the replies are
+ * dropped.
  */
 #include <config.h>
 
