@@ -63,7 +63,9 @@ struct conn {
   bool needs_leader;            /* the monitor's: a thread could not start */
   struct conn *next_monitored;  /* under the monitor's lock */
   atomic_int_fast64_t call_ns;  /* moving average of a call of the plugin */
-  bool slow;                    /* the leader's: calls are being handed over */
+  /* The leader's. */
+  bool slow;                    /* calls are being handed over */
+  unsigned slow_batches;        /* in a row */
 };
 
 /* handshake.c.  true: c->handle is open, go on with transmission. */

@@ -46,14 +46,17 @@
 /* Buffers that requests in flight own, for each connection. */
 #define MAX_IN_FLIGHT_BYTES (64 << 20)
 
-/* Moving average of a plugin call, in ns, at which the leader starts and stops
- * to hand over everything: a hand-off costs some 10 us. */
+/* When to hand over everything: after so many batches of inline calls in a row
+ * with a mean above this.  Not a moving average: on a busy machine a batch is
+ * sometimes preempted for milliseconds, which says nothing about the plugin. */
 #define SLOW_ABOVE_NS 50000
+#define SLOW_BATCHES 8
+/* When to stop again: at this moving average of all calls.  A hand-off costs
+ * some 10 us. */
 #define FAST_BELOW_NS 20000
+#define MAX_SAMPLE_NS 500000
 /* Copying takes time as well: bytes in one ns that do not count as waiting. */
 #define FREE_BYTES_PER_NS 2
-/* One outlier says little about the next call. */
-#define MAX_SAMPLE_NS 500000
 
 struct lane {
   atomic_uint refs;
@@ -94,19 +97,36 @@ lane_unref (struct lane *l)
     free (l);
 }
 
-static void
+/* The mean of some calls.  From any thread: updates may overwrite each other,
+ * which an average can bear. */
+static int64_t
 add_sample (struct conn *c, int64_t ns, uint64_t bytes, unsigned nr_calls)
 {
   int64_t average, weight = MIN (nr_calls, 8);
 
-  if (nr_calls == 0)
-    return;
   ns = (ns - (int64_t) (bytes / FREE_BYTES_PER_NS)) / nr_calls;
   ns = CLAMP (ns, 0, MAX_SAMPLE_NS);
-  /* Threads may overwrite each other's update: an average can bear that. */
   average = atomic_load_explicit (&c->call_ns, memory_order_relaxed);
   average += (ns - average) * weight / 32;
   atomic_store_explicit (&c->call_ns, average, memory_order_relaxed);
+  return ns;
+}
+
+/* The leader has finished a batch of calls. */
+static void
+end_batch (struct conn *c, struct lane *l)
+{
+  int64_t ns;
+
+  if (l->nr_calls == 0)
+    return;
+  ns = add_sample (c, conn_now_ns () - l->batch_start, l->call_bytes,
+                   l->nr_calls);
+  l->nr_calls = 0;
+  l->call_bytes = 0;
+  c->slow_batches = ns > SLOW_ABOVE_NS ? c->slow_batches + 1 : 0;
+  if (c->slow_batches >= SLOW_BATCHES)
+    c->slow = true;
 }
 
 /* Send the replies that are ready. */
@@ -115,12 +135,7 @@ flush (struct conn *c, struct lane *l)
 {
   struct iovec iov = { .iov_base = l->tx, .iov_len = l->tx_used };
 
-  if (l->nr_calls > 0) {
-    add_sample (c, conn_now_ns () - l->batch_start, l->call_bytes,
-                l->nr_calls);
-    l->nr_calls = 0;
-    l->call_bytes = 0;
-  }
+  end_batch (c, l);
   if (l->tx_used == 0)
     return;
   conn_count (c, &l->counters);
@@ -293,9 +308,11 @@ give_buffer (struct conn *c, struct lane *l, struct op *op)
 static bool
 is_slow (struct conn *c)
 {
-  int64_t ns = atomic_load_explicit (&c->call_ns, memory_order_relaxed);
-
-  c->slow = ns > (c->slow ? FAST_BELOW_NS : SLOW_ABOVE_NS);
+  if (c->slow && atomic_load_explicit (&c->call_ns, memory_order_relaxed) <
+      FAST_BELOW_NS) {
+    c->slow = false;
+    c->slow_batches = 0;
+  }
   return c->slow;
 }
 
@@ -573,10 +590,10 @@ serve_as_new_leader (void *arg)
   speak_for (c);
   c->call_seq = atomic_load_explicit (&c->call, memory_order_relaxed);
   log_debug ("a request has been blocking: another thread goes on");
+  old->nr_calls = 0;            /* their time is unknown */
   if (l == NULL) {
     /* Nobody can serve this client any more; it gets what is in flight. */
     log_error ("out of memory for a connection: closing it");
-    old->nr_calls = 0;
     atomic_store (&c->closing, true);
     flush (c, old);
     pthread_mutex_lock (&c->lock);
@@ -588,8 +605,6 @@ serve_as_new_leader (void *arg)
     conn_finish (c);
     return;
   }
-  add_sample (c, MAX_SAMPLE_NS, 0, 1);
-  old->nr_calls = 0;            /* their time is unknown */
   flush (c, old);
   l->have = old->have - old->pos;
   memcpy (l->rx, old->rx + old->pos, l->have);
