@@ -17,7 +17,7 @@ bounded is the number of backups.  Each disk has three parts:
   mixed    requests of several connections that race and overlap: stamped 4 KiB
            blocks and unaligned 512 bytes, zeroes, trims.  Every 512 bytes are
            zero or carry a stamp of their own place with a right checksum.
-  scribble the last bytes: writes of any alignment and length.
+  scribble the last bytes: writes of any alignment and length, large ones too.
 
 A stamp: magic, disk, offset, who, version, crc32.
 """
@@ -35,13 +35,13 @@ import nbd
 SECTOR = 512
 BLOCK = 4096
 # Neither is a multiple of 4096, d0 not of any granularity.
-SIZES = {"d0": (12 << 20) + 3 * SECTOR,
-         "d1": (9 << 20) + 65536 + BLOCK + SECTOR}
+SIZES = {"d0": (14 << 20) + 3 * SECTOR,
+         "d1": (11 << 20) + 65536 + BLOCK + SECTOR}
 DISKS = list(SIZES)
 CHAINS = 2
 CHAIN_BYTES = 512 << 10         # of each disk, for each chain
 MIXED = CHAINS * CHAIN_BYTES    # where this part begins
-SCRIBBLE = 256 << 10            # at the end of the disk
+SCRIBBLE = 4 << 20              # at the end of the disk
 WINDOW = 256 << 10              # the mixed part writes to some at a time
 STAMP = struct.Struct("<8sIIQQ")
 MAGIC = b"nbdfstmp"
@@ -233,7 +233,7 @@ class Writer:
             at += rnd.randrange(WINDOW // SECTOR) * SECTOR
             op, what = "write", stamp(disk, at, who, self.done, SECTOR)
         elif kind < 0.80:
-            what = rnd.randrange(1, 9000)
+            what = rnd.randrange(1, rnd.choice([9000, 65536]))
             at = size - SCRIBBLE + rnd.randrange(SCRIBBLE - what + 1)
             op, what = "write", bytes([self.done & 0xff]) * what
         elif kind < 0.89:
@@ -356,12 +356,13 @@ class Pull:
         """All of an export, in plain reads that ask nobody where holes are."""
         h = self.t.connect(export)
         size = h.get_size()
+        # From the end, where large writes are most likely to come in between.
         parts = []
-        for at in range(0, size, 1 << 20):
+        for at in reversed(range(0, size, 1 << 20)):
             parts.append(h.pread(min(1 << 20, size - at), at))
         h.shutdown()
         self.t.handles.remove(h)
-        return b"".join(parts)
+        return b"".join(reversed(parts))
 
     def uri(self, export):
         return self.t.uri(export)
