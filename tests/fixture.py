@@ -206,7 +206,8 @@ class Fixture:
     def start_nbdkit(self, *args):
         """Stock nbdkit, able to load a plugin built with a sanitizer."""
         env = dict(os.environ)
-        if SAN_PRELOAD:
+        # As in functions.sh: for our plugin alone.
+        if SAN_PRELOAD and FLEECE_PLUGIN in args:
             env["LD_PRELOAD"] = SAN_PRELOAD
             env["ASAN_OPTIONS"] = env.get("ASAN_OPTIONS", "") + \
                 ":detect_leaks=0"

@@ -182,8 +182,9 @@ start_disks ()                  # disk=NAME:PATH... [KEY=VALUE...]
   start_nbdfleece state="$state" control="$control" "$@"
 }
 
-# Stock nbdkit.  A sanitized plugin needs its runtime preloaded, and leaks are
-# not looked for there: they would be nbdkit's own.
+# Stock nbdkit.  Our plugin, if sanitized, needs its runtime preloaded; leaks are
+# not looked for there: they would be nbdkit's own.  Stock plugins get nothing:
+# the scripts of the sh and eval plugins would inherit it, and crash under TSan.
 start_nbdkit ()                 # ARGS...
 {
   local name=${NBDFLEECE_NAME:-nbdkit$_servers} listen=() env=()
@@ -191,10 +192,13 @@ start_nbdkit ()                 # ARGS...
   if ! _has_listener "$@"; then
     listen=(-U "$sock")
   fi
-  if [ -n "$SAN_PRELOAD" ]; then
-    env=(env LD_PRELOAD="$SAN_PRELOAD"
-         ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0")
-  fi
+  case " $* " in
+    *" $fleece_plugin "*)
+      if [ -n "$SAN_PRELOAD" ]; then
+        env=(env LD_PRELOAD="$SAN_PRELOAD"
+             ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0")
+      fi;;
+  esac
   rm -f "$tmpdir/$name.pid"
   _start "$name" "$tmpdir/$name.pid" \
     ${env[@]+"${env[@]}"} nbdkit -f -P "$tmpdir/$name.pid" \
