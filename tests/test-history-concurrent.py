@@ -24,9 +24,12 @@ done = threading.Event()
 
 def guest():
     rnd = random.Random(0)
-    while not done.is_set():
-        for d, size in disks.items():
-            live[d].pwrite(rnd.randbytes(5000), rnd.randrange(size - 5000))
+    try:
+        while not done.is_set():
+            for d, size in disks.items():
+                live[d].pwrite(rnd.randbytes(5000), rnd.randrange(size - 5000))
+    except nbd.Error as e:
+        errors.append(e)
 
 
 def one_backup(q, nr, i):
