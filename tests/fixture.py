@@ -214,7 +214,7 @@ class Fixture:
                 ":detect_leaks=0"
         server = self._start("nbdkit", ["nbdkit"], args, env)
         if "LD_PRELOAD" in env:
-            # With libasan preloaded, glibc 2.36 can hang in a destructor at
+            # With a sanitizer preloaded, glibc 2.36 can hang in a destructor at
             # the very end of a program that was not built for it.
             server.expected.add(-signal.SIGKILL)
         return server

@@ -265,7 +265,7 @@ _reap ()                        # PID
   done
   if kill -KILL "$1" 2>/dev/null; then
     echo "${_name[$1]}: had to be killed" >&2
-    # With libasan preloaded, glibc 2.36 can hang in a destructor at the very
+    # With a sanitizer preloaded, glibc 2.36 can hang in a destructor at the very
     # end of a program that was not built for it.
     if [ -n "${_preloaded[$1]:-}" ]; then
       wait "$1" || :
