@@ -167,8 +167,10 @@ enter_export (struct conn *c, const char *name)
 {
   Handle *h;
 
-  if (c->handle && strcmp (handle_name (c->handle), name) == 0)
+  if (c->handle && strcmp (handle_name (c->handle), name) == 0) {
+    handle_use (c->handle);     /* not so after INFO of another export */
     return true;
+  }
   if (c->handle && backend_is_exclusive (c->b))
     close_handle (c, &c->handle);
   h = open_handle (c, &c->probe, name);
