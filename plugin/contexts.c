@@ -169,7 +169,8 @@ contexts_select (void *opaque, const char *name, uint64_t *out_cookie)
   uint64_t boundary;
   guint before;
 
-  if (ctx->bd == NULL || bitmap == NULL || handle_check (handle) != 0)
+  if (ctx->bd == NULL || bitmap == NULL || *bitmap == '\0' ||
+      handle_check (handle) != 0)
     return 0;
   boundary = ctx->since && strcmp (bitmap, ctx->listed) == 0 ?
     ctx->listed_boundary : contexts_find_boundary (ctx->bd, bitmap, NULL);

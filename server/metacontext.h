@@ -58,7 +58,9 @@ struct metacontext_plugin {
    * spelling that the client sent.
    * Returns 1 and sets *out_cookie (any value; two spellings of one context
    * should get the same one), 0 if there is no such context here, -1 after
-   * nbdkit_error.  Never a wildcard: the caller has dealt with those.
+   * nbdkit_error.  Never the wildcard of a whole namespace ("qemu:"): the
+   * caller has dealt with those.  Deeper ones ("qemu:dirty-bitmap:") only the
+   * plugin can tell from names that end with a colon; they select nothing: 0.
    */
   int (*select) (void *handle, const char *name, uint64_t *out_cookie);
 

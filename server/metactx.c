@@ -75,9 +75,9 @@ metactx_queries_clear (struct metactx_queries *q)
 bool
 metactx_is_wildcard (const char *query)
 {
-  size_t n = strlen (query);
+  const char *colon = strchr (query, ':');
 
-  return n == 0 || query[n - 1] == ':';
+  return *query == '\0' || (colon != NULL && colon[1] == '\0');
 }
 
 static void
