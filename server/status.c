@@ -16,18 +16,22 @@
  * reply is sent with what there is, which is allowed. */
 #define MAX_CALLS 65536
 
+/* min_block: of the export.  Even one extent is made of whole blocks, which may
+ * have different flags from byte to byte. */
 static size_t
-max_extents (const MetaCtxSet *contexts, const struct request *rq)
+max_extents (const MetaCtxSet *contexts, const struct request *rq,
+             uint32_t min_block)
 {
   if (rq->flags & NBD_CMD_FLAG_REQ_ONE)
-    return 1;
+    return min_block;
   return MIN (EXTENTS_MAX, MAX_EXTENTS_OF_REPLY / metactx_set_count (contexts));
 }
 
 size_t
 status_cost (const MetaCtxSet *contexts, const struct request *rq)
 {
-  uint64_t nr = MIN (max_extents (contexts, rq), rq->length / 512 + 1);
+  uint64_t nr = MIN (max_extents (contexts, rq, 1),
+                     rq->length / 512 + 1);
 
   return nr * metactx_set_count (contexts) *
     (sizeof (struct extent) + REPLY_EXTENT_SIZE);
@@ -38,7 +42,9 @@ collect (Handle *h, const struct metactx *ctx, const struct request *rq,
          struct extent_list *list)
 {
   bool one = rq->flags & NBD_CMD_FLAG_REQ_ONE;
-  uint32_t flags = one ? NBDKIT_FLAG_REQ_ONE : 0;
+  uint32_t min_block = handle_info (h)->block.min;
+  uint32_t flags = one && min_block == 1 ? NBDKIT_FLAG_REQ_ONE : 0;
+  uint64_t enough = one ? list->start + min_block : list->end;
   int err, calls = 0;
 
   do {
@@ -47,11 +53,12 @@ collect (Handle *h, const struct metactx *ctx, const struct request *rq,
     err = ctx->is_base ?
       handle_allocation (h, length, flags, list) :
       handle_context_extents (h, ctx->cookie, length, flags, list);
-  } while (err == 0 && !one && !list->full && list->next < list->end &&
+  } while (err == 0 && !list->full && list->next < enough &&
            ++calls < MAX_CALLS);
-  if (err == 0 &&
-      extent_list_align (list, handle_info (h)->block.min, ctx->is_base) == -1)
+  if (err == 0 && extent_list_align (list, min_block, ctx->is_base) == -1)
     err = ENOMEM;
+  if (err == 0 && one)
+    extent_list_cut (list, list->start + list->v[0].length);
   return err;
 }
 
@@ -97,7 +104,8 @@ status_reply (Handle *h, const MetaCtxSet *contexts, const struct request *rq,
 
   /* Each context is only asked for what the ones before have covered. */
   for (size_t i = 0; i < nr && err == 0; i++) {
-    extent_list_init (&lists[i], rq->offset, end, max_extents (contexts, rq));
+    extent_list_init (&lists[i], rq->offset, end,
+                      max_extents (contexts, rq, handle_info (h)->block.min));
     err = collect (h, metactx_set_get (contexts, i), rq, &lists[i]);
     if (err == 0)
       end = MIN (end, lists[i].next);

@@ -170,12 +170,36 @@ for part in ("part=0", "part=1", "part=7"):
     r.go("a")
     assert status(r, 0, 24576) == {"test:beta": [(12288, 0), (12288, 1)]}
 
+    # The plugin can ask for the name of the export also on the handle that
+    # was kept, whatever was opened and closed in between.
+    for between in ((INFO, go_data("b")), (INFO, go_data("nosuch")),
+                    (LIST_META, meta_data("b"))):
+        r = connect(sock)
+        assert names(r, SET_META, "a", BASE) == [BASE]
+        r.kind(*between)
+        assert r.go("a", 2)[2] == b"first disk"
+
     # One context fails: an error, and the connection goes on.
     r = connect(sock)
     names(r, SET_META, "a", BASE, "test:fail")
     r.go("a")
     assert r.error(BLOCK_STATUS, 0, 4096) == ESHUTDOWN
     assert r.alive()
+
+# Blocks with several flags, when only one extent is asked for: what may be set
+# somewhere in the block is set, what may not be zero is not.
+for part in ("part=0", "part=1"):
+    sock = t.start_nbdfleece(TEST_PLUGIN, f"size={SIZE}", part, "min=16384",
+                             "pref=16384", "max=1048576").sock
+    r = connect(sock)
+    names(r, SET_META, "a", BASE, "test:beta")
+    r.go("a")
+    for offset in range(0, SIZE, 16384):
+        got = status(r, offset, SIZE - offset, REQ_ONE)
+        (length, flag), = got["test:beta"]
+        assert length % 16384 == 0 and flag == 1, (part, offset, got)
+        (length, flag), = got[BASE]
+        assert flag == min(f for _, f in model(BASE, offset, length))
 
 # More than a reply may hold: cut, in all contexts at the same place.
 big = 6 << 30
