@@ -534,6 +534,10 @@ lead (struct conn *c)
       hand_over (c, l);
       continue;
     }
+    /* Where no thread can take over, a call that takes long shall not keep
+     * replies that are ready. */
+    if (op->error == 0 && !c->can_steal)
+      flush (c, l);
     if (op->error == 0 && op->rq.type == NBD_CMD_READ)
       place_data (c, l, op);
     if (op->error)

@@ -123,13 +123,22 @@ r.s.settimeout(60)
 fifo.release(4)
 assert sorted(r.answer()[1] for _ in range(5)) == list(range(5))
 
-# One thread: in order.
-fifo, server = start("f4", "-t", "1")
-r = connect(server)
-r.send(request(READ, HOLD_AT, 4, 1) + request(READ, 0, 4, 2))
-fifo.wait_for_held()
-fifo.release()
-assert [r.answer()[1] for _ in range(2)] == [1, 2]
+# One thread, or a plugin that takes one call at a time: in order, and what was
+# done before is answered before.
+for name, *args in (("f4", "-t", "1"), ("f4a", "model=1"), ("f4b", "model=2")):
+    options, parameters = (args, []) if args[0] == "-t" else ([], args)
+    fifo = Fifo(name)
+    server = t.start_nbdfleece(*options, TEST_PLUGIN, "size=1M",
+                               f"hold={fifo.path}", f"hold-at={HOLD_AT}",
+                               *parameters)
+    r = connect(server)
+    r.send(request(WRITE, 0, 4, 1, 0, b"done") + request(READ, 0, 4, 2) +
+           request(READ, HOLD_AT, 4, 3) + request(READ, 0, 4, 4))
+    fifo.wait_for_held()
+    assert r.answer() == (0, 1, b"")
+    assert r.answer() == (0, 2, b"done")
+    fifo.release()
+    assert [r.answer()[1] for _ in range(2)] == [3, 4]
 
 # A client that is gone when its request comes back; one that only stopped
 # sending still gets its answer.
