@@ -14,6 +14,22 @@
 
 /* --- backup-begin --- */
 
+/* A client that asks for the map of a checkpoint by name must never get another
+ * one, which may say less. */
+static bool
+check_map_name (const BackupDisk *bd, GError **error)
+{
+  uint64_t boundary;
+
+  if (strcmp (bd->bitmap, bd->since) == 0 ||
+      !checkpoint_boundary (plugin.catalog, bd->disk_name, bd->bitmap,
+                            &boundary, NULL))
+    return true;
+  command_set_error (error, "disk '%s': exportbitmap '%s' is the name of "
+                     "another checkpoint", bd->disk_name, bd->bitmap);
+  return false;
+}
+
 /* Were the checkpoints that the increments start from deleted, or made anew,
  * since the plan was made? */
 static bool
@@ -32,6 +48,8 @@ check_increments (const Backup *backup, GError **error)
                          "disk '%s' not found", bd->since, bd->disk_name);
       return false;
     }
+    if (!check_map_name (bd, error))
+      return false;
   }
   return true;
 }
@@ -245,7 +263,7 @@ query_disk (const BackupDisk *bd)
                        json_string (snapshot_state_name
                                     (backup_disk_state (bd))));
   if (reason != NULL)
-    json_object_set_new (entry, "reason", json_string (reason));
+    json_object_set_new (entry, "reason", qmp_text (reason));
   json_object_set_new (entry, "scratch-used", json_integer (used));
   json_object_set_new (entry, "scratch-limit", json_integer (limit));
   json_object_set_new (entry, "clients",

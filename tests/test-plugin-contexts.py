@@ -142,6 +142,26 @@ assert allocation("vda@c2,since=c0") == wider
 assert allocation("vda@full", ALIAS + "c1") == inc
 assert all(f in (0, 3) for _, f in allocation("vda").values())
 
+# --- names with colons, and two maps of one name ---
+for name in ("odd:", "a:b", ":"):
+    q.command("checkpoint-create", name=name)
+q.command("backup-begin", id="colons", incremental="odd:")
+for name in ("odd:", "a:b", ":"):
+    for prefix in (QEMU, ALIAS):
+        assert granted("vda@colons", prefix + name) == [prefix + name]
+        assert query("vda@colons", prefix + name) == [prefix + name]
+assert granted("vda@colons", "qemu:", QEMU, ALIAS, QEMU + "odd") == []
+q.command("backup-end", id="colons")
+for name in ("odd:", "a:b", ":"):
+    q.command("checkpoint-delete", name=name)
+# c2's map asked for by name must not be what changed since c1, or c0.
+assert "another checkpoint" in q.error("backup-begin", disks=[
+    {"disk": "vda", "incremental": "c1", "exportbitmap": "c0"}])["desc"]
+q.command("backup-begin", id="same", disks=[
+    {"disk": "vda", "incremental": "c1", "exportbitmap": "c1"},
+    {"disk": "vdb", "incremental": "c0", "exportbitmap": "c1"}])
+q.command("backup-end", id="same")
+
 # --- checkpoints go, maps that are in use stay ---
 h = t.connect("vda@full", contexts=(QEMU + "c0",))
 q.command("checkpoint-delete", name="c1")
