@@ -14,7 +14,7 @@ static json_t *
 image_of (Disk *disk)
 {
   json_t *image =
-    json_pack ("{s:s, s:s, s:I}", "filename", disk_path (disk),
+    json_pack ("{s:o, s:s, s:I}", "filename", qmp_text (disk_path (disk)),
                "format", "raw", "virtual-size", (json_int_t) disk_size (disk));
   struct stat st;
 
@@ -44,7 +44,7 @@ tracking_of (Disk *disk)
                "blocks-zero", (json_int_t) stats.blocks_zero,
                "scratch-bytes", (json_int_t) stats.scratch_bytes);
   if (!report->clean && !report->created && report->reason != NULL)
-    json_object_set_new (tracking, "reason", json_string (report->reason));
+    json_object_set_new (tracking, "reason", qmp_text (report->reason));
   return tracking;
 }
 
@@ -70,10 +70,10 @@ static json_t *
 block_of (Disk *disk)
 {
   json_t *inserted =
-    json_pack ("{s:s, s:s, s:s, s:b, s:o, s:o}",
+    json_pack ("{s:s, s:s, s:o, s:b, s:o, s:o}",
                "node-name", disk_name (disk),
                "drv", disk_is_block (disk) ? "host_device" : "file",
-               "file", disk_path (disk), "ro", 0,
+               "file", qmp_text (disk_path (disk)), "ro", 0,
                "image", image_of (disk), "tracking", tracking_of (disk));
 
   add_constants (inserted);

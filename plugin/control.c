@@ -27,6 +27,10 @@
 /* Requests are neither read nor run while so many bytes of replies wait. */
 #define MAX_UNREAD (64 * 1024)
 
+/* How long to wait for files to be closed when no client can be accepted for
+ * want of them: poll would come back at once, over and over. */
+#define NO_FILES_MS 200
+
 /* How long control_stop tries to get replies to clients that do not read. */
 #define FLUSH_MS 2000
 
@@ -71,6 +75,8 @@ struct Control {
   int wake_fd;                  /* eventfd */
   pthread_t thread;
   bool started;
+  bool no_files;                /* the I/O thread's: accept has just failed */
+  bool said_no_files;           /* the I/O thread's: since the last client */
   GPtrArray *clients;           /* of Client; changed by the I/O thread only,
                                  * under lock */
   pthread_mutex_t lock;
@@ -311,8 +317,15 @@ accept_client (Control *control)
   if (refused)
     nbdkit_error ("control client with uid %u was turned away",
                   (unsigned) uid);
+  else if (fd == -1 && (errno == EMFILE || errno == ENFILE ||
+                        errno == ENOMEM || errno == ENOBUFS)) {
+    if (!control->said_no_files)
+      nbdkit_error ("cannot accept a control client: %s", strerror (errno));
+    control->no_files = control->said_no_files = true;
+  }
   if (fd == -1)
     return;
+  control->said_no_files = false;
 
   greeting = qmp_greeting ();
   client = g_new0 (Client, 1);
@@ -370,7 +383,8 @@ prepare_poll (Control *control, struct pollfd *fds, bool *out_stop)
   *out_stop = control->stop;
   fds[nr++] = (struct pollfd) { .fd = control->wake_fd, .events = POLLIN };
   fds[nr] = (struct pollfd) { .fd = -1, .events = POLLIN };
-  if (!control->stop && control->clients->len < CONTROL_MAX_CLIENTS)
+  if (!control->stop && !control->no_files &&
+      control->clients->len < CONTROL_MAX_CLIENTS)
     fds[nr].fd = control->sock->fd;
   nr++;
 
@@ -425,7 +439,7 @@ poll_timeout (Control *control, bool stop, int64_t *deadline, int *out_ms)
 {
   bool running = false;
 
-  *out_ms = -1;
+  *out_ms = control->no_files ? NO_FILES_MS : -1;
   if (!stop)
     return true;
   if (control->clients->len == 0)
@@ -464,6 +478,7 @@ io_thread (void *opaque)
       break;
     if (poll (fds, nr, timeout_ms) == -1)
       continue;                 /* EINTR; anything else is a bug of ours */
+    control->no_files = false;
     if (fds[0].revents != 0)
       drain_wake_fd (control);
     nr_clients = control->clients->len;

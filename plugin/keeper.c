@@ -114,10 +114,10 @@ log_note (const Note *note)
     nbdkit_error ("warning: %sbroken: %s", where->str, note->text);
     if (plugin.control != NULL)
       control_event (plugin.control, "SNAPSHOT_BROKEN",
-                     json_pack ("{s:s?, s:s?, s:s, s:b}",
+                     json_pack ("{s:s?, s:s?, s:o, s:b}",
                                 "disk", note->disk,
                                 "snapshot", note->snapshot,
-                                "reason", note->text,
+                                "reason", qmp_text (note->text),
                                 "nospace", note->error_number == ENOSPC));
   }
 }

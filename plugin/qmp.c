@@ -369,6 +369,14 @@ qmp_event (const char *name, json_t *data)
   return to_line (event);
 }
 
+json_t *
+qmp_text (const char *text)
+{
+  g_autofree char *valid = g_utf8_make_valid (text, -1);
+
+  return json_string (valid);
+}
+
 /* --- access to checked arguments --- */
 
 const char *

@@ -75,6 +75,10 @@ GString *qmp_event (const char *name, json_t *data);
 /* {"qemu": {...}, "package": ...}: of greeting and query-version. */
 json_t *qmp_version (void);
 
+/* A string from elsewhere (a path, a message), which may not be UTF-8: what is
+ * not is replaced. */
+json_t *qmp_text (const char *text);
+
 /* Members of checked arguments; the fallback where the client sent none. */
 const char *qmp_get_str (json_t *args, const char *name);       /* or NULL */
 bool qmp_get_bool (json_t *args, const char *name, bool fallback);
