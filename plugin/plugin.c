@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
@@ -199,11 +200,28 @@ tell_lost_backups (void)
   }
 }
 
+/* Each layer is an open file, and those of ended snapshots stay while an older
+ * snapshot reads through them: the usual 1024 are soon used up.  Nothing here
+ * uses select, which is what that limit protects. */
+static void
+raise_file_limit (void)
+{
+  struct rlimit limit;
+
+  if (getrlimit (RLIMIT_NOFILE, &limit) == -1)
+    return;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit (RLIMIT_NOFILE, &limit) == -1)
+    nbdkit_debug ("cannot raise the limit of open files: %s",
+                  strerror (errno));
+}
+
 static int
 fleece_plugin_after_fork (void)
 {
   GError *error = NULL;
 
+  raise_file_limit ();
   if (catalog_open (plugin.catalog, &error) &&
       fleece_start (plugin.fleece, plugin.catalog, &error) &&
       backup_table_load (plugin.backups, plugin.catalog, plugin.fleece,
