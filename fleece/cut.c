@@ -153,7 +153,18 @@ prepare_part (Part *p, GError **error)
 {
   Disk *disk = p->disk;
   Segment *now = atomic_load (&disk->newest);
+  int err = disk->base->ops->check_size (disk->base);
 
+  /* A checkpoint would vouch for data that are no longer there. */
+  if (err < 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 err == -EIO ? "the image of disk '%s' ('%s') has shrunk, it "
+                 "had %" G_GUINT64_FORMAT " bytes"
+                 : "cannot get the size of disk '%s' ('%s'), %"
+                 G_GUINT64_FORMAT " bytes when opened", disk->name,
+                 disk->path, disk->base->size);
+    return false;
+  }
   if (p->req->snapshot != NULL) {
     g_autoptr (Snapshot) taken = disk_find_snapshot (disk, p->req->snapshot);
 

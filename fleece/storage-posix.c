@@ -114,6 +114,24 @@ posix_zero (StorageFile *file, uint64_t offset, uint64_t length)
 }
 
 static int
+posix_check_size (StorageFile *file)
+{
+  struct stat st;
+  uint64_t size;
+
+  if (file->is_block) {
+    if (ioctl (fd_of (file), BLKGETSIZE64, &size) < 0)
+      return -errno;
+  }
+  else {
+    if (fstat (fd_of (file), &st) < 0)
+      return -errno;
+    size = st.st_size;
+  }
+  return size < file->size ? -EIO : 0;
+}
+
+static int
 posix_run (StorageFile *file, uint64_t offset, uint64_t limit,
            uint64_t *out_length, bool *out_hole)
 {
@@ -125,9 +143,9 @@ posix_run (StorageFile *file, uint64_t offset, uint64_t limit,
     return 0;
   next = lseek (fd_of (file), offset, SEEK_DATA);
   if (next < 0) {
-    if (errno == ENXIO) {       /* no data up to the end */
+    if (errno == ENXIO) {       /* no data up to the end, or past it */
       *out_hole = true;
-      return 0;
+      return posix_check_size (file);
     }
     return errno == EINVAL || errno == EOPNOTSUPP ? 0 : -errno;
   }
@@ -188,6 +206,7 @@ static const struct storage_file_ops posix_file_ops = {
   .run = posix_run,
   .prefetch = posix_prefetch,
   .set_size = posix_set_size,
+  .check_size = posix_check_size,
   .mtime = posix_mtime,
   .close = posix_close,
 };

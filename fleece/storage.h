@@ -26,11 +26,15 @@ struct storage_file_ops {
   int (*punch) (StorageFile *, uint64_t offset, uint64_t length);
   /* Zero without deallocating.  -EOPNOTSUPP as above. */
   int (*zero) (StorageFile *, uint64_t offset, uint64_t length);
-  /* The run at offset: is it a hole, and how long (1 .. limit)? */
+  /* The run at offset: is it a hole, and how long (1 .. limit)?  -EIO where
+   * the file ends before its size. */
   int (*run) (StorageFile *, uint64_t offset, uint64_t limit,
               uint64_t *out_length, bool *out_hole);
   int (*prefetch) (StorageFile *, uint64_t offset, uint64_t length);
   int (*set_size) (StorageFile *, uint64_t size);
+  /* Is the file still as long as size says?  0, or -EIO if somebody cut it
+   * short behind our back; other errors as they come. */
+  int (*check_size) (StorageFile *);
   /* Modification time, nanoseconds since 1970; 0 for a block device. */
   int (*mtime) (StorageFile *, int64_t *out_ns);
   void (*close) (StorageFile *);                /* frees it */

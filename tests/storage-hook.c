@@ -102,6 +102,12 @@ hook_set_size (StorageFile *f, uint64_t size)
 }
 
 static int
+hook_check_size (StorageFile *f)
+{
+  return HF (f)->real->ops->check_size (HF (f)->real);
+}
+
+static int
 hook_mtime (StorageFile *f, int64_t *out_ns)
 {
   return HF (f)->real->ops->mtime (HF (f)->real, out_ns);
@@ -118,8 +124,8 @@ hook_close (StorageFile *f)
 static const struct storage_file_ops hook_file_ops = {
   .pread = hook_pread, .pwrite = hook_pwrite, .sync = hook_sync,
   .punch = hook_punch, .zero = hook_zero, .run = hook_run,
-  .prefetch = hook_prefetch, .set_size = hook_set_size, .mtime = hook_mtime,
-  .close = hook_close,
+  .prefetch = hook_prefetch, .set_size = hook_set_size,
+  .check_size = hook_check_size, .mtime = hook_mtime, .close = hook_close,
 };
 
 static int
