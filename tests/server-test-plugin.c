@@ -523,6 +523,9 @@ test_dump_plugin (void)
   printf ("server_test=yes\n");
 }
 
+/* What NBDKIT_REGISTER_PLUGIN defines and nbdkit's headers do not declare. */
+struct nbdkit_plugin *plugin_init (void);
+
 static struct nbdkit_plugin plugin = {
   .name = "servertest",
   .version = PACKAGE_VERSION,
