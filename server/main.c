@@ -144,13 +144,14 @@ listen_as_told (const struct command_line *cl, char **out_path)
 static char *
 make_uri (const struct command_line *cl, const char *path)
 {
-  g_autofree char *name = g_uri_escape_string (cl->exportname, "/", TRUE);
+  g_autofree char *name = g_uri_escape_string (cl->exportname, "/", FALSE);
   g_autofree char *socket = NULL, *port = NULL;
-  const char *host = cl->address ? cl->address : "localhost";
+  const char *host = cl->address ? cl->address
+    : cl->family == AF_INET6 ? "::1" : "localhost";
   bool is_ipv6 = strchr (host, ':') != NULL;
 
   if (path != NULL) {
-    socket = g_uri_escape_string (path, "/", TRUE);
+    socket = g_uri_escape_string (path, "/", FALSE);
     return g_strdup_printf ("nbd+unix://%s%s?socket=%s", *name ? "/" : "",
                             name, socket);
   }

@@ -21,6 +21,13 @@ for export in "" a "a b/c&d?x" "/lead" "vda@mon,since=k"; do
 done
 "$server" -U - -e a "$plugin" --run 'nbdinfo --size "$uri"' >"$tmpdir/out"
 [ "$(cat "$tmpdir/out")" = 1048576 ] || fail "\$uri does not work"
+# Beyond ASCII, and where localhost may be IPv4 only.
+"$server" -U - -e "a é漢" memory 1M --run 'nbdinfo --size "$uri"' >"$tmpdir/out"
+[ "$(cat "$tmpdir/out")" = 1048576 ] || fail "an export name beyond ASCII"
+if [ -e /proc/net/if_inet6 ] && grep -q ' lo$' /proc/net/if_inet6; then
+  "$server" -6 -p 0 memory 1M --run 'nbdinfo --size "$uri"' >"$tmpdir/out"
+  [ "$(cat "$tmpdir/out")" = 1048576 ] || fail "\$uri of -6"
+fi
 "$server" -p 0 -i 127.0.0.1 -e b "$plugin" --run \
   'nbdinfo --size "$uri" && nbdinfo --size "nbd://127.0.0.1:$port/b"' \
   >"$tmpdir/out"
