@@ -47,6 +47,11 @@ expect_error mon fleecectl backup begin --disk vda --id mon
 io vda -c 'write -P 2 4M 1M'
 shows '^mon +vda +vda@mon +first +mon +live +(1\.0 MiB|0 B|-) +8\.0 MiB +0' backup list
 shows '"id": "mon"' --json backup list
+fleecectl backup begin --disk vdb --id nolimit >/dev/null
+fleecectl backup list >"$tmpdir/out"
+grep -Eq '^nolimit +vdb +vdb@nolimit +- +- +live +0 B +- +0' "$tmpdir/out" ||
+  fail "no limit is shown as one"
+fleecectl backup end nolimit
 # Up to the snapshot, and up to now.
 shows '512\.0 KiB of' map vda@mon --since first
 shows '1\.5 MiB of' map vda --since first

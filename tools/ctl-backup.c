@@ -148,6 +148,15 @@ count_text (const json_t *value)
   return NULL;
 }
 
+/* 0 stands for none. */
+static char *
+limit_text (const json_t *disk)
+{
+  if (json_integer_value (json_object_get (disk, "scratch-limit")) == 0)
+    return NULL;
+  return ctl_get_size (disk, "scratch-limit");
+}
+
 static int
 list (struct ctl *ctl)
 {
@@ -171,7 +180,7 @@ list (struct ctl *ctl)
         table_cell (table,
                     json_string_value (either (disk, backup, "state")));
         table_cell_take (table, ctl_get_size (disk, "scratch-used"));
-        table_cell_take (table, ctl_get_size (disk, "scratch-limit"));
+        table_cell_take (table, limit_text (disk));
         table_cell_take (table,
                          count_text (either (disk, backup, "clients")));
         table_cell (table,
