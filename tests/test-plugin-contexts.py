@@ -90,6 +90,11 @@ assert granted("vda@named", *names) == [
     p + n for p in (QEMU, ALIAS) for n in ("c0", "c1", "c2", "mine")]
 assert granted("vda", *names) == []             # never on the live disk
 assert granted("vda@c2", QEMU, "qemu:") == []   # wildcards select nothing
+q.command("backup-begin", id="colon", disks=[
+    {"disk": "vda", "incremental": "c0", "exportbitmap": "a:b:"}])
+assert query("vda@colon", QEMU) == [QEMU + "a:b:"]
+assert granted("vda@colon", QEMU + "a:b:") == [QEMU + "a:b:"]
+q.command("backup-end", id="colon")
 
 # --- content ---
 tail = ((SIZE + 100) // K * K, 100)
