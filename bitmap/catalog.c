@@ -458,7 +458,10 @@ configure (Catalog *cat, GError **error)
     is_wal (cat, error) &&
     run (cat,
          "PRAGMA synchronous = FULL;"
-         "PRAGMA journal_size_limit = 4194304", error);
+         /* 1 MiB of WAL at 16 KiB a page, not 16: a state directory is small,
+          * and one that has filled up must be able to shrink. */
+         "PRAGMA wal_autocheckpoint = 64;"
+         "PRAGMA journal_size_limit = 1048576", error);
 }
 
 static bool

@@ -104,7 +104,8 @@ open_base (Disk *disk, GError **error)
   }
   if (err == -EBUSY)
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
-                 "disk '%s': image '%s' is in use by another process",
+                 "disk '%s': image '%s' is in use by another process, or "
+                 "mounted",
                  disk->name, disk->path);
   else if (err == -ENOTBLK || err == -EISDIR)
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
