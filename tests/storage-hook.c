@@ -199,6 +199,7 @@ struct HookGate {
   pthread_mutex_t lock;
   pthread_cond_t cond;
   bool armed, held, released;
+  bool inside;                  /* a call is held, or has yet to wake up */
   HookCall call;
   char *suffix;
   uint64_t start, end;
@@ -229,6 +230,9 @@ hook_gate_arm (HookGate *gate, HookCall call, const char *suffix,
                uint64_t offset, uint64_t length)
 {
   pthread_mutex_lock (&gate->lock);
+  /* Else the call that was released last would find itself held again. */
+  while (gate->inside && gate->released)
+    pthread_cond_wait (&gate->cond, &gate->lock);
   gate->armed = true;
   gate->held = gate->released = false;
   gate->call = call;
@@ -271,11 +275,13 @@ hook_gate_fn (void *opaque, const struct hook_info *info)
        (info->offset < gate->end &&
         info->offset + info->length > gate->start))) {
     gate->armed = false;
-    gate->held = true;
+    gate->held = gate->inside = true;
     pthread_cond_broadcast (&gate->cond);
     while (!gate->released)
       pthread_cond_wait (&gate->cond, &gate->lock);
     err = gate->err;
+    gate->inside = false;
+    pthread_cond_broadcast (&gate->cond);
   }
   pthread_mutex_unlock (&gate->lock);
   return err;
