@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <glib.h>
 #include "bitmap/catalog.h"
-#include "fleece/storage.h"
+#include "bitmap/storage.h"
 
 typedef struct Fleece Fleece;
 typedef struct Disk Disk;

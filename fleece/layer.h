@@ -19,7 +19,7 @@
 #include <stdint.h>
 #include <glib.h>
 
-#include "fleece/storage.h"
+#include "bitmap/storage.h"
 
 #define LAYER_BLOCK 4096u       /* bytes; durability.md 5: 6 us against 32 us a
                                  * copy with 64 KiB */

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "fleece/storage.h"
+#include "bitmap/storage.h"
 
 typedef enum {
   HOOK_PREAD, HOOK_PWRITE, HOOK_SYNC, HOOK_PUNCH, HOOK_ZERO, HOOK_RUN,

@@ -17,7 +17,7 @@
 #include <sys/file.h>
 #include <time.h>
 
-#include "fleece/storage-lock.h"
+#include "bitmap/storage-lock.h"
 
 enum {
   BYTE_USED = 100,

@@ -13,8 +13,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "fleece/storage.h"
-#include "fleece/storage-lock.h"
+#include "bitmap/storage.h"
+#include "bitmap/storage-lock.h"
 
 typedef struct {
   StorageFile file;

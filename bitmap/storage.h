@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* storage.h - every storage call of fleece/ goes through here, so that tests can
- * put a simulated, failing or held-back disk in place of the kernel
- * (durability.md 7-L1).
+/* storage.h - every call to an image or to a file of ours goes through here
+ * (SQLite and the tmpfs apart), so that tests can put a simulated, failing or
+ * held-back disk in place of the kernel (durability.md 7-L1).
  *
  * A StorageFile is an open image, block device, scratch or map file.  All
  * functions return 0 or -errno, never a short count, and are thread-safe.
