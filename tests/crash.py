@@ -1,0 +1,609 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""crash.py - what crash-kill.py and crash-power.py share: a guest that writes,
+a journal of what it did, and the checks after a crash.
+
+The journal is kept here, outside the server.  Every write carries a version
+that no other has, in each 512-byte sector, so that content tells who wrote it.
+Requests in flight never overlap; at a crash they stay in flight and are sent
+again after it, as a guest does that reconnects.
+
+Checks after every crash (numbers as in the design's oracle):
+1. base      each sector is what was acknowledged (process crash) or at least as
+             new as what was flushed (power loss), or an unfinished request's
+2. chain     the last backup + what is reported dirty since == the disk now
+3. snapshot  reads as at its cut, or fails and is reported lost with a reason
+4. precision what is dirty was written (tmpfs kept), or is near what was written
+5. order     W2 was sent after W1 was done, on another disk: no cut has W2 only
+6. recovery  killed again and again while it starts: the same answers
+"""
+import os
+import random
+import select
+import shutil
+import struct
+import subprocess
+import tempfile
+import time
+
+import fixture
+import nbd
+
+SECTOR = 512
+GRANULE = 65536
+REGION = 4 << 20
+HINT = 4 * REGION               # intents set ahead of sequential writes
+ZEROES = bytes(SECTOR)
+PAIR = 65536                    # bytes at the start of each disk: check 5
+WORKLOADS = ("random", "sequential", "unaligned", "trim", "fua", "multi")
+
+with open(fixture.FLEECE_PLUGIN, "rb") as f:
+    HAS_RUNTIME = b"runtime=DIR" in f.read()
+
+
+def content(disk, version, offset, length):
+    stamp = struct.Struct("<8sIIQQ")
+    return b"".join(
+        stamp.pack(b"nbdfcrsh", disk, 0, version, at) * (SECTOR // stamp.size)
+        for at in range(offset, offset + length, SECTOR))
+
+
+class Op:
+    __slots__ = ("kind", "offset", "data", "fua", "sent")
+
+    def __init__(self, kind, offset, data, fua):
+        self.kind, self.offset, self.data, self.fua = kind, offset, data, fua
+        self.sent = False
+
+    @property
+    def end(self):
+        return self.offset + len(self.data)
+
+    def may_be(self, at, got):
+        """May the sector at `at` be `got` while this is being done?"""
+        return self.offset <= at < self.end and \
+            got == self.data[at - self.offset:at - self.offset + SECTOR]
+
+
+def granules(ops):
+    out = set()
+    for op in ops:
+        out.update(range(op.offset // GRANULE, (op.end - 1) // GRANULE + 1))
+    return out
+
+
+def differing(a, b):
+    """Offsets of the sectors that differ."""
+    if a == b:
+        return
+    step = 1 << 16
+    a, b = memoryview(a), memoryview(b)
+    for at in range(0, len(a), step):
+        if a[at:at + step] != b[at:at + step]:
+            for s in range(at, min(at + step, len(a)), SECTOR):
+                if a[s:s + SECTOR] != b[s:s + SECTOR]:
+                    yield s
+
+
+class Journal:
+    """Of one disk."""
+
+    def __init__(self, size):
+        self.size = size
+        self.acked = bytearray(size)    # once all that was acknowledged is done
+        self.stable = bytearray(size)   # the same of what was flushed
+        self.unflushed = []             # Op, in the order of their replies
+        self.inflight = set()
+        self.maybe = set()              # sectors trimmed: old or zero
+        self.stable_maybe = set()
+        self.reset_tracking()
+
+    def reset_tracking(self):
+        """At a cut: what may be dirty since, and what must be."""
+        self.may_dirty = granules(self.inflight)
+        self.must_dirty = set()
+        self.before_cut = set(self.inflight)
+
+    def submit(self, op):
+        self.inflight.add(op)
+        self.may_dirty |= granules([op])
+
+    def acknowledge(self, op):
+        self.inflight.remove(op)
+        if op not in self.before_cut:
+            self.must_dirty |= granules([op])
+        self.before_cut.discard(op)
+        self._apply(op, self.acked, self.maybe)
+        self.unflushed.append(op)
+
+    @staticmethod
+    def _apply(op, image, maybe):
+        sectors = range(op.offset // SECTOR, op.end // SECTOR)
+        if op.kind == "trim":
+            maybe.update(sectors)
+            return
+        image[op.offset:op.end] = op.data
+        if maybe:
+            maybe.difference_update(sectors)
+
+    def flushed(self, nr):
+        """A flush is done that was sent when nr were unflushed."""
+        for op in self.unflushed[:nr]:
+            self._apply(op, self.stable, self.stable_maybe)
+        del self.unflushed[:nr]
+
+    def check_acked(self, image, inflight=None):
+        """Image, whole, is what it must be if nothing was lost."""
+        inflight = self.inflight if inflight is None else inflight
+        for at in differing(self.acked, image):
+            got = bytes(image[at:at + SECTOR])
+            if at // SECTOR in self.maybe and got == ZEROES:
+                continue
+            assert any(op.may_be(at, got) for op in inflight), \
+                f"sector {at} has {got[:32]}, acknowledged was " \
+                f"{bytes(self.acked[at:at + 32])}"
+
+    def check_stable(self, image):
+        """Image is what it must be after power loss; take it as it is."""
+        for at in differing(self.stable, image):
+            got = bytes(image[at:at + SECTOR])
+            old = at // SECTOR in self.stable_maybe and got == ZEROES
+            for op in self.unflushed:
+                if op.offset <= at < op.end:
+                    old = op.may_be(at, got) or \
+                        (old and not (op.fua and op.kind != "trim"))
+            assert old or any(op.may_be(at, got) for op in self.inflight), \
+                f"sector {at} has {got[:32]}, flushed was " \
+                f"{bytes(self.stable[at:at + 32])}"
+        for op in self.unflushed:
+            if op.fua and op.kind != "trim":
+                self._check_fua(op, image)
+        self.acked = bytearray(image)
+        self.stable = bytearray(image)
+        self.unflushed = []
+        self.maybe, self.stable_maybe = set(), set()
+
+    def _check_fua(self, op, image):
+        at = self.unflushed.index(op)
+        later = self.unflushed[at + 1:] + list(self.inflight)
+        for s in range(op.offset, op.end, SECTOR):
+            got = bytes(image[s:s + SECTOR])
+            assert op.may_be(s, got) or any(o.may_be(s, got) for o in later), \
+                f"sector {s} was written with FUA and is lost: {got[:32]}"
+
+
+class Guest:
+    """Writes to all disks over several connections at a time."""
+    DEPTH = 16
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.version = 0
+        self.pair = [0] * len(rig.names)
+        self.sequential = [PAIR] * len(rig.names)
+        self.done = 0
+
+    def connect(self):
+        self.handles = []
+        for i, name in enumerate(self.rig.names):
+            for _ in range(4 if self.rig.workload == "multi" else 1):
+                h = nbd.NBD()
+                h.connect_uri(self.rig.t.uri(name, self.rig.server))
+                self.handles.append((i, h))
+        self.flushing = False
+        self.lost = False
+        for i, journal in enumerate(self.rig.journals):
+            for op in list(journal.inflight):
+                self._send(self._handle(i), i, op)
+
+    def disconnect(self):
+        for _, h in self.handles:
+            try:
+                h.shutdown(nbd.SHUTDOWN_ABANDON_PENDING)
+            except nbd.Error:
+                pass
+        self.handles = []
+
+    def _handle(self, i):
+        return self.rig.rnd.choice([h for j, h in self.handles if j == i])
+
+    def _send(self, h, i, op):
+        flags = nbd.CMD_FLAG_FUA if op.fua else 0
+
+        def complete(err):
+            if err.value == 0:
+                self.rig.journals[i].acknowledge(op)
+                self.done += 1
+                if op.kind == "pair":
+                    self._pair_done(i)
+            else:
+                self._lost(err.value)
+            return 1
+        try:
+            if op.kind in ("write", "pair"):
+                h.aio_pwrite(op.data, op.offset, complete, flags)
+            elif op.kind == "zero":
+                h.aio_zero(len(op.data), op.offset, complete, flags)
+            else:
+                h.aio_trim(len(op.data), op.offset, complete, flags)
+        except nbd.Error:
+            self._lost(0)
+
+    def _lost(self, err):
+        if self.rig.errors_are_fine:
+            return
+        assert not self.rig.alive() or err in (0, 107, 108), \
+            f"a request failed: {os.strerror(err)}"
+        self.lost = True
+
+    def _flush(self):
+        """Of the first disk's journal and then the others'."""
+        self.flushing = True
+        left = []
+        for i, journal in enumerate(self.rig.journals):
+            def complete(err, i=i, nr=len(journal.unflushed)):
+                if err.value == 0:
+                    self.rig.journals[i].flushed(nr)
+                    left.pop()
+                    if not left:
+                        self.flushing = False
+                else:
+                    self._lost(err.value)
+                return 1
+            left.append(i)
+            try:
+                self._handle(i).aio_flush(complete)
+            except nbd.Error:
+                self._lost(0)
+
+    # Check 5: k goes to the first disk, then to the second.
+    def _pair_done(self, i):
+        if i + 1 < len(self.rig.names):
+            self._pair_write(i + 1)
+
+    def _pair_write(self, i):
+        self.pair[i] += 1
+        op = Op("pair", 0, struct.pack("<Q", self.pair[i]).ljust(SECTOR, b"p"),
+                False)
+        self.rig.journals[i].submit(op)
+        self._send(self._handle(i), i, op)
+
+    def _make(self, i, rnd):
+        journal, kind = self.rig.journals[i], self.rig.workload
+        size = journal.size
+        if kind == "multi":
+            kind = rnd.choice(WORKLOADS[:-1])
+        window = PAIR + self.rig.window
+        what, fua, length = "write", False, 4096
+        if kind == "sequential":
+            length = 65536
+            at = self.sequential[i]
+            if at + length > size:
+                at = PAIR
+            self.sequential[i] = at + length
+        else:
+            if kind == "unaligned":
+                length = SECTOR * rnd.choice((1, 1, 1, 3, 9, 17))
+            elif kind == "trim":
+                what = rnd.choice(("write", "zero", "trim"))
+                if what != "write":
+                    length = 4096 * rnd.randint(1, 32)
+            elif kind == "fua":
+                fua = rnd.random() < 0.5
+            at = rnd.randrange(PAIR, min(size, window) - length)
+            at -= at % (SECTOR if kind == "unaligned" else 4096)
+        if any(at < op.end and op.offset < at + length
+               for op in journal.inflight):
+            return None
+        self.version += 1
+        data = content(i, self.version, at, length) if what == "write" \
+            else bytes(length)
+        return Op(what, at, data, fua)
+
+    def _fill(self):
+        rnd = self.rig.rnd
+        for i, journal in enumerate(self.rig.journals):
+            while len(journal.inflight) < self.DEPTH and not self.lost:
+                op = self._make(i, rnd)
+                if op is None:
+                    break
+                journal.submit(op)
+                self._send(self._handle(i), i, op)
+        if len(self.rig.names) > 1 and self.pair[0] == self.pair[-1] and \
+                not any(op.kind == "pair" for j in self.rig.journals
+                        for op in j.inflight):
+            self._pair_write(0)
+        if not self.flushing and rnd.random() < 0.02:
+            self._flush()
+
+    def _poll(self, timeout):
+        poll = select.poll()
+        by_fd = {}
+        for _, h in self.handles:
+            try:
+                fd, direction = h.aio_get_fd(), h.aio_get_direction()
+            except nbd.Error:
+                self.lost = True
+                continue
+            by_fd[fd] = h
+            poll.register(fd, (select.POLLIN if direction & 1 else 0) |
+                          (select.POLLOUT if direction & 2 else 0))
+        for fd, events in poll.poll(timeout * 1000):
+            h = by_fd[fd]
+            try:
+                direction = h.aio_get_direction()
+                if events & (select.POLLIN | select.POLLHUP |
+                             select.POLLERR) and direction & 1:
+                    h.aio_notify_read()
+                elif events & select.POLLOUT and direction & 2:
+                    h.aio_notify_write()
+                if h.aio_is_dead() or h.aio_is_closed():
+                    self.lost = True
+            except nbd.Error:
+                self.lost = True
+
+    def run(self, seconds, drain=False):
+        """Write for a while; what is in flight stays so, unless drained."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.lost:
+            self._fill()
+            self._poll(0.01)
+        patience = time.monotonic() + 60
+        while drain and not self.lost and \
+                any(j.inflight for j in self.rig.journals):
+            self._poll(0.05)
+            assert time.monotonic() < patience, "requests are never done"
+        return not self.lost
+
+
+class Rig:
+    """A server, its disks and its backups."""
+
+    def __init__(self, t, rnd, workload, nr_snapshots, sizes, state=None,
+                 images=None, args=(), window=None):
+        self.t, self.rnd, self.workload = t, rnd, workload
+        self.nr_snapshots = nr_snapshots
+        self.names = [f"d{i}" for i in range(len(sizes))]
+        self.window = window or max(sizes)
+        self.journals = [Journal(s) for s in sizes]
+        self.folder = tempfile.mkdtemp(dir=t.tmpdir)
+        self.state = state or os.path.join(self.folder, "state")
+        images = images or self.folder
+        self.images = [os.path.join(images, n + ".raw") for n in self.names]
+        for image, size in zip(self.images, sizes):
+            with open(image, "wb") as f:
+                f.truncate(size)
+        self.runtime = tempfile.mkdtemp(prefix="nbdfleece-crash.",
+                                        dir="/dev/shm")
+        self.args = list(args)
+        self.server = None
+        self.errors_are_fine = False    # its disk is dying
+        self.replicas = [None] * len(sizes)
+        self.cuts = [None] * len(sizes)
+        self.pair_floor = 0             # up to here a power loss had its way
+        self.last = None                # name of the last backup
+        self.nr = 0
+        self.snapshots = {}             # id -> [bytes of each disk]
+        self.stats = {"crashes": 0, "lost_blocks": 0, "over_report": [],
+                      "snapshots_kept": 0, "snapshots_lost": 0,
+                      "recoveries_killed": 0, "exact": 0}
+        self.guest = Guest(self)
+
+    def argv(self):
+        argv = [f"state={self.state}", f"control={self.t.control}"]
+        if HAS_RUNTIME:
+            argv.append(f"runtime={self.runtime}")
+        return argv + [f"disk={n}:{i}"
+                       for n, i in zip(self.names, self.images)] + self.args
+
+    def close(self):
+        if self.alive():
+            self.server.kill()
+        shutil.rmtree(self.runtime, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def alive(self):
+        return self.server is not None and self.server.process.poll() is None
+
+    def start(self, env=None):
+        if os.path.exists(self.t.control):
+            os.unlink(self.t.control)
+        self.server = self.t.start_nbdfleece(*self.argv())
+        self.q = self.t.qmp()
+        self.guest.connect()
+
+    def kill(self):
+        self.q.socket.close()
+        self.server.kill()
+        self.t.servers.remove(self.server)
+        self.guest.disconnect()
+        self.stats["crashes"] += 1
+
+    def take_what_is_left(self):
+        """After power loss: check 1, then go on with what the disks hold."""
+        for i, journal in enumerate(self.journals):
+            journal.check_stable(self.image(i))
+        self.pair_floor = max(self.guest.pair)
+
+    def interrupt_recovery(self):
+        """Start and kill it in its first moments."""
+        argv = [fixture.NBDFLEECE, "-f", "-U",
+                os.path.join(self.folder, "s")] + self.argv()
+        p = subprocess.Popen(argv, stdin=subprocess.DEVNULL,
+                             stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+        time.sleep(self.rnd.uniform(0, 0.08))
+        p.kill()
+        p.wait()
+        self.stats["recoveries_killed"] += 1
+        for f in (os.path.join(self.folder, "s"), self.t.control):
+            if os.path.exists(f):
+                os.unlink(f)
+
+    # --- what it serves
+
+    def read(self, export, contexts=()):
+        h = nbd.NBD()
+        for c in contexts:
+            h.add_meta_context(c)
+        h.connect_uri(self.t.uri(export, self.server))
+        size, out = h.get_size(), bytearray()
+        while len(out) < size:
+            out += h.pread(min(8 << 20, size - len(out)), len(out))
+        dirty = []
+        for c in contexts:
+            at = 0
+            for n, flags in self.t.extents(h, c):
+                if flags & 1:
+                    dirty.append((at, at + n))
+                at += n
+        h.shutdown()
+        return out, dirty
+
+    def image(self, i):
+        with open(self.images[i], "rb") as f:
+            return f.read()
+
+    # --- backups and checks
+
+    def backup(self, precision=None):
+        """Cut all disks, bring the replicas up to date, check them."""
+        since, self.last = self.last, f"b{self.nr}"
+        self.nr += 1
+        inflight = [set(j.inflight) for j in self.journals]
+        must = [set(j.must_dirty) for j in self.journals]
+        may = [set(j.may_dirty) for j in self.journals]
+        arguments = {"incremental": since} if since else {}
+        self.q.command("backup-begin", checkpoint={"name": self.last},
+                       **arguments)
+        seen = []
+        for i, journal in enumerate(self.journals):
+            journal.reset_tracking()
+            export = f"{self.names[i]}@{self.last}"
+            contexts = [f"qemu:dirty-bitmap:{since}"] if since else []
+            whole, dirty = self.read(export, contexts)
+            journal.check_acked(whole, inflight[i])
+            if since:
+                self._chain(i, whole, dirty)
+                self._precision(i, dirty, must[i], may[i], precision)
+            self.replicas[i] = whole
+            seen.append(whole)
+        if len(seen) > 1:
+            k = [struct.unpack_from("<Q", s)[0] for s in seen[:2]]
+            assert k[0] >= k[1] or k[1] <= self.pair_floor, \
+                f"order: {k[1]} is on the second disk, {k[0]} on the first"
+        self.snapshots[self.last] = seen
+        while len(self.snapshots) > self.nr_snapshots:
+            self.end(self.rnd.choice(list(self.snapshots)))
+
+    def end(self, id):
+        self.q.command("backup-end", id=id)
+        del self.snapshots[id]
+
+    def _chain(self, i, whole, dirty):
+        new = bytearray(self.replicas[i])
+        for start, end in dirty:
+            new[start:end] = whole[start:end]
+        lost = {at // GRANULE for at in differing(new, whole)}
+        self.stats["lost_blocks"] += len(lost)
+        assert not lost, f"{self.names[i]}: changed and reported clean: " \
+            f"granules {sorted(lost)[:20]}"
+
+    def _precision(self, i, dirty, must, may, precision):
+        size = self.journals[i].size
+        got = set()
+        for start, end in dirty:
+            got.update(range(start // GRANULE, (end - 1) // GRANULE + 1))
+        assert must <= got, f"{self.names[i]}: not dirty: " \
+            f"{sorted(must - got)[:20]}"
+        over = len(got - may) * GRANULE
+        if precision == "exact":
+            assert not over, f"{self.names[i]}: dirty and never written: " \
+                f"{sorted(got - may)[:20]} of {size // GRANULE}"
+            self.stats["exact"] += 1
+        elif precision == "region":
+            near = set()
+            for g in may:
+                start = g * GRANULE // REGION * REGION
+                end = start + REGION + HINT
+                near.update(range(start // GRANULE, end // GRANULE))
+            assert got <= near, f"{self.names[i]}: dirty and no intent " \
+                f"near: {sorted(got - near)[:20]} of {size // GRANULE}"
+            self.stats["over_report"].append(over)
+        elif precision == "any":
+            self.stats["over_report"].append(over)
+
+    def check_snapshots(self, must_survive):
+        """Each is as it was, or says that it is not."""
+        states = self._states()
+        for id, seen in list(self.snapshots.items()):
+            for name, want in zip(self.names, seen):
+                self._check_snapshot(id, name, want, states[id, name],
+                                     must_survive)
+        states = self._states()
+        for id in list(self.snapshots):
+            if any(states[id, n]["state"] != "live" for n in self.names):
+                self.end(id)
+
+    def _states(self):
+        states = {}
+        for b in self.q.command("query-backups"):
+            for d in b["disks"]:
+                states[b["id"], d["disk"]] = d
+        return states
+
+    def _check_snapshot(self, id, name, want, state, must_survive):
+        if state["state"] == "live":
+            try:
+                got, _ = self.read(f"{name}@{id}")
+                bad = list(differing(want, got))
+                assert not bad, f"{name}@{id} changed: sectors {bad[:20]}"
+                self.stats["snapshots_kept"] += 1
+                return
+            except nbd.Error:
+                state = self._states()[id, name]
+        assert state["state"] in ("lost", "broken") and state["reason"], state
+        assert not must_survive, f"{name}@{id}: {state}"
+        self.stats["snapshots_lost"] += 1
+        self._check_refused(f"{name}@{id}")
+
+    def _check_refused(self, export):
+        try:
+            self.read(export)
+        except nbd.Error:
+            return
+        raise AssertionError(f"{export} is lost and can be read")
+
+    def finish(self):
+        """Everything deleted: no file is left.  Then a clean stop."""
+        assert self.guest.run(0.05, drain=True)
+        for id in list(self.snapshots):
+            self.end(id)
+        scratch = os.path.join(self.state, "scratch")
+        left = os.listdir(scratch) if os.path.isdir(scratch) else []
+        assert not left, f"scratch files are left: {left}"
+        self.guest.disconnect()
+        self.q.socket.close()
+        assert self.server.stop(), "the server did not end well"
+        self.t.servers.remove(self.server)
+        for i, journal in enumerate(self.journals):
+            journal.check_acked(self.image(i))
+
+
+def merge(total, stats):
+    for k, v in stats.items():
+        total[k] = total.get(k, [] if isinstance(v, list) else 0) + v
+    return total
+
+
+def mib(values):
+    if not values:
+        return "-"
+    values = sorted(values)
+    return f"{values[len(values) // 2] / 2**20:.1f}/{values[-1] / 2**20:.1f}"
+
+
+def seed():
+    value = os.environ.get("CRASH_SEED") or str(random.SystemRandom()
+                                                .randrange(1 << 32))
+    print(f"# CRASH_SEED={value}", flush=True)
+    return int(value)
