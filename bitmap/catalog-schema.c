@@ -141,7 +141,37 @@ static const char version_1[] =
 ") STRICT;"
 "CREATE INDEX backup_disk_by_disk ON backup_disk (disk);";
 
+/* Crash safety.  nonce: of the map in the runtime directory (runtime.h), NULL if
+ * there is none.  A CHECK cannot be altered, so epoch is made anew; no table
+ * refers to it. */
+static const char version_2[] =
+"CREATE TABLE epoch_2 ("
+"  disk INTEGER NOT NULL REFERENCES disk ON DELETE CASCADE,"
+"  id INTEGER NOT NULL CHECK (id >= 1),"
+"  prev INTEGER NOT NULL CHECK (prev < id),"
+"  size INTEGER NOT NULL CHECK (size >= 0),"
+"  granularity INTEGER NOT NULL,"
+"  state TEXT NOT NULL CHECK (state IN ('prepared', 'open', 'sealed')),"
+"  all_dirty INTEGER NOT NULL CHECK (all_dirty IN (0, 1)),"
+"  count INTEGER NOT NULL,"
+"  nonce BLOB,"
+"  blob BLOB,"
+"  PRIMARY KEY (disk, id)"
+") STRICT;"
+"INSERT INTO epoch_2 (disk, id, prev, size, granularity, state, all_dirty,"
+"                     count, blob)"
+"  SELECT disk, id, prev, size, granularity, state, all_dirty, count, blob"
+"  FROM epoch;"
+"DROP TABLE epoch;"
+"ALTER TABLE epoch_2 RENAME TO epoch;"
+"ALTER TABLE layer ADD COLUMN nonce BLOB;"
+"ALTER TABLE layer ADD COLUMN durable INTEGER NOT NULL DEFAULT 0"
+"  CHECK (durable IN (0, 1));"
+"ALTER TABLE snapshot ADD COLUMN durable INTEGER NOT NULL DEFAULT 0"
+"  CHECK (durable IN (0, 1));";
+
 const char *const catalog_migrations[] = {
   version_1,
+  version_2,
 };
 const int catalog_schema_version = G_N_ELEMENTS (catalog_migrations);

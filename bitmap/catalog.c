@@ -26,6 +26,7 @@ struct Catalog {
   /* Set in new, never changed. */
   char *dir;                    /* absolute */
   char *path;                   /* of the database, absolute */
+  char *vfs;                    /* NULL: the default; set before open */
   int dir_fd, lock_fd;
 
   pthread_mutex_t mutex;        /* recursive; protects all below */
@@ -153,6 +154,7 @@ catalog_free (Catalog *cat)
   pthread_mutex_destroy (&cat->mutex);
   g_free (cat->uuid);
   g_free (cat->path);
+  g_free (cat->vfs);
   g_free (cat->dir);
   g_free (cat);
 }
@@ -548,18 +550,28 @@ create_file (Catalog *cat, GError **error)
   return true;
 }
 
+void
+catalog_set_vfs (Catalog *cat, const char *name)
+{
+  assert (cat->db == NULL);
+  g_free (cat->vfs);
+  cat->vfs = g_strdup (name);
+}
+
 bool
 catalog_open (Catalog *cat, GError **error)
 {
   bool ok;
 
   assert (cat->db == NULL);
-  if (!create_file (cat, error))
+  /* Another file system's files are not ours to make. */
+  if (cat->vfs == NULL && !create_file (cat, error))
     return false;
   /* NOMUTEX: our own mutex is around every use. */
   if (sqlite3_open_v2 (cat->path, &cat->db,
-                       SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX,
-                       NULL) != SQLITE_OK) {
+                       SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX |
+                       (cat->vfs != NULL ? SQLITE_OPEN_CREATE : 0),
+                       cat->vfs) != SQLITE_OK) {
     if (cat->db != NULL)
       fail_sqlite (cat, error);
     else

@@ -27,6 +27,10 @@ typedef struct Catalog Catalog;
  * 2 s, then BUSY, naming the directory. */
 Catalog *catalog_new (const char *state_dir, GError **error);
 
+/* name: of a registered sqlite3_vfs to open the database by, so that a test can
+ * simulate its disk too; NULL: SQLite's default.  Before catalog_open. */
+void catalog_set_vfs (Catalog *cat, const char *name);
+
 /* Opens or creates the database; applies schema migrations; refuses a newer
  * schema by name and number. */
 bool catalog_open (Catalog *cat, GError **error);

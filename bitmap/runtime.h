@@ -29,11 +29,12 @@ typedef struct Runtime Runtime;
 typedef struct RuntimeMap RuntimeMap;
 
 /* dir: NULL chooses /run/nbdfleece if statfs says tmpfs (made if it can be), else
- * /dev/shm/nbdfleece.  Makes dir and dir/uuid, mode 0700.  A directory that is
+ * /dev/shm/nbdfleece (nbdfleece-UID if not root).  Makes dir and dir/uuid, mode 0700.  A directory that is
  * not a tmpfs is used but not trusted: the caller warns. */
 Runtime *runtime_new (const char *dir, const char *catalog_uuid,
                       GError **error);
-void runtime_free (Runtime *rt);                /* NULL is fine */
+/* NULL is fine; maps must have been closed.  Removes the folder if it is empty. */
+void runtime_free (Runtime *rt);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Runtime, runtime_free)
 const char *runtime_dir (const Runtime *rt);    /* with the uuid */
 bool runtime_is_trusted (const Runtime *rt);
@@ -42,18 +43,24 @@ void runtime_sweep (Runtime *rt, const GPtrArray *keep);
 
 void runtime_draw_nonce (uint8_t nonce[RUNTIME_NONCE_BYTES]);
 
-/* A new map of bytes of zeroes, sparse; an old file of that name is replaced.
- * name: one path component.  NO_MEMORY when the tmpfs is full is found out on
- * writing: bytes are not reserved, so that a large disk costs what it uses. */
+/* A new map of bytes of zeroes; an old file of that name is replaced.  name: one
+ * path component.  whole: take all its memory now (NO_MEMORY if the tmpfs is
+ * full); else it is sparse, and runtime_map_reserve must come before a write to
+ * any part: writing to memory that a full tmpfs does not have is SIGBUS. */
 RuntimeMap *runtime_map_create (Runtime *rt, const char *name, size_t bytes,
                                 const uint8_t nonce[RUNTIME_NONCE_BYTES],
-                                GError **error);
+                                bool whole, GError **error);
+/* Bytes [offset, offset + length) may be written to from now on.  0 or -errno
+ * (-ENOSPC); what is there stays.  Any thread. */
+int runtime_map_reserve (RuntimeMap *map, size_t offset, size_t length);
 /* NOT_FOUND: missing, of another nonce or size, or rt is not trusted. */
 RuntimeMap *runtime_map_open (Runtime *rt, const char *name, size_t bytes,
                               const uint8_t nonce[RUNTIME_NONCE_BYTES],
                               GError **error);
 void *runtime_map_data (const RuntimeMap *map); /* page-aligned */
-void runtime_map_close (RuntimeMap *map);       /* unmaps; the file stays */
-void runtime_map_remove (RuntimeMap *map);      /* unmaps and removes */
+size_t runtime_map_bytes (const RuntimeMap *map);
+/* Both unmap, NULL is fine; the first leaves the file, the second removes it. */
+void runtime_map_close (RuntimeMap *map);
+void runtime_map_remove (RuntimeMap *map);
 
 #endif

@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 #include "bitmap/bitmap-error.h"
+#include "bitmap/runtime.h"
 #include "fleece/inflight.h"
 #include "fleece/layer.h"
 #include "fleece/snapshot.h"
@@ -73,6 +74,8 @@ struct Disk {
 struct Fleece {
   Storage *storage;
   char *scratch_dir;
+  char *runtime_dir;            /* NULL: the default */
+  Runtime *runtime;             /* from fleece_start to _free */
   unsigned drain_timeout_ms;
   FleeceNotify notify;
   void *notify_opaque;

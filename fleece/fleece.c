@@ -16,6 +16,7 @@ fleece_new (const FleeceOptions *options, GError **error)
 
   f->storage = options->storage != NULL ? options->storage : &storage_posix;
   f->scratch_dir = g_strdup (options->scratch_dir);
+  f->runtime_dir = g_strdup (options->runtime_dir);
   f->drain_timeout_ms = options->drain_timeout_ms != 0
     ? options->drain_timeout_ms : 60000;
   f->notify = options->notify;
@@ -63,6 +64,8 @@ fleece_free (Fleece *f)
     disk_free (f->disks->pdata[i]);
   g_ptr_array_unref (f->disks);
   pthread_mutex_destroy (&f->flip_lock);
+  runtime_free (f->runtime);
+  g_free (f->runtime_dir);
   g_free (f->scratch_dir);
   g_free (f);
 }
@@ -213,6 +216,13 @@ fleece_start (Fleece *f, Catalog *cat, GError **error)
                  g_strerror (err));
     return false;
   }
+  f->runtime = runtime_new (f->runtime_dir, catalog_uuid (cat), error);
+  if (f->runtime == NULL)
+    return false;
+  if (!runtime_is_trusted (f->runtime))
+    fleece_note (f, FLEECE_NOTE_WARNING, NULL, NULL, 0,
+                 "runtime directory '%s' is not a tmpfs: what is there is not "
+                 "trusted after a crash", runtime_dir (f->runtime));
   f->cat = cat;
   for (unsigned i = 0; i < f->disks->len; i++)
     if (!disk_start (f->disks->pdata[i], error)) {

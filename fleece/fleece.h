@@ -36,6 +36,7 @@ typedef void (*FleeceNotify) (void *opaque, FleeceNoteKind kind,
 typedef struct {
   Storage *storage;             /* NULL: storage_posix */
   const char *scratch_dir;      /* where layers live; made by fleece_start */
+  const char *runtime_dir;      /* NULL: the default of runtime_new */
   unsigned drain_timeout_ms;    /* 0: 60000 (durability.md 5) */
   FleeceNotify notify;          /* NULL: none */
   void *notify_opaque;

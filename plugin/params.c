@@ -17,6 +17,8 @@ const char params_help[] =
   "state=DIR              (required) Where tracking is kept; made if missing.\n"
   "scratch=DIR            Where snapshots keep old data\n"
   "                       (default STATE/scratch).\n"
+  "runtime=DIR            Where maps outlive the process; has to be a tmpfs\n"
+  "                       (default /run/nbdfleece or /dev/shm/nbdfleece).\n"
   "control=SOCKET         Unix socket for control commands (QMP).\n"
   "granularity=SIZE       Bytes a dirty bit, 4K .. 1M (default 64K).\n"
   "drain-timeout=SECONDS  How long a cut waits for guest writes in flight\n"
@@ -50,6 +52,7 @@ params_free (Params *params)
   g_free (params->state);
   g_free (params->scratch);
   g_free (params->control);
+  g_free (params->runtime);
   g_free (params);
 }
 
@@ -205,6 +208,8 @@ params_set (Params *params, const char *key, const char *value,
     return set_path (&params->state, key, value, error);
   if (strcmp (key, "scratch") == 0)
     return set_path (&params->scratch, key, value, error);
+  if (strcmp (key, "runtime") == 0)
+    return set_path (&params->runtime, key, value, error);
   if (strcmp (key, "control") == 0)
     return set_control (params, value, error);
   if (strcmp (key, "granularity") == 0)

@@ -30,6 +30,7 @@ typedef struct {
   char *state;                  /* absolute path of the state directory */
   char *scratch;                /* absolute; default STATE/scratch */
   char *control;                /* absolute; NULL: no control socket */
+  char *runtime;                /* absolute; NULL: runtime_new's default */
   uint32_t granularity;         /* bytes */
   unsigned drain_timeout_ms;
 } Params;

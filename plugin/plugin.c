@@ -136,6 +136,7 @@ fleece_plugin_get_ready (void)
   const Params *params = plugin.params;
   FleeceOptions options = {
     .scratch_dir = params->scratch,
+    .runtime_dir = params->runtime,
     .drain_timeout_ms = params->drain_timeout_ms,
     .notify = keeper_notify,
     .notify_opaque = plugin.keeper,

@@ -163,6 +163,8 @@ class Fixture:
         self.tmpdir = tempfile.mkdtemp(prefix="nbdf.")
         self.state = os.path.join(self.tmpdir, "state")
         self.control = os.path.join(self.tmpdir, "c")
+        # Maps that outlive a killed server; a tmpfs.
+        self.runtime = tempfile.mkdtemp(prefix="nbdf.", dir="/dev/shm")
         self._status = 0
         self._hook = sys.excepthook
         sys.excepthook = self._exception
@@ -201,7 +203,8 @@ class Fixture:
         """Our server and plugin with this test's state and control."""
         os.makedirs(self.state, exist_ok=True)
         return self.start_nbdfleece(f"state={self.state}",
-                                    f"control={self.control}", *args)
+                                    f"control={self.control}",
+                                    f"runtime={self.runtime}", *args)
 
     def start_nbdkit(self, *args):
         """Stock nbdkit, able to load a plugin built with a sanitizer."""
@@ -297,6 +300,7 @@ class Fixture:
                     print(f"--- {s.name}.log\n{text[-20000:]}",
                           file=sys.stderr)
         shutil.rmtree(self.tmpdir, ignore_errors=True)
+        shutil.rmtree(self.runtime, ignore_errors=True)
         if bad and self._status in (0, None, 77):
             sys.stdout.flush()
             sys.stderr.flush()

@@ -23,6 +23,8 @@ fixture_new (unsigned nr_disks, uint64_t size)
   g_assert_no_error (error);
   fx->state = g_strdup_printf ("%s/state", fx->dir);
   fx->scratch = g_strdup_printf ("%s/scratch", fx->dir);
+  fx->runtime = g_strdup ("/dev/shm/fleece-XXXXXX");
+  g_assert_nonnull (g_mkdtemp (fx->runtime));
   fx->nr_disks = nr_disks;
   fx->granularity = 65536;
   fx->notes = g_string_new (NULL);
@@ -59,6 +61,7 @@ fixture_start (Fixture *fx)
   g_autoptr (GError) error = NULL;
   FleeceOptions options = {
     .storage = fx->storage, .scratch_dir = fx->scratch,
+    .runtime_dir = fx->runtime,
     .drain_timeout_ms = fx->drain_timeout_ms,
     .notify = note, .notify_opaque = fx,
   };
@@ -117,16 +120,24 @@ remove_tree (const char *path)
 }
 
 void
+fixture_lose_runtime (Fixture *fx)
+{
+  remove_tree (fx->runtime);
+}
+
+void
 fixture_free (Fixture *fx)
 {
   if (fx->f != NULL)
     fixture_stop (fx);
   remove_tree (fx->dir);
+  remove_tree (fx->runtime);
   for (unsigned i = 0; i < fx->nr_disks; i++)
     g_free (fx->image[i]);
   g_free (fx->dir);
   g_free (fx->state);
   g_free (fx->scratch);
+  g_free (fx->runtime);
   g_string_free (fx->notes, TRUE);
   pthread_mutex_destroy (&fx->notes_lock);
   g_free (fx);

@@ -12,6 +12,7 @@
 
 typedef struct {
   char *dir, *state, *scratch;  /* paths */
+  char *runtime;                /* in a tmpfs */
   char *image[FIXTURE_MAX_DISKS];
   unsigned nr_disks;
   uint32_t granularity;         /* of tracking */
@@ -35,6 +36,8 @@ void fixture_start (Fixture *fx);
 void fixture_stop (Fixture *fx);
 /* Everything is dropped as kill -9 would; fixture_start may follow. */
 void fixture_crash (Fixture *fx);
+/* The maps of the runtime directory go, as in a power cut; while stopped. */
+void fixture_lose_runtime (Fixture *fx);
 /* A cut of disk i alone.  name: of the snapshot, NULL: none.  Returns the
  * snapshot (a reference), and the boundary if not NULL. */
 Snapshot *fixture_cut (Fixture *fx, unsigned i, const char *name,

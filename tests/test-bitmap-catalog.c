@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "bitmap-test.h"
+#include "bitmap/catalog-schema.h"
 #include "bitmap/epoch.h"
 
 static const DiskIdentity identity = { UINT64_C (1) << 30, 1, 2, 3 };
@@ -46,7 +47,58 @@ test_newer (void)
   test_sql (cat, "PRAGMA user_version = 77");
   catalog_free (cat);
   refused (dir, BITMAP_ERROR_INVALID,
-           "schema version 77 of a newer program; this one knows up to 1");
+           "schema version 77 of a newer program; this one knows up to 2");
+  test_dir_free (dir);
+}
+
+/* What the first version wrote is kept, and its tables get what is new. */
+static void
+test_migrate (void)
+{
+  char *dir = test_dir_new ();
+  g_autofree char *path = database (dir);
+  sqlite3 *db;
+  Catalog *cat;
+
+  g_assert_cmpint (sqlite3_open (path, &db), ==, SQLITE_OK);
+  g_assert_cmpint (sqlite3_exec (db, catalog_migrations[0], NULL, NULL, NULL),
+                   ==, SQLITE_OK);
+  g_assert_cmpint (sqlite3_exec (db,
+    "PRAGMA user_version = 1; PRAGMA application_id = 0x6e626466;"
+    "INSERT INTO meta (id, uuid) VALUES (1, 'some-uuid');"
+    "INSERT INTO disk VALUES (1, 'vda', 65536, 10, 2, 3, 4, 1, 9);"
+    "INSERT INTO epoch VALUES (1, 7, 0, 10, 65536, 'sealed', 0, 1, x'abcd');"
+    "INSERT INTO epoch VALUES (1, 8, 7, 10, 65536, 'open', 1, 2, NULL);"
+    "INSERT INTO layer VALUES (5, 1, 'file', 10, 'live');"
+    "INSERT INTO snapshot VALUES (6, 1, 's', 8, 5, 10, 'live', NULL, 1,"
+    "                             'break-snapshot', 0);", NULL, NULL, NULL),
+                   ==, SQLITE_OK);
+  sqlite3_close (db);
+
+  cat = test_catalog (dir);
+  g_assert_cmpstr (catalog_uuid (cat), ==, "some-uuid");
+  g_assert_cmpint (test_sql_int (cat, "PRAGMA user_version"), ==, 2);
+  g_assert_cmpint (test_sql_int (cat,
+    "SELECT count (*) FROM epoch WHERE disk = 1 AND id = 7 AND prev = 0 AND"
+    " size = 10 AND granularity = 65536 AND state = 'sealed' AND"
+    " all_dirty = 0 AND count = 1 AND nonce IS NULL AND blob = x'abcd'"),
+    ==, 1);
+  g_assert_cmpint (test_sql_int (cat,
+    "SELECT count (*) FROM epoch WHERE id = 8 AND prev = 7 AND all_dirty = 1"
+    " AND state = 'open' AND count = 2 AND blob IS NULL"), ==, 1);
+  g_assert_cmpint (test_sql_int (cat,
+    "SELECT count (*) FROM layer WHERE id = 5 AND nonce IS NULL AND"
+    " durable = 0"), ==, 1);
+  g_assert_cmpint (test_sql_int (cat,
+    "SELECT count (*) FROM snapshot WHERE id = 6 AND layer = 5 AND"
+    " durable = 0"), ==, 1);
+  test_sql (cat, "UPDATE epoch SET state = 'prepared', nonce = x'00'"
+            " WHERE id = 8");
+  /* The disk's rows still go with it. */
+  test_sql (cat, "DELETE FROM snapshot");
+  test_sql (cat, "DELETE FROM disk");
+  g_assert_cmpint (test_sql_int (cat, "SELECT count (*) FROM epoch"), ==, 0);
+  catalog_free (cat);
   test_dir_free (dir);
 }
 
@@ -353,6 +405,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/bitmap/catalog/newer", test_newer);
+  g_test_add_func ("/bitmap/catalog/migrate", test_migrate);
   g_test_add_func ("/bitmap/catalog/garbage", test_garbage);
   g_test_add_func ("/bitmap/catalog/foreign", test_foreign);
   g_test_add_func ("/bitmap/catalog/damaged-pages", test_damaged_pages);
