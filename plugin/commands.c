@@ -142,6 +142,26 @@ quit (struct qmp_session *session, json_t *args, GError **error)
   return json_object ();
 }
 
+/* The server calls .cleanup soon, in another thread: control_stop waits for
+ * this command, and sends its reply. */
+static json_t *
+server_reexec (struct qmp_session *session, json_t *args, GError **error)
+{
+  const struct metacontext_host *host = plugin.host;
+
+  if (host == NULL || host->size < offsetof (struct metacontext_host, reexec) +
+      sizeof host->reexec || host->reexec == NULL) {
+    command_set_error (error, "this server cannot replace itself while it is "
+                       "running: only nbdfleece can");
+    return NULL;
+  }
+  if (host->reexec () == -1) {
+    command_set_error (error, "the server is not replaced, its log says why");
+    return NULL;
+  }
+  return json_object ();
+}
+
 const struct qmp_command commands_table[] = {
   { "backup-begin", args_backup_begin, command_backup_begin },
   { "backup-end", args_backup_end, command_backup_end },
@@ -156,6 +176,7 @@ const struct qmp_command commands_table[] = {
   { "query-commands", NULL, command_query_commands },
   { "query-version", NULL, query_version },
   { "quit", NULL, quit },
+  { "server-reexec", NULL, server_reexec },
   { NULL }
 };
 

@@ -133,6 +133,34 @@ control_socket_new (const char *path, GError **error)
   return g_steal_pointer (&sock);
 }
 
+ControlSocket *
+control_socket_adopt (const char *path, int fd, GError **error)
+{
+  ControlSocket *sock;
+  struct stat st;
+
+  /* Removed meanwhile: nobody could find us any more. */
+  if (lstat (path, &st) == -1) {
+    close (fd);
+    return control_socket_new (path, error);
+  }
+  sock = g_new0 (ControlSocket, 1);
+  sock->fd = fd;
+  sock->path = g_strdup (path);
+  sock->device = st.st_dev;
+  sock->inode = st.st_ino;
+  return sock;
+}
+
+void
+control_socket_forget (ControlSocket *sock)
+{
+  if (sock == NULL)
+    return;
+  g_free (sock->path);
+  g_free (sock);
+}
+
 void
 control_socket_free (ControlSocket *sock)
 {

@@ -20,6 +20,11 @@ typedef struct {
 } ControlSocket;
 
 ControlSocket *control_socket_new (const char *path, GError **error);
+/* One that is bound to path and listens already; takes fd. */
+ControlSocket *control_socket_adopt (const char *path, int fd,
+                                     GError **error);
+/* Free it, but leave socket and file alone.  NULL is fine. */
+void control_socket_forget (ControlSocket *sock);
 /* Closes it and removes the file if it is still ours.  NULL is fine. */
 void control_socket_free (ControlSocket *sock);
 

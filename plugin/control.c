@@ -82,15 +82,16 @@ struct Control {
   pthread_mutex_t lock;
   pthread_cond_t cond;          /* any worker may have something to do */
   bool stop;                    /* under lock */
-  bool said_shutdown;           /* under lock */
+  bool said_shutdown;           /* or SERVER_REEXEC; under lock */
 };
 
 Control *
-control_new (const char *path, GError **error)
+control_new (const char *path, int fd, GError **error)
 {
   Control *control = g_new0 (Control, 1);
 
-  control->sock = control_socket_new (path, error);
+  control->sock = fd == -1 ? control_socket_new (path, error)
+    : control_socket_adopt (path, fd, error);
   if (control->sock == NULL) {
     g_free (control);
     return NULL;
@@ -536,7 +537,7 @@ control_event (Control *control, const char *name, json_t *data)
   if (!control->started)
     return;
   pthread_mutex_lock (&control->lock);
-  if (strcmp (name, "SHUTDOWN") == 0)
+  if (strcmp (name, "SHUTDOWN") == 0 || strcmp (name, "SERVER_REEXEC") == 0)
     control->said_shutdown = true;
   for (size_t i = 0; i < control->clients->len; i++) {
     Client *client = control->clients->pdata[i];
@@ -565,6 +566,18 @@ control_close_after_reply (struct qmp_session *session)
   Client *client = session->opaque;
 
   client->close_after_reply = true;
+}
+
+int
+control_fd (const Control *control)
+{
+  return control->sock->fd;
+}
+
+void
+control_forget_socket (Control *control)
+{
+  g_clear_pointer (&control->sock, control_socket_forget);
 }
 
 void

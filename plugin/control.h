@@ -24,8 +24,9 @@
 
 typedef struct Control Control;
 
-/* Binds and listens; before the fork and before any thread. */
-Control *control_new (const char *path, GError **error);
+/* Binds and listens; before the fork and before any thread.  fd: not -1, a
+ * socket that an earlier image of the server has bound there: taken. */
+Control *control_new (const char *path, int fd, GError **error);
 
 /* Starts serving the commands of table (static). */
 bool control_start (Control *control, const struct qmp_command *table,
@@ -42,6 +43,11 @@ void control_close_after_reply (struct qmp_session *session);
 /* Announces the shutdown, waits for commands that are running, sends what is
  * still queued (for 2 s at most), closes all clients. */
 void control_stop (Control *control);
+
+/* After control_stop: the listening socket, and leave it to somebody else:
+ * control_free neither closes nor removes it then. */
+int control_fd (const Control *control);
+void control_forget_socket (Control *control);
 
 /* Also removes the socket.  After control_stop, or without control_start.  NULL
  * is fine. */

@@ -130,6 +130,43 @@ add_disks (GError **error)
   return true;
 }
 
+/* The control socket stays open while the server replaces itself: clients that
+ * connect meanwhile wait, and need not try again. */
+#define CONTROL_FILE "control"
+
+static bool
+host_has_files (void)
+{
+  return plugin.host != NULL &&
+    plugin.host->size >= offsetof (struct metacontext_host, file_take) +
+    sizeof plugin.host->file_take;
+}
+
+static int
+take_control_socket (void)
+{
+  return host_has_files () ? plugin.host->file_take (CONTROL_FILE) : -1;
+}
+
+static bool
+keep_control_socket (void)
+{
+  return host_has_files () &&
+    plugin.host->file_keep (CONTROL_FILE, control_fd (plugin.control)) == 0;
+}
+
+static void
+stop_control (void)
+{
+  bool kept = keep_control_socket ();
+
+  if (kept)
+    control_event (plugin.control, "SERVER_REEXEC", NULL);
+  control_stop (plugin.control);
+  if (kept)
+    control_forget_socket (plugin.control);
+}
+
 static int
 fleece_plugin_get_ready (void)
 {
@@ -153,7 +190,8 @@ fleece_plugin_get_ready (void)
 
   /* Last: a socket file must not stay behind when something above fails. */
   if (params->control != NULL) {
-    plugin.control = control_new (params->control, &error);
+    plugin.control = control_new (params->control, take_control_socket (),
+                                  &error);
     if (plugin.control == NULL)
       return report (error);
   }
@@ -246,7 +284,7 @@ fleece_plugin_cleanup (void)
   GError *error = NULL;
 
   if (plugin.control != NULL)
-    control_stop (plugin.control);
+    stop_control ();
   if (!fleece_stop (plugin.fleece, &error))
     report (error);
   keeper_stop (plugin.keeper);

@@ -41,7 +41,21 @@ struct conn {
   GSList *strings;              /* under the lock of nbdkit-api.c */
   bool entered;                 /* backend_leave is due */
 
+  /* Received by an earlier image of this program; the leader's.  NULL: none, or
+   * used up. */
+  GBytes *inherited;
+  size_t inherited_pos;
+  /* Stopped at the border of a request, to be left to the next image; the
+   * leader's. */
+  bool parked;
+  GByteArray *unparsed;         /* received, not looked at; NULL: nothing */
+  char *export_name;            /* set when the handle is closed */
+  struct export_info info;      /* likewise; before: what the client was told */
+
   pthread_mutex_t lock;
+  /* Under lock. */
+  bool has_leader;              /* in transmission; leader is valid */
+  pthread_t leader;
   /* Under lock for whoever is not the handshake's thread. */
   Handle *handle;               /* selected by SET_META_CONTEXT or GO */
   Handle *probe;                /* open for the duration of one option */
@@ -71,11 +85,23 @@ struct conn {
 /* handshake.c.  true: c->handle is open, go on with transmission. */
 bool conn_handshake (struct conn *c);
 
+/* handshake.c.  Open the export that an earlier image had open for this client,
+ * and select its contexts again.  false: reported; not possible. */
+bool conn_enter_again (struct conn *c, const char *name);
+
 /* serve.c.  Transmission; ends with conn_finish, maybe on another thread. */
 void conn_serve (struct conn *c);
 
-/* conn.c.  Close and free. */
+/* conn.c.  Close and free, or, if it is parked, close the handle and keep the
+ * rest. */
 void conn_finish (struct conn *c);
+
+/* All are to be parked: stop at the border of the next request.  The sockets of
+ * those who have a leader do not block any more then: they fail with EAGAIN
+ * after a short wait. */
+bool conn_is_parking (void);
+/* This thread is the leader now; or nobody is. */
+void conn_set_leader (struct conn *c, bool is_leader);
 
 /* Receive exactly length bytes.  deadline: CLOCK_MONOTONIC in ns, 0: none.
  * false: end of stream, error, or too late. */

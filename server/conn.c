@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -18,6 +19,11 @@
 
 /* How long clients may take to accept their last replies at shutdown. */
 #define GRACE_SECONDS 5
+/* How long a handshake may go on while all wait for another image: clients that
+ * know what they want need a millisecond. */
+#define PARK_HANDSHAKE_SECONDS 1
+/* How long receiving blocks once everybody is to stop. */
+#define PARK_RECV_US 1000
 
 static struct conn_settings settings;
 
@@ -27,12 +33,33 @@ static pthread_mutex_t conns_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t conn_left = PTHREAD_COND_INITIALIZER;
 static GPtrArray *conns;
 static unsigned last_number;
+static GPtrArray *parked;
+static atomic_bool parking;
 
 void
 conn_init (const struct conn_settings *s)
 {
   settings = *s;
   conns = g_ptr_array_new ();
+  parked = g_ptr_array_new ();
+}
+
+bool
+conn_is_parking (void)
+{
+  return atomic_load_explicit (&parking, memory_order_relaxed);
+}
+
+void
+conn_set_leader (struct conn *c, bool is_leader)
+{
+  pthread_mutex_lock (&c->lock);
+  if (is_leader)
+    c->leader = pthread_self ();
+  /* Whoever has lost the leadership may be late to say so. */
+  if (is_leader || pthread_equal (c->leader, pthread_self ()))
+    c->has_leader = is_leader;
+  pthread_mutex_unlock (&c->lock);
 }
 
 int64_t
@@ -175,6 +202,10 @@ conn_free (struct conn *c)
 {
   close (c->fd);
   g_slist_free_full (c->strings, free);
+  g_clear_pointer (&c->inherited, g_bytes_unref);
+  if (c->unparsed)
+    g_byte_array_unref (c->unparsed);
+  g_free (c->export_name);
   metactx_set_free (c->contexts);
   pthread_cond_destroy (&c->room);
   pthread_mutex_destroy (&c->send_lock);
@@ -192,15 +223,24 @@ conn_finish (struct conn *c)
   handle = c->handle;
   c->handle = NULL;
   pthread_mutex_unlock (&c->lock);
+  if (c->parked) {
+    g_free (c->export_name);
+    c->export_name = g_strdup (handle_name (handle));
+    c->info = *handle_info (handle);
+  }
   handle_close (handle);
   if (c->entered)
     backend_leave (c->b);
-  log_debug ("client has left");
+  log_debug (c->parked ? "client waits for the next image"
+             : "client has left");
   memset (&thread_context, 0, sizeof thread_context);
 
   pthread_mutex_lock (&conns_lock);
   g_ptr_array_remove_fast (conns, c);
-  conn_free (c);
+  if (c->parked)
+    g_ptr_array_add (parked, c);
+  else
+    conn_free (c);
   pthread_cond_signal (&conn_left);
   pthread_mutex_unlock (&conns_lock);
 }
@@ -281,8 +321,206 @@ conn_stop_all (void)
   while (conns->len > 0)        /* the plugin is at work for them */
     pthread_cond_wait (&conn_left, &conns_lock);
   pthread_mutex_unlock (&conns_lock);
+  for (guint i = 0; i < parked->len; i++)
+    conn_free (parked->pdata[i]);
+  g_ptr_array_free (parked, TRUE);
   g_ptr_array_free (conns, TRUE);
   conns = NULL;
+}
+
+static void
+on_wake_up (int signum)
+{
+}
+
+/* Get the leader out of its receive.  Once the handler has run, the system
+ * restarts the call, and the socket's timeout, new by then, ends it; one that
+ * is not in the call meets the timeout when it is.  (A flag and EINTR alone
+ * would leave a gap between looking at the flag and the call.)  SA_RESTART: the
+ * thread may just as well be in a call of the plugin's. */
+static void
+stop_leader_locked (struct conn *c)
+{
+  struct timeval soon = { .tv_usec = PARK_RECV_US };
+
+  pthread_mutex_lock (&c->lock);
+  if (c->has_leader) {
+    setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
+    pthread_kill (c->leader, SIGURG);
+  }
+  pthread_mutex_unlock (&c->lock);
+}
+
+/* With conns_lock held.  false: some are still there after that time. */
+static bool
+wait_for_all_locked (unsigned seconds)
+{
+  struct timespec until;
+  int err = 0;
+
+  clock_gettime (CLOCK_REALTIME, &until);
+  until.tv_sec += seconds;
+  while (conns->len > 0 && err != ETIMEDOUT)
+    err = pthread_cond_timedwait (&conn_left, &conns_lock, &until);
+  return conns->len == 0;
+}
+
+static void
+close_handshakes_locked (void)
+{
+  for (guint i = 0; i < conns->len; i++) {
+    struct conn *c = g_ptr_array_index (conns, i);
+
+    pthread_mutex_lock (&c->lock);
+    if (!c->has_leader) {
+      atomic_store (&c->closing, true);
+      shutdown (c->fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock (&c->lock);
+  }
+}
+
+void
+conn_park_all (void)
+{
+  struct sigaction sa = { .sa_handler = on_wake_up, .sa_flags = SA_RESTART };
+
+  sigaction (SIGURG, &sa, NULL);
+  pthread_mutex_lock (&conns_lock);
+  atomic_store (&parking, true);
+  for (guint i = 0; i < conns->len; i++)
+    stop_leader_locked (g_ptr_array_index (conns, i));
+  if (!wait_for_all_locked (PARK_HANDSHAKE_SECONDS)) {
+    backend_stop_waiting (settings.backend);
+    close_handshakes_locked ();
+    if (!wait_for_all_locked (GRACE_SECONDS))
+      shutdown_all_locked (SHUT_RDWR);
+    while (conns->len > 0)      /* the plugin is at work for them */
+      pthread_cond_wait (&conn_left, &conns_lock);
+  }
+  pthread_mutex_unlock (&conns_lock);
+}
+
+static void
+hand_over_one (Handover *h, struct conn *c)
+{
+  struct handover_conn *out = handover_add_conn (h);
+  GByteArray *unparsed = c->unparsed ? c->unparsed : g_byte_array_new ();
+
+  out->number = c->number;
+  out->fd = c->fd;
+  out->export_name = g_strdup (c->export_name);
+  out->mode = c->mode;
+  out->info = c->info;
+  out->bytes_read = atomic_load (&c->bytes_read);
+  out->bytes_written = atomic_load (&c->bytes_written);
+  out->requests = atomic_load (&c->requests);
+  out->extents = atomic_load (&c->extents);
+  for (size_t i = 0; i < metactx_set_count (c->contexts); i++)
+    g_ptr_array_add (out->contexts,
+                     g_strdup (metactx_set_get (c->contexts, i)->name));
+  out->unparsed = g_byte_array_free_to_bytes (unparsed);
+  c->unparsed = NULL;
+  c->fd = -1;
+  conn_free (c);
+}
+
+void
+conn_hand_over (Handover *h)
+{
+  pthread_mutex_lock (&conns_lock);
+  for (guint i = 0; i < parked->len; i++)
+    hand_over_one (h, parked->pdata[i]);
+  g_ptr_array_set_size (parked, 0);
+  h->last_conn_number = last_number;
+  pthread_mutex_unlock (&conns_lock);
+}
+
+static bool
+same_info (const struct export_info *a, const struct export_info *b)
+{
+  return a->size == b->size && a->flags == b->flags &&
+    a->block.min == b->block.min &&
+    a->block.preferred == b->block.preferred && a->block.max == b->block.max;
+}
+
+/* A client cannot be told that its export is another one now. */
+static bool
+enter_again (struct conn *c)
+{
+  const struct export_info told = c->info;
+
+  if (!conn_enter_again (c, c->export_name))
+    return false;
+  if (!same_info (handle_info (c->handle), &told)) {
+    log_error ("export '%.128s' has changed: size %" G_GUINT64_FORMAT
+               " and flags 0x%x, not %" G_GUINT64_FORMAT " and 0x%x, or its "
+               "block sizes", c->export_name, handle_info (c->handle)->size,
+               handle_info (c->handle)->flags, told.size, told.flags);
+    return false;
+  }
+  return true;
+}
+
+static void
+resumed_main (void *arg)
+{
+  struct conn *c = arg;
+
+  thread_context.conn = c;
+  thread_context.plugin_name = backend_name (c->b);
+  c->entered = backend_enter (c->b);
+  if (c->entered && backend_preconnect (c->b, c->settings->readonly) &&
+      enter_again (c))
+    conn_serve (c);
+  else {
+    log_error ("cannot go on with this client: it is disconnected");
+    conn_finish (c);
+  }
+}
+
+void
+conn_resume (const struct handover_conn *from)
+{
+  struct timeval for_ever = { 0 };
+  struct conn *c = conn_new (from->fd);
+
+  setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &for_ever, sizeof for_ever);
+  c->number = from->number;
+  c->mode = from->mode;
+  c->info = from->info;
+  c->export_name = g_strdup (from->export_name);
+  atomic_init (&c->bytes_read, from->bytes_read);
+  atomic_init (&c->bytes_written, from->bytes_written);
+  atomic_init (&c->requests, from->requests);
+  atomic_init (&c->extents, from->extents);
+  if (from->contexts->len > 0)
+    c->contexts = metactx_set_new (c->export_name);
+  for (guint i = 0; i < from->contexts->len; i++) {
+    struct metactx *ctx = metactx_set_add (c->contexts,
+                                           from->contexts->pdata[i]);
+
+    ctx->is_base = strcmp (ctx->name, METACTX_BASE_ALLOCATION) == 0;
+  }
+  if (g_bytes_get_size (from->unparsed) > 0)
+    c->inherited = g_bytes_ref (from->unparsed);
+
+  pthread_mutex_lock (&conns_lock);
+  g_ptr_array_add (conns, c);
+  pthread_mutex_unlock (&conns_lock);
+  if (!pool_run (resumed_main, c)) {
+    log_error ("client dropped: cannot start a thread: %m");
+    pthread_mutex_lock (&conns_lock);
+    g_ptr_array_remove_fast (conns, c);
+    conn_free (c);
+    pthread_mutex_unlock (&conns_lock);
+  }
+}
+
+void
+conn_set_last_number (unsigned number)
+{
+  last_number = number;
 }
 
 /* Call fn for the connection that has the plugin's handle open. */

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "handover.h"
 #include "metacontext.h"
 
 struct Backend;
@@ -32,6 +33,21 @@ void conn_start (int fd);
  * begun.  Returns when all are gone.  Clients that do not take their replies
  * are cut off after a while.  conn_start must not be called any more. */
 void conn_stop_all (void);
+
+/* For reexec.h.  Let handshakes that are under way get on or give up, answer
+ * what is in flight, stop all clients at the border of a request and close
+ * their handles.  Returns when that is done; clients that are in nobody's way
+ * any more (silent in the handshake; not taking replies) are cut off after a
+ * while.  conn_start must not be called any more.  What follows is
+ * conn_hand_over or, for a change of mind, conn_stop_all. */
+void conn_park_all (void);
+void conn_hand_over (Handover *h);
+
+/* In the next image, before the first conn_start: go on with a client.  Takes
+ * its file. */
+void conn_resume (const struct handover_conn *from);
+/* Numbers of clients go on behind this one. */
+void conn_set_last_number (unsigned number);
 
 /* For metacontext.h; from any thread.  false: nobody has this handle of the
  * plugin open. */

@@ -191,6 +191,12 @@ enter_export (struct conn *c, const char *name)
   return true;
 }
 
+bool
+conn_enter_again (struct conn *c, const char *name)
+{
+  return enter_export (c, name);
+}
+
 static uint16_t
 transmission_flags (const struct conn *c, const Handle *h)
 {

@@ -9,6 +9,7 @@
 #include "host.h"
 #include "listen.h"
 #include "nbd-wire.h"
+#include "reexec.h"
 
 static int
 list_add (struct metacontext_list *list, const char *name)
@@ -78,9 +79,19 @@ listener_remove (int64_t id)
 static int
 reexec (void)
 {
-  nbdkit_error ("this server cannot replace itself while it is running");
-  nbdkit_set_error (ENOTSUP);
+  g_autoptr (GError) error = NULL;
+
+  if (reexec_schedule (&error))
+    return 0;
+  nbdkit_error ("the server is not replaced: %s", error->message);
+  nbdkit_set_error (EINVAL);
   return -1;
+}
+
+static int
+file_keep (const char *name, int fd)
+{
+  return reexec_keep_file (name, fd) ? 0 : -1;
 }
 
 static const struct metacontext_host host = {
@@ -92,6 +103,8 @@ static const struct metacontext_host host = {
   .listener_remove = listener_remove,
   .counters = counters,
   .reexec = reexec,
+  .file_keep = file_keep,
+  .file_take = reexec_take_file,
 };
 
 const struct metacontext_host *

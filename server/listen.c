@@ -18,6 +18,7 @@
 #include "listen.h"
 #include "log.h"
 #include "quit.h"
+#include "reexec.h"
 
 #define LISTEN_ERROR (g_quark_from_static_string ("nbdfleece-listen"))
 
@@ -49,14 +50,26 @@ wake (void)
   (void) r;                     /* fails only when it is awake already */
 }
 
-static int64_t
-add_listener (struct listener *l, int64_t id)
+void
+listen_wake (void)
 {
-  pthread_mutex_lock (&lock);
+  wake ();
+}
+
+static void
+init_locked (void)
+{
   if (listeners == NULL) {
     listeners = g_ptr_array_new ();
     wake_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
   }
+}
+
+static int64_t
+add_listener (struct listener *l, int64_t id)
+{
+  pthread_mutex_lock (&lock);
+  init_locked ();
   l->id = id ? id : ++last_id;
   g_ptr_array_add (listeners, l);
   id = l->id;
@@ -412,7 +425,7 @@ listen_run (void)
   bool ok = true;
   uint64_t n;
 
-  while (!quit_requested ()) {
+  while (!quit_requested () && !reexec_scheduled ()) {
     collect (fds);
     /* After a failure, wait a little for files to be closed. */
     if (poll ((struct pollfd *) fds->data, ok ? fds->len : 2,
@@ -420,7 +433,8 @@ listen_run (void)
       continue;
     if (read (wake_fd, &n, sizeof n) == sizeof n)
       continue;
-    for (guint i = 2; i < fds->len && !quit_requested (); i++) {
+    for (guint i = 2; i < fds->len && !quit_requested () &&
+           !reexec_scheduled (); i++) {
       struct pollfd *pfd = &g_array_index (fds, struct pollfd, i);
 
       if (!ok || pfd->revents)
@@ -456,4 +470,48 @@ void
 listen_forget_all (void)
 {
   close_all (false);
+}
+
+void
+listen_hand_over (Handover *h)
+{
+  pthread_mutex_lock (&lock);
+  for (guint i = 0; listeners && i < listeners->len; i++) {
+    struct listener *l = g_ptr_array_index (listeners, i);
+    struct handover_listener *out;
+
+    if (l->removed) {
+      listener_free (l);
+      continue;
+    }
+    out = handover_add_listener (h);
+    *out = (struct handover_listener) {
+      .id = l->id, .fd = l->fd, .path = g_steal_pointer (&l->path),
+      .dev = l->dev, .ino = l->ino, .port = l->port,
+    };
+    g_free (l);
+  }
+  if (listeners)
+    g_ptr_array_set_size (listeners, 0);
+  h->last_listener_id = last_id;
+  pthread_mutex_unlock (&lock);
+}
+
+void
+listen_take_over (const Handover *h)
+{
+  pthread_mutex_lock (&lock);
+  init_locked ();
+  for (guint i = 0; i < h->listeners->len; i++) {
+    const struct handover_listener *in = h->listeners->pdata[i];
+    struct listener *l = g_new0 (struct listener, 1);
+
+    *l = (struct listener) {
+      .id = in->id, .fd = in->fd, .path = g_strdup (in->path),
+      .dev = in->dev, .ino = in->ino, .port = in->port,
+    };
+    g_ptr_array_add (listeners, l);
+  }
+  last_id = h->last_listener_id;
+  pthread_mutex_unlock (&lock);
 }

@@ -12,6 +12,8 @@
 
 #include <glib.h>
 
+#include "handover.h"
+
 /* mode: permissions of the socket file, or -1 for what the umask leaves.  A
  * socket file that nobody listens on is replaced. */
 bool listen_add_unix (const char *path, int mode, GError **error);
@@ -29,8 +31,16 @@ bool listen_remove (int64_t id);
 /* The port of the first TCP listener, 0: there is none. */
 unsigned listen_tcp_port (void);
 
-/* Accept clients and start them, until quit_requested. */
+/* Accept clients and start them, until quit_requested or reexec_scheduled. */
 void listen_run (void);
+/* Have listen_run look again; from any thread. */
+void listen_wake (void);
+
+/* Leave all listeners to the next image: none is left here.  Clients that
+ * connect meanwhile wait in the backlog.  After listen_run. */
+void listen_hand_over (Handover *h);
+/* Before any listener is added. */
+void listen_take_over (const Handover *h);
 
 /* Close all, and remove the socket files that are still ours. */
 void listen_close_all (void);

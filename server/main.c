@@ -19,6 +19,7 @@
 #include "pool.h"
 #include "process.h"
 #include "quit.h"
+#include "reexec.h"
 #include "steal.h"
 
 #define DEFAULT_PLUGIN "fleece"
@@ -74,6 +75,7 @@ dump_config (void)
 
   printf ("binary=%s\n", exe ? exe : "");
   printf ("default_plugin=%s\n", fleece);
+  printf ("handover=%d\n", HANDOVER_VERSION);
   printf ("name=%s\n", PACKAGE_NAME);
   printf ("nbdkit_plugindir=%s\n", NBDKIT_PLUGINDIR);
   printf ("plugindir=%s\n", PLUGINDIR);
@@ -176,6 +178,16 @@ start_captive (const struct command_line *cl, const char *path)
   process_captive (cl->run, env);
 }
 
+/* Where messages go once the server runs. */
+static void
+set_log_target (const struct command_line *cl)
+{
+  if (cl->log_set)
+    log_set_target (cl->log);
+  else if (!cl->foreground && cl->run == NULL)
+    log_set_target (LOG_TO_SYSLOG);
+}
+
 static bool
 write_pidfile (const char *path)
 {
@@ -191,6 +203,34 @@ write_pidfile (const char *path)
   return ok;
 }
 
+/* Everything is to go on in another image, unless we have been told to end
+ * meanwhile. */
+static void
+hand_over (void)
+{
+  Handover *h;
+
+  log_debug ("making way for the next image");
+  conn_park_all ();
+  quit_hold ();
+  if (quit_requested ())
+    return;
+  h = reexec_begin ();
+  listen_hand_over (h);
+  conn_hand_over (h);
+  h->private_folder = g_steal_pointer (&private_folder);
+}
+
+/* Go on where an earlier image has stopped. */
+static void
+resume (const Handover *h)
+{
+  conn_set_last_number (h->last_conn_number);
+  for (guint i = 0; i < h->conns->len; i++)
+    conn_resume (h->conns->pdata[i]);
+  log_debug ("took over %u clients", h->conns->len);
+}
+
 /* From the fork to the end. */
 static bool
 serve (const struct command_line *cl, Backend *b, const char *pidfile)
@@ -201,28 +241,52 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
     log_error ("cannot start a thread: %m");
     ok = false;
   }
-  if (ok && pidfile && !write_pidfile (pidfile)) {
+  /* After a re-execution it is there, and somebody may be reading it. */
+  if (ok && pidfile && reexec_inherited () == NULL &&
+      !write_pidfile (pidfile)) {
     steal_stop ();
     ok = false;
   }
   if (!ok)
     return false;
 
-  if (cl->log_set)
-    log_set_target (cl->log);
-  else if (!cl->foreground && cl->run == NULL)
-    log_set_target (LOG_TO_SYSLOG);
+  set_log_target (cl);
   process_ready ();
+  if (reexec_inherited ())
+    resume (reexec_inherited ());
   listen_run ();
 
-  log_debug ("shutting down");
+  if (reexec_scheduled ())
+    hand_over ();
+  else
+    log_debug ("shutting down");
   listen_close_all ();
   conn_stop_all ();
   steal_stop ();
   pool_finish ();
-  if (pidfile)
+  if (pidfile && reexec_outgoing () == NULL)
     unlink (pidfile);
   return true;
+}
+
+static void
+remove_sockets (void)
+{
+  listen_close_all ();
+  if (private_folder) {
+    rmdir (private_folder);
+    g_clear_pointer (&private_folder, g_free);
+  }
+}
+
+/* Before anything can fail: there is no terminal to tell it, and socket files
+ * shall not stay behind. */
+static void
+take_over (const struct command_line *cl, const Handover *h)
+{
+  set_log_target (cl);
+  listen_take_over (h);
+  private_folder = g_strdup (h->private_folder);
 }
 
 static bool
@@ -231,28 +295,32 @@ configure_and_serve (struct command_line *cl, Backend *b)
   g_autofree char *path = NULL, *pidfile = NULL;
   bool ok;
 
+  if (reexec_inherited ())
+    take_over (cl, reexec_inherited ());
   if (!configure (b, cl->parameters) || !backend_config_complete (b))
-    return false;
+    goto fail;
   cl->settings.backend = b;
   conn_init (&cl->settings);
   if (cl->pidfile)
     pidfile = g_canonicalize_filename (cl->pidfile, NULL);
   if (!backend_get_ready (b))
-    return false;
-  ok = listen_as_told (cl, &path);
+    goto fail;
+  ok = reexec_inherited () || listen_as_told (cl, &path);
   if (ok) {
-    if (cl->run)
+    if (reexec_inherited ())
+      process_resume (!cl->foreground && cl->run == NULL);
+    else if (cl->run)
       start_captive (cl, path);
     else if (!cl->foreground)
       process_daemonize ();
     ok = serve (cl, b, pidfile);
   }
-  listen_close_all ();
-  if (private_folder) {
-    rmdir (private_folder);
-    g_clear_pointer (&private_folder, g_free);
-  }
+  remove_sockets ();
   return ok;
+
+ fail:
+  remove_sockets ();
+  return false;
 }
 
 static void
@@ -291,6 +359,10 @@ main (int argc, char **argv)
 
   setlocale (LC_ALL, "");
   umask (0022);                 /* what nbdkit promises to plugins */
+  if (!reexec_init (argc, argv, &error)) {
+    log_error ("%s", error->message);
+    return EXIT_FAILURE;
+  }
   command_line_parse (argc, argv, &cl);
   if (answer_without_plugin (&cl)) {
     g_ptr_array_free (cl.debug_flags, TRUE);
@@ -325,5 +397,9 @@ main (int argc, char **argv)
     ok = configure_and_serve (&cl, b);
   }
   backend_unload (b);
+  if (reexec_outgoing ()) {
+    reexec_exec ();
+    return EXIT_FAILURE;
+  }
   return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -119,10 +119,23 @@ struct metacontext_host {
   /* Counters of the connection that has this handle open; 0, or -1: none. */
   int (*counters) (void *handle, struct metacontext_counters *out);
 
-  /* Replace the server's process image by the same program with the same
-   * arguments.  Returns 0 once it has been scheduled; -1 after nbdkit_error
-   * where the server cannot do it. */
+  /* Replace the server's process image by what is now at its program's path,
+   * with the same arguments.  Clients in transmission stay connected: their
+   * handles are closed, and opened again by the new image, by export name and
+   * with the contexts that were selected.  The plugin goes through .cleanup and
+   * .unload, then starts as usual.
+   * Waits while the new program is asked whether it can take over.  Returns 0
+   * once the replacement is under way; -1 after nbdkit_error where it is not
+   * possible: nothing has changed then. */
   int (*reexec) (void);
+
+  /* In .cleanup: leave an open file, such as a listening socket, to the plugin
+   * in the next image, under a name of the plugin's choice.  Returns 0 and
+   * takes fd; -1 if the server is not replacing itself. */
+  int (*file_keep) (const char *name, int fd);
+  /* From .config_complete on: the file that an earlier image has kept under
+   * that name; it is the caller's, and close-on-exec.  -1: there is none. */
+  int (*file_take) (const char *name);
 };
 
 /* The type of the symbol METACONTEXT_SYMBOL.  Called once, before .load's

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <config.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -80,6 +81,13 @@ process_daemonize (void)
     die ("chdir /");
 }
 
+void
+process_resume (bool daemon)
+{
+  if (daemon && chdir ("/") == -1)
+    die ("chdir /");
+}
+
 bool
 process_exit_with_parent (void)
 {
@@ -90,6 +98,26 @@ process_exit_with_parent (void)
   if (getppid () != parent)     /* it was faster */
     raise (SIGTERM);
   return true;
+}
+
+/* What an exec would close.  Locks belong to open files, and those that the
+ * plugin took before the fork to both of us: the server could not take them
+ * again once it has replaced itself. */
+static void
+close_server_files (void)
+{
+  DIR *dir = opendir ("/proc/self/fd");
+  struct dirent *entry;
+
+  while (dir != NULL && (entry = readdir (dir)) != NULL) {
+    int fd = atoi (entry->d_name), flags = fcntl (fd, F_GETFD);
+
+    if (fd > STDERR_FILENO && fd != dirfd (dir) && flags != -1 &&
+        (flags & FD_CLOEXEC))
+      close (fd);
+  }
+  if (dir != NULL)
+    closedir (dir);
 }
 
 /* Exits. */
@@ -104,6 +132,7 @@ run_command (const char *command, const char *const *env, pid_t server)
   signal (SIGINT, SIG_IGN);
   signal (SIGQUIT, SIG_IGN);
   signal (SIGTERM, SIG_DFL);
+  close_server_files ();
   pid = fork ();
   if (pid == -1)
     die ("fork");

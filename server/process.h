@@ -19,6 +19,10 @@ void process_daemonize (void);
  * NULL.  Returns in the child only. */
 void process_captive (const char *command, const char *const *env);
 
+/* In place of the two above, in an image that goes on in the process of an
+ * earlier one: that has done all the rest. */
+void process_resume (bool daemon);
+
 /* Exit by SIGTERM when the parent process does. */
 bool process_exit_with_parent (void);
 

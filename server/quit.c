@@ -44,6 +44,18 @@ on_signal (int signum)
   quit_request ();
 }
 
+static bool
+set_mask (int how)
+{
+  sigset_t set;
+
+  sigemptyset (&set);
+  sigaddset (&set, SIGINT);
+  sigaddset (&set, SIGQUIT);
+  sigaddset (&set, SIGTERM);
+  return pthread_sigmask (how, &set, NULL) == 0;
+}
+
 bool
 quit_init (void)
 {
@@ -57,5 +69,12 @@ quit_init (void)
     sigaction (SIGINT, &sa, NULL) == 0 &&
     sigaction (SIGQUIT, &sa, NULL) == 0 &&
     sigaction (SIGTERM, &sa, NULL) == 0 &&
-    sigaction (SIGPIPE, &ignore, NULL) == 0;
+    sigaction (SIGPIPE, &ignore, NULL) == 0 &&
+    set_mask (SIG_UNBLOCK);     /* see quit_hold */
+}
+
+bool
+quit_hold (void)
+{
+  return set_mask (SIG_BLOCK);
 }

@@ -13,6 +13,11 @@ bool quit_init (void);
 void quit_request (void);
 bool quit_requested (void);
 
+/* Block the signals in the calling thread, so that those which come between
+ * here and the exec of another image are still there for it: quit_init lets
+ * them in. */
+bool quit_hold (void);
+
 /* Readable once it was requested; for poll. */
 int quit_fd (void);
 

@@ -49,6 +49,17 @@ request_parse (const unsigned char *bytes, struct request *out)
   return true;
 }
 
+void
+request_format (const struct request *rq, unsigned char *bytes)
+{
+  put_be32 (bytes, NBD_REQUEST_MAGIC);
+  put_be16 (bytes + 4, rq->flags);
+  put_be16 (bytes + 6, rq->type);
+  memcpy (bytes + 8, &rq->cookie, sizeof rq->cookie);
+  put_be64 (bytes + 16, rq->offset);
+  put_be32 (bytes + 24, rq->length);
+}
+
 uint64_t
 request_payload_length (const struct request *rq)
 {

@@ -28,6 +28,9 @@ struct request {
 /* bytes: NBD_REQUEST_SIZE of them.  false: wrong magic, the stream is lost. */
 bool request_parse (const unsigned char *bytes, struct request *out);
 
+/* The same back: what request_parse got. */
+void request_format (const struct request *rq, unsigned char *bytes);
+
 /* Bytes that follow the request on the wire. */
 uint64_t request_payload_length (const struct request *rq);
 

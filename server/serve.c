@@ -68,6 +68,7 @@ struct lane {
   size_t pos, have;             /* rx[pos .. have) is not parsed yet */
   size_t tx_used;               /* replies that are ready */
   struct op_counters counters;  /* of them, not yet added to the connection's */
+  uint64_t skipped;             /* of the refused request's payload */
   unsigned nr_calls;            /* since batch_start */
   uint64_t call_bytes;          /* that those calls moved */
   int64_t batch_start;
@@ -244,9 +245,68 @@ worker (void *arg)
   leave_flight (c, charge);
 }
 
+/* As recv, but first what an earlier image of this program has received.  -1
+ * with EAGAIN: look whether everybody shall stop. */
+static ssize_t
+receive (struct conn *c, void *buf, size_t n)
+{
+  ssize_t r;
+
+  if (c->inherited != NULL) {
+    size_t size;
+    const char *data = g_bytes_get_data (c->inherited, &size);
+
+    n = MIN (n, size - c->inherited_pos);
+    memcpy (buf, data + c->inherited_pos, n);
+    c->inherited_pos += n;
+    if (c->inherited_pos == size)
+      g_clear_pointer (&c->inherited, g_bytes_unref);
+    return n;
+  }
+  do
+    r = recv (c->fd, buf, n, 0);
+  while (r == -1 && errno == EINTR);
+  return r;
+}
+
+/* Stop in the middle of a request: it is to be read again, with the n bytes of
+ * its payload that are here no more (NULL: whatever they were). */
+static void
+keep_request (struct conn *c, const struct op *op, const void *payload,
+              size_t n)
+{
+  unsigned char header[NBD_REQUEST_SIZE];
+
+  request_format (&op->rq, header);
+  c->unparsed = g_byte_array_new ();
+  g_byte_array_append (c->unparsed, header, sizeof header);
+  if (payload != NULL)
+    g_byte_array_append (c->unparsed, payload, n);
+  else {
+    g_byte_array_set_size (c->unparsed, sizeof header + n);
+    memset (c->unparsed->data + sizeof header, 0, n);
+  }
+}
+
+/* What else was received, and is not parsed. */
+static void
+keep_rest (struct conn *c, struct lane *l)
+{
+  if (c->unparsed == NULL)
+    c->unparsed = g_byte_array_new ();
+  g_byte_array_append (c->unparsed, l->rx + l->pos, l->have - l->pos);
+  if (c->inherited != NULL) {
+    size_t size;
+    const unsigned char *data = g_bytes_get_data (c->inherited, &size);
+
+    g_byte_array_append (c->unparsed, data + c->inherited_pos,
+                         size - c->inherited_pos);
+  }
+}
+
 /* Receive until at least n bytes are unparsed, at most RX_SIZE - header; what
  * is ready is sent first.  exact: receive nothing behind them.  false: the
- * client is gone, or is not listened to any more. */
+ * client is gone, or is not listened to any more, or is to be parked. */
 static bool
 fill (struct conn *c, struct lane *l, size_t n, bool exact)
 {
@@ -265,10 +325,14 @@ fill (struct conn *c, struct lane *l, size_t n, bool exact)
     flush (c, l);
     if (atomic_load_explicit (&c->closing, memory_order_relaxed))
       return false;
+    if (conn_is_parking ()) {
+      c->parked = true;
+      return false;
+    }
     steal_idle (c);
-    do
-      r = recv (c->fd, l->rx + l->have, end - l->have, 0);
-    while (r == -1 && errno == EINTR);
+    r = receive (c, l->rx + l->have, end - l->have);
+    if (r == -1 && errno == EAGAIN)
+      continue;
     if (r <= 0)
       return false;
     steal_busy (c);
@@ -281,14 +345,21 @@ fill (struct conn *c, struct lane *l, size_t n, bool exact)
 static bool
 discard (struct conn *c, struct lane *l, uint64_t length)
 {
-  while (length > 0) {
-    size_t n;
+  size_t n;
 
-    if (!fill (c, l, 1, false))
+  for (l->skipped = 0; l->skipped < length;) {
+    if (!fill (c, l, 1, false)) {
+      /* The next image refuses it again.  What nobody can mean is not worth
+       * being remembered: the client is closed. */
+      if (c->parked && l->skipped <= EXPORT_MAX_PAYLOAD)
+        keep_request (c, &l->op, NULL, l->skipped);
+      else
+        c->parked = false;
       return false;
-    n = MIN (length, l->have - l->pos);
+    }
+    n = MIN (length - l->skipped, l->have - l->pos);
     l->pos += n;
-    length -= n;
+    l->skipped += n;
   }
   return true;
 }
@@ -354,6 +425,28 @@ must_hand_over (struct conn *c, struct lane *l, const struct op *op)
   return others > 0;
 }
 
+/* Into the op's own buffer; have: how much of it is there. */
+static bool
+receive_payload (struct conn *c, const struct op *op, size_t have)
+{
+  while (have < op->rq.length) {
+    ssize_t r;
+
+    if (conn_is_parking ()) {
+      c->parked = true;
+      keep_request (c, op, op->data, have);
+      return false;
+    }
+    r = receive (c, op->data + have, op->rq.length - have);
+    if (r == -1 && errno == EAGAIN)
+      continue;
+    if (r <= 0)
+      return false;
+    have += r;
+  }
+  return true;
+}
+
 /* Receive the payload of a WRITE. */
 static bool
 take_payload (struct conn *c, struct lane *l, struct op *op)
@@ -361,11 +454,13 @@ take_payload (struct conn *c, struct lane *l, struct op *op)
   uint64_t length = op->rq.length;
   size_t have = l->have - l->pos;
   bool hurry = c->slow && length > GREEDY_BELOW;
-  struct iovec rest;
 
   if (length <= have || (length <= RX_PAYLOAD && !hurry)) {
-    if (!fill (c, l, length, length > have && length - have > GREEDY_BELOW))
+    if (!fill (c, l, length, length > have && length - have > GREEDY_BELOW)) {
+      if (c->parked)
+        keep_request (c, op, "", 0);
       return false;
+    }
     op->data = l->rx + l->pos;
     l->pos += length;
     return true;
@@ -374,10 +469,9 @@ take_payload (struct conn *c, struct lane *l, struct op *op)
     return discard (c, l, length);
   memcpy (op->data, l->rx + l->pos, have);
   l->pos = l->have = 0;
-  rest = (struct iovec) { op->data + have, length - have };
   flush (c, l);
   steal_idle (c);
-  if (!conn_recv (c, rest.iov_base, rest.iov_len, 0)) {
+  if (!receive_payload (c, op, have)) {
     release_bytes (c, op->charge);
     op_clear (op);
     return false;
@@ -426,6 +520,7 @@ run_inline (struct conn *c, struct lane *l)
       answer (op, l->header);
       op_clear (op);
       lane_unref (l);
+      conn_set_leader (c, false);
       leave_flight (c, charge);
       return LOST_LEADERSHIP;
     }
@@ -506,6 +601,10 @@ end_session (struct conn *c, struct lane *l)
     pthread_cond_wait (&c->room, &c->lock);
   pthread_mutex_unlock (&c->lock);
   steal_unwatch (c);
+  if (atomic_load (&c->closing) || atomic_load (&c->dead))
+    c->parked = false;          /* not to be served any more */
+  if (c->parked)
+    keep_rest (c, l);
   lane_unref (l);
   conn_finish (c);
 }
@@ -517,6 +616,7 @@ lead (struct conn *c)
   struct lane *l = c->lane;
   struct op *op = &l->op;
 
+  conn_set_leader (c, true);
   while (fill (c, l, NBD_REQUEST_SIZE, false)) {
     *op = (struct op) { .c = c };
     if (!request_parse (l->rx + l->pos, &op->rq)) {

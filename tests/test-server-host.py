@@ -91,10 +91,6 @@ assert b.alive()
 assert int(host(f"listen {uri}")) > 0
 assert os.path.exists(path)
 
-# What this server cannot do, it says.
-assert host("reexec") == "-1"
-assert "cannot replace itself" in open(server.log).read()
-
 # nbdkit_shutdown.
 assert control.error(WRITE, 0, 8, payload=b"shutdown") == 0
 assert server.process.wait(60) == 0

@@ -141,6 +141,26 @@ quit (struct ctl *ctl)
   return ctl_simple (ctl, "quit", NULL, NULL);
 }
 
+/* Once the server is back it greets whoever has connected meanwhile. */
+static int
+server_reexec (struct ctl *ctl)
+{
+  json_t *value = ctl_execute (ctl, "server-reexec", NULL);
+  g_autoptr (GError) error = NULL;
+  Qmp *qmp;
+
+  if (value == NULL)
+    return EXIT_FAILED;
+  json_decref (value);
+  qmp = qmp_connect_again (ctl->qmp, &error);
+  if (qmp == NULL)
+    return ctl_fail ("the server did not come back, its log says why: %s",
+                     error->message);
+  qmp_free (ctl->qmp);
+  ctl->qmp = qmp;
+  return version (ctl);
+}
+
 /* --- qmp --- */
 
 /* KEY=VALUE: VALUE is JSON if it is that, else a string, as in qmp-shell. */
@@ -280,6 +300,9 @@ const struct verb server_verbs[] = {
   { "commands", "", 0, 0, "the control commands the server knows", no_options,
     commands },
   { "quit", "", 0, 0, "end the server", no_options, quit },
+  { "server reexec", "", 0, 0,
+    "replace the server while clients stay connected", no_options,
+    server_reexec },
   { "qmp", "COMMAND|- [ARG]...", 1, 1000,
     "any control command; - takes JSON from stdin", no_options, raw },
   { NULL }

@@ -322,3 +322,13 @@ qmp_free (Qmp *qmp)
   g_free (qmp->path);
   g_free (qmp);
 }
+
+Qmp *
+qmp_connect_again (Qmp *qmp, GError **error)
+{
+  json_t *object;
+
+  while ((object = qmp_receive (qmp, NULL)) != NULL)
+    json_decref (object);       /* events */
+  return qmp_connect (qmp->path, error);
+}

@@ -32,6 +32,9 @@ enum {
  * QMP server) and negotiates.
  */
 Qmp *qmp_connect (const char *path, GError **error);
+/* For a server that is about to be replaced: waits until it closes the
+ * connection, and connects to the same path.  qmp itself stays. */
+Qmp *qmp_connect_again (Qmp *qmp, GError **error);
 void qmp_free (Qmp *qmp);                       /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Qmp, qmp_free)
 
