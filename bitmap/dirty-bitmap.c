@@ -21,17 +21,26 @@ struct DirtyBitmap {
   uint64_t nr_granules;
   uint32_t granularity;         /* bytes */
   unsigned shift;               /* log2 (granularity) */
-  size_t map_length;            /* bytes mapped at words; 0: none */
+  size_t map_length;            /* bytes at words */
+  bool borrowed;                /* words are the caller's */
 
   /* Atomic; a whole number of chunks, so that they can be scanned by chunk. */
   _Atomic uint64_t *words;
 };
 
+size_t
+dirty_bitmap_bytes (uint64_t disk_size, uint32_t granularity)
+{
+  uint64_t nr = granule_count (disk_size, granularity);
+
+  return (size_t) ((nr + CHUNK_BITS - 1) / CHUNK_BITS) * CHUNK_BYTES;
+}
+
 DirtyBitmap *
-dirty_bitmap_new (uint64_t disk_size, uint32_t granularity, GError **error)
+dirty_bitmap_new_at (uint64_t disk_size, uint32_t granularity, void *memory,
+                     GError **error)
 {
   DirtyBitmap *bm;
-  void *map;
 
   if (!granule_check (disk_size, granularity, error))
     return NULL;
@@ -41,8 +50,21 @@ dirty_bitmap_new (uint64_t disk_size, uint32_t granularity, GError **error)
   bm->granularity = granularity;
   bm->shift = granule_shift (granularity);
   bm->nr_granules = granule_count (disk_size, granularity);
-  bm->map_length = (size_t) ((bm->nr_granules + CHUNK_BITS - 1) / CHUNK_BITS)
-    * CHUNK_BYTES;
+  bm->map_length = dirty_bitmap_bytes (disk_size, granularity);
+  bm->words = memory;
+  bm->borrowed = true;
+  return bm;
+}
+
+DirtyBitmap *
+dirty_bitmap_new (uint64_t disk_size, uint32_t granularity, GError **error)
+{
+  DirtyBitmap *bm = dirty_bitmap_new_at (disk_size, granularity, NULL, error);
+  void *map;
+
+  if (bm == NULL)
+    return NULL;
+  bm->borrowed = false;
   if (bm->map_length == 0)
     return bm;
 
@@ -64,7 +86,7 @@ dirty_bitmap_free (DirtyBitmap *bm)
 {
   if (bm == NULL)
     return;
-  if (bm->map_length > 0)
+  if (bm->map_length > 0 && !bm->borrowed)
     munmap ((void *) bm->words, bm->map_length);
   g_free (bm);
 }
@@ -105,6 +127,32 @@ dirty_bitmap_set (DirtyBitmap *bm, uint64_t offset, uint64_t length)
       atomic_store_explicit (&bm->words[w], ~UINT64_C (0),
                              memory_order_relaxed);
   set_bits (&bm->words[w], mask_last);
+}
+
+void
+dirty_bitmap_get_words (const DirtyBitmap *bm, uint64_t first,
+                        uint64_t *words, size_t nr)
+{
+  size_t have = bm->map_length / sizeof (uint64_t);
+
+  for (size_t i = 0; i < nr; i++)
+    words[i] = first + i < have
+      ? atomic_load_explicit (&bm->words[first + i], memory_order_relaxed) : 0;
+}
+
+void
+dirty_bitmap_or_words (DirtyBitmap *bm, uint64_t first,
+                       const uint64_t *words, size_t nr)
+{
+  uint64_t last = bm->nr_granules / 64;         /* may be a part of a word */
+
+  for (size_t i = 0; i < nr && first + i <= last; i++) {
+    uint64_t mask = first + i < last ? ~UINT64_C (0)
+      : (UINT64_C (1) << (bm->nr_granules % 64)) - 1;
+
+    if ((words[i] & mask) != 0)
+      set_bits (&bm->words[first + i], words[i] & mask);
+  }
 }
 
 bool

@@ -33,6 +33,19 @@ DirtyBitmap *dirty_bitmap_new (uint64_t disk_size, uint32_t granularity,
 void dirty_bitmap_free (DirtyBitmap *bm);       /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (DirtyBitmap, dirty_bitmap_free)
 
+/* The same in memory of the caller's that outlives it: zeroes, page-aligned,
+ * dirty_bitmap_bytes of it. */
+DirtyBitmap *dirty_bitmap_new_at (uint64_t disk_size, uint32_t granularity,
+                                  void *memory, GError **error);
+size_t dirty_bitmap_bytes (uint64_t disk_size, uint32_t granularity);
+
+/* 64 granules a word, the first in the lowest bit.  get: a copy; words past the
+ * end are 0.  or: what lies past the end is ignored. */
+void dirty_bitmap_get_words (const DirtyBitmap *bm, uint64_t first,
+                             uint64_t *words, size_t nr);
+void dirty_bitmap_or_words (DirtyBitmap *bm, uint64_t first,
+                            const uint64_t *words, size_t nr);
+
 /* Mark all granules that bytes [offset, offset + length) touch; the part past
  * the end of the disk is ignored; length 0 marks nothing.  Wait-free: one load
  * where the bits are already set, else one atomic OR a word. */

@@ -24,14 +24,15 @@ part_free (gpointer data)
   g_free (part);
 }
 
-/* Rows of from <= id <= to, by id. */
+/* Rows of from <= id <= to, by id.  A prepared one that counts is in memory. */
 static bool
 list_rows (EpochLog *log, uint64_t from, uint64_t to, GPtrArray *parts,
            GError **error)
 {
   sqlite3_stmt *stmt = catalog_stmt (log->cat,
     "SELECT id, prev, size, granularity, all_dirty, blob IS NOT NULL"
-    " FROM epoch WHERE disk = ?1 AND id BETWEEN ?2 AND ?3 ORDER BY id", error);
+    " FROM epoch WHERE disk = ?1 AND id BETWEEN ?2 AND ?3"
+    "   AND state <> 'prepared' ORDER BY id", error);
   int rc;
 
   if (stmt == NULL)

@@ -6,8 +6,10 @@
  *    both; where both, memory is right.
  * 2. Each epoch names the one before it (prev).  A gap in that chain, whatever
  *    its cause, makes an answer over it "all dirty".
- * 3. A row without blob and not all_dirty has its bits in memory only.  If it
- *    is found so at open, its bits are lost: it becomes all dirty.
+ * 3. A row without blob and not all_dirty has its bits in its maps only; if it is
+ *    found so at open, they are recovered from there.
+ * 4. Once its row is 'sealed' without a blob, D alone has all of them; while it is
+ *    'open' or 'prepared', D and the intents.
  */
 #ifndef EPOCH_LOG_H
 #define EPOCH_LOG_H
@@ -23,22 +25,37 @@ struct EpochLog {
   int64_t disk;                 /* catalog's row */
   char *name;
   EpochOpenReport report;
+  EpochOptions options;         /* defaults filled in */
+  char *maps_dir;               /* NULL: no files */
+  struct Intents *intents;      /* NULL: none */
 
   _Atomic (Epoch *) current;    /* changed under mutex */
 
-  pthread_mutex_t mutex;        /* taken inside the catalog's */
+  /* While bits are copied to a durable map or go.  Taken inside the catalog's. */
+  pthread_mutex_t maps_lock;
+  pthread_mutex_t mutex;        /* taken inside the catalog's and maps_lock */
   Epoch *prepared;              /* NULL: none */
   GPtrArray *unstored;          /* of Epoch, sealed, oldest first; borrowed */
   GPtrArray *all;               /* of Epoch: owns every one ever made */
   uint64_t forgotten_before;    /* ids below need not be stored any more */
 };
 
-typedef enum { EPOCH_OPEN, EPOCH_SEALED } EpochState;
+typedef enum { EPOCH_PREPARED, EPOCH_OPEN, EPOCH_SEALED } EpochState;
 
-/* A new recording epoch, owned by the caller.  */
-Epoch *epoch_new (uint64_t id, uint64_t prev, uint64_t size,
+/* A new recording epoch with its maps, owned by the caller.  free keeps what is
+ * in files (NULL is fine); drop_bits removes them, and keeps the struct. */
+Epoch *epoch_new (EpochLog *log, uint64_t id, uint64_t prev, uint64_t size,
                   uint32_t granularity, GError **error);
-void epoch_free (Epoch *epoch);                 /* NULL is fine */
+void epoch_free (Epoch *epoch);
+void epoch_drop_bits (Epoch *epoch);
+char *epoch_map_name (const char *disk, uint64_t id);   /* in the runtime dir */
+
+/* The bits of every epoch that is not sealed made durable.  0 or -errno. */
+int epoch_log_sync_maps (EpochLog *log);
+
+/* Stores what an unclean stop left in maps; in a transaction.  The names of the
+ * files that this makes useless are added to stale once it is committed. */
+bool epoch_recover (EpochLog *log, GPtrArray *stale, GError **error);
 
 /* Writes the row of an epoch, new or changed.  blob: NULL if not stored yet or
  * all_dirty. */

@@ -2,10 +2,16 @@
 /* epoch-open.c - start and stop of a disk's tracking. */
 #include "config.h"
 
+#include <ctype.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
 #include "bitmap/epoch-log.h"
 #include "bitmap/granule.h"
+#include "bitmap/intent.h"
 
 /* What the catalog knew of the disk. */
 typedef struct {
@@ -84,14 +90,12 @@ differ (uint64_t a, uint64_t b)
   return a != 0 && b != 0 && a != b;
 }
 
-/* Why tracking cannot go on exactly; NULL if it can. */
+/* Why the image is not the one that was tracked; NULL if it is. */
 static char *
 distrust (const DiskRow *row, const DiskIdentity *now)
 {
   const DiskIdentity *then = &row->identity;
 
-  if (!row->clean)
-    return g_strdup ("tracking was not stopped cleanly");
   if (then->size != now->size)
     return g_strdup_printf ("image size changed from %" G_GUINT64_FORMAT
                             " to %" G_GUINT64_FORMAT
@@ -100,25 +104,11 @@ distrust (const DiskRow *row, const DiskIdentity *now)
   if (differ (then->device, now->device) || differ (then->inode, now->inode))
     return g_strdup ("image is another file or device than at the last clean "
                      "stop");
-  if (differ ((uint64_t) then->mtime_ns, (uint64_t) now->mtime_ns))
+  /* Until a clean stop the guest's own writes change it. */
+  if (row->clean && differ ((uint64_t) then->mtime_ns, (uint64_t) now->mtime_ns))
     return g_strdup ("image was written by something else since the last clean "
                      "stop (modification time differs)");
   return NULL;
-}
-
-/* Epochs whose bits went with the process that had them in memory. */
-static bool
-seal_orphans (Catalog *cat, int64_t disk, GError **error)
-{
-  sqlite3_stmt *stmt = catalog_stmt (cat,
-    "UPDATE epoch SET state = 'sealed', all_dirty = 1,"
-    "   count = (size + granularity - 1) / granularity"
-    " WHERE disk = ?1 AND blob IS NULL", error);
-
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, disk);
-  return catalog_step_done (cat, stmt, error);
 }
 
 static bool
@@ -155,68 +145,220 @@ add_all_dirty (Catalog *cat, int64_t disk, uint64_t prev, const Epoch *like,
   return true;
 }
 
-/* The rows of a start; in a transaction.  Fills ids of epoch, and log. */
+/* First transaction: the disk's row; what an unclean stop left is recovered, so
+ * that nothing depends on the old maps any more. */
 static bool
-start_rows (EpochLog *log, Epoch *epoch, const DiskIdentity *identity,
-            GError **error)
+recover_rows (EpochLog *log, uint32_t granularity,
+              const DiskIdentity *identity, GPtrArray *stale, GError **error)
 {
+  EpochOpenReport *report = &log->report;
   Catalog *cat = log->cat;
   DiskRow row = { 0 };
   int found = find_disk (cat, log->name, &row, error);
+  Epoch like = { .size = identity->size, .granularity = granularity };
+  bool foreign;
+  uint64_t id;
 
   if (found < 0)
     return false;
   if (found == 0) {
-    log->report.created = true;
-    if (!add_disk (cat, log->name, epoch->granularity, &row.id, error))
+    report->created = report->clean = true;
+    /* Clean, as long as nothing has been written. */
+    return add_disk (cat, log->name, granularity, &log->disk, error) &&
+      update_disk (cat, log->disk, granularity, identity, true, error);
+  }
+  log->disk = row.id;
+  report->reason = distrust (&row, identity);
+  foreign = report->reason != NULL;
+  if (!foreign && !row.clean)
+    report->reason = g_strdup ("tracking was not stopped cleanly");
+  report->clean = report->reason == NULL;
+  if (!epoch_recover (log, stale, error))
+    return false;
+  if (!foreign)
+    return true;
+  report->recovery = EPOCHS_ALL_DIRTY;
+  return last_epoch (cat, log->disk, &id, error) &&
+    add_all_dirty (cat, log->disk, id, &like, &id, error);
+}
+
+/* Takes an id for the open epoch as well, durably: its maps are made before its
+ * row. */
+static bool
+recover (EpochLog *log, uint32_t granularity, const DiskIdentity *identity,
+         GPtrArray *stale, uint64_t *out_id, uint64_t *out_prev,
+         GError **error)
+{
+  if (!catalog_begin (log->cat, error))
+    return false;
+  if (!recover_rows (log, granularity, identity, stale, error) ||
+      !last_epoch (log->cat, log->disk, out_prev, error) ||
+      !epoch_take_ids (log->cat, log->disk, 1, out_id, error)) {
+    catalog_rollback (log->cat);
+    return false;
+  }
+  return catalog_commit (log->cat, error);
+}
+
+/* Second transaction: from now on guests may write. */
+static bool
+start_row (EpochLog *log, const Epoch *epoch, const DiskIdentity *identity,
+           GError **error)
+{
+  Catalog *cat = log->cat;
+
+  if (!catalog_begin (cat, error))
+    return false;
+  if (!epoch_put_row (cat, log->disk, epoch, EPOCH_OPEN, false, 0, NULL,
+                      error) ||
+      !update_disk (cat, log->disk, epoch->granularity, identity, false,
+                    error)) {
+    catalog_rollback (cat);
+    return false;
+  }
+  return catalog_commit (cat, error);
+}
+
+/* --- files */
+
+static bool
+make_maps_dir (EpochLog *log, GError **error)
+{
+  Storage *storage = log->options.storage;
+  int err = 0;
+
+  log->maps_dir = g_build_filename (catalog_dir (log->cat), "maps", NULL);
+  if (mkdir (log->maps_dir, 0700) < 0 && errno != EEXIST)
+    err = -errno;
+  if (err == 0)
+    err = storage->ops->sync_dir (storage, catalog_dir (log->cat));
+  if (err < 0)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "cannot create '%s': %s", log->maps_dir, g_strerror (-err));
+  return err == 0;
+}
+
+/* Is it the durable map of an epoch of this disk?  Disk names may have dots and
+ * digits, epochs only digits. */
+static bool
+is_map_of (const EpochLog *log, const char *name, uint64_t *out_epoch)
+{
+  size_t length = strlen (log->name);
+  char *end;
+
+  if (strncmp (name, log->name, length) != 0 || name[length] != '.' ||
+      !isdigit ((unsigned char) name[length + 1]))
+    return false;
+  *out_epoch = g_ascii_strtoull (name + length + 1, &end, 10);
+  return strcmp (end, ".d") == 0;
+}
+
+/* What a crash left between a commit and the removal of a file. */
+static void
+sweep_maps (EpochLog *log, uint64_t current)
+{
+  Storage *storage = log->options.storage;
+  GDir *dir = g_dir_open (log->maps_dir, 0, NULL);
+  const char *name;
+  uint64_t epoch;
+
+  while (dir != NULL && (name = g_dir_read_name (dir)) != NULL)
+    if (is_map_of (log, name, &epoch) && epoch != current) {
+      g_autofree char *path = g_build_filename (log->maps_dir, name, NULL);
+
+      storage->ops->remove (storage, path);
+    }
+  if (dir != NULL)
+    g_dir_close (dir);
+}
+
+static bool
+check_options (EpochLog *log, const EpochOptions *options, uint64_t disk_size,
+               GError **error)
+{
+  EpochOptions *o = &log->options;
+  uint64_t two_percent = disk_size / 50;
+
+  *o = *options;
+  if (o->storage == NULL)
+    o->storage = &storage_posix;
+  if (o->region_bytes == 0)
+    o->region_bytes = 4u << 20;
+  if (o->sync_interval_ms == 0)
+    o->sync_interval_ms = 5000;
+  if (o->idle_ms == 0)
+    o->idle_ms = 30000;
+  if (o->idle_over_cap_ms == 0)
+    o->idle_over_cap_ms = MIN (5000, o->idle_ms);
+  if (o->cap_bytes == 0)
+    o->cap_bytes = MAX (UINT64_C (16) << 30, two_percent);
+  if (o->region_bytes < INTENT_REGION_MIN ||
+      o->region_bytes > INTENT_REGION_MAX ||
+      (o->region_bytes & (o->region_bytes - 1)) != 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "intent region of %u bytes is not a power of 2 from %u to %u",
+                 o->region_bytes, INTENT_REGION_MIN, INTENT_REGION_MAX);
+    return false;
+  }
+  return true;
+}
+
+/* What is open, its maps, the intents; all durable before its row is. */
+static bool
+start (EpochLog *log, uint32_t granularity, const DiskIdentity *identity,
+       GError **error)
+{
+  g_autoptr (GPtrArray) stale = g_ptr_array_new_with_free_func (g_free);
+  uint64_t id, prev;
+  Epoch *epoch;
+
+  if (!recover (log, granularity, identity, stale, &id, &prev, error))
+    return false;
+  epoch = epoch_new (log, id, prev, identity->size, granularity, error);
+  if (epoch == NULL)
+    return false;
+  g_ptr_array_add (log->all, epoch);
+  atomic_store (&log->current, epoch);
+  if (log->maps_dir != NULL) {
+    log->intents = intents_create (log, log->maps_dir, identity->size, error);
+    if (log->intents == NULL)
       return false;
   }
-  else
-    log->report.reason = distrust (&row, identity);
-  log->report.clean = log->report.reason == NULL;
-  log->disk = row.id;
-
-  return seal_orphans (cat, log->disk, error) &&
-    last_epoch (cat, log->disk, &epoch->prev, error) &&
-    (log->report.clean ||
-     add_all_dirty (cat, log->disk, epoch->prev, epoch, &epoch->prev,
-                    error)) &&
-    epoch_take_ids (cat, log->disk, 1, &epoch->id, error) &&
-    epoch_put_row (cat, log->disk, epoch, EPOCH_OPEN, false, 0, NULL, error) &&
-    update_disk (cat, log->disk, epoch->granularity, identity, false, error);
+  if (!start_row (log, epoch, identity, error))
+    return false;
+  for (guint i = 0; i < stale->len; i++)
+    log->options.storage->ops->remove (log->options.storage, stale->pdata[i]);
+  if (log->maps_dir != NULL)
+    sweep_maps (log, id);
+  return log->intents == NULL || intents_start (log->intents, error);
 }
 
 EpochLog *
 epoch_log_open (Catalog *cat, const char *name, uint32_t granularity,
-                const DiskIdentity *identity, GError **error)
+                const DiskIdentity *identity, const EpochOptions *options,
+                GError **error)
 {
   g_autoptr (EpochLog) log = NULL;
-  Epoch *epoch;
 
   if (!name_check_id ("disk name", name, error))
     return NULL;
-  epoch = epoch_new (0, 0, identity->size, granularity, error);
-  if (epoch == NULL) {
+  if (!granule_check (identity->size, granularity, error)) {
     g_prefix_error (error, "disk '%s': ", name);
     return NULL;
   }
-
   log = g_new0 (EpochLog, 1);
   log->cat = cat;
   log->name = g_strdup (name);
+  pthread_mutex_init (&log->maps_lock, NULL);
   pthread_mutex_init (&log->mutex, NULL);
   log->unstored = g_ptr_array_new ();
   log->all = g_ptr_array_new ();
-  g_ptr_array_add (log->all, epoch);
-  atomic_init (&log->current, epoch);
-
-  if (!catalog_begin (cat, error))
+  if (options != NULL &&
+      (!check_options (log, options, identity->size, error) ||
+       !make_maps_dir (log, error)))
     return NULL;
-  if (!start_rows (log, epoch, identity, error)) {
-    catalog_rollback (cat);
-    return NULL;
-  }
-  return catalog_commit (cat, error) ? g_steal_pointer (&log) : NULL;
+  return start (log, granularity, identity, error) ? g_steal_pointer (&log)
+    : NULL;
 }
 
 const EpochOpenReport *
@@ -265,6 +407,18 @@ store_all_locked (EpochLog *log, GError **error)
   return true;
 }
 
+/* The rows have all. */
+static void
+remove_maps (EpochLog *log)
+{
+  if (log->intents != NULL)
+    intents_stop (log->intents);
+  for (guint i = 0; i < log->unstored->len; i++)
+    epoch_drop_bits (log->unstored->pdata[i]);
+  g_ptr_array_set_size (log->unstored, 0);
+  epoch_drop_bits (log->current);
+}
+
 bool
 epoch_log_close (EpochLog *log, const DiskIdentity *identity, GError **error)
 {
@@ -291,7 +445,9 @@ epoch_log_close (EpochLog *log, const DiskIdentity *identity, GError **error)
     ok = catalog_commit (log->cat, error);
   else
     catalog_rollback (log->cat);
-  if (!ok)
+  if (ok)
+    remove_maps (log);
+  else
     g_prefix_error (error, "cannot store the changes of disk '%s': ",
                     log->name);
   return ok;
@@ -302,13 +458,37 @@ epoch_log_free (EpochLog *log)
 {
   if (log == NULL)
     return;
+  intents_free (log->intents);
   epoch_free (log->prepared);
   for (guint i = 0; i < log->all->len; i++)
     epoch_free (g_ptr_array_index (log->all, i));
   g_ptr_array_free (log->all, TRUE);
   g_ptr_array_free (log->unstored, TRUE);
   pthread_mutex_destroy (&log->mutex);
+  pthread_mutex_destroy (&log->maps_lock);
+  g_free (log->maps_dir);
   g_free (log->report.reason);
   g_free (log->name);
   g_free (log);
+}
+
+bool
+epoch_list_runtime_maps (Catalog *cat, GPtrArray *names, GError **error)
+{
+  sqlite3_stmt *stmt;
+  int rc = -1;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat,
+    "SELECT name || '.' || epoch.id || '.r' FROM epoch"
+    " JOIN disk ON disk.id = epoch.disk WHERE nonce IS NOT NULL"
+    " UNION ALL SELECT name || '.' || layer.id || '.p' FROM layer"
+    " JOIN disk ON disk.id = layer.disk WHERE nonce IS NOT NULL", error);
+  if (stmt != NULL)
+    while ((rc = catalog_step_row (cat, stmt, error)) == 1)
+      g_ptr_array_add (names,
+                       g_strdup ((const char *) sqlite3_column_text (stmt,
+                                                                     0)));
+  catalog_unlock (cat);
+  return rc == 0;
 }

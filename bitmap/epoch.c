@@ -6,33 +6,73 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/epoch-log.h"
+#include "bitmap/granule.h"
+#include "bitmap/intent.h"
+
+char *
+epoch_map_name (const char *disk, uint64_t id)
+{
+  return g_strdup_printf ("%s.%" G_GUINT64_FORMAT ".r", disk, id);
+}
+
+/* In a map of the runtime directory, if there is one that will be trusted. */
+static bool
+make_bitmap (EpochLog *log, Epoch *epoch, GError **error)
+{
+  Runtime *rt = log->options.runtime;
+  size_t bytes = dirty_bitmap_bytes (epoch->size, epoch->granularity);
+  g_autofree char *name = epoch_map_name (log->name, epoch->id);
+
+  if (rt == NULL || !runtime_is_trusted (rt) || bytes == 0)
+    epoch->bitmap = dirty_bitmap_new (epoch->size, epoch->granularity, error);
+  else {
+    runtime_draw_nonce (epoch->nonce);
+    epoch->map = runtime_map_create (rt, name, bytes, epoch->nonce, true,
+                                     error);
+    if (epoch->map != NULL)
+      epoch->bitmap = dirty_bitmap_new_at (epoch->size, epoch->granularity,
+                                           runtime_map_data (epoch->map),
+                                           error);
+  }
+  return epoch->bitmap != NULL;
+}
 
 Epoch *
-epoch_new (uint64_t id, uint64_t prev, uint64_t size, uint32_t granularity,
-           GError **error)
+epoch_new (EpochLog *log, uint64_t id, uint64_t prev, uint64_t size,
+           uint32_t granularity, GError **error)
 {
-  DirtyBitmap *bitmap = dirty_bitmap_new (size, granularity, error);
   Epoch *epoch;
 
-  if (bitmap == NULL)
+  if (!granule_check (size, granularity, error))
     return NULL;
   epoch = g_new0 (Epoch, 1);
   epoch->id = id;
   epoch->prev = prev;
   epoch->size = size;
   epoch->granularity = granularity;
-  epoch->bitmap = bitmap;
-  return epoch;
+  if (make_bitmap (log, epoch, error) &&
+      (log->maps_dir == NULL ||
+       (epoch->durable = durable_map_create (log->options.storage,
+                                             log->maps_dir, log->name, id,
+                                             size, granularity,
+                                             error)) != NULL))
+    return epoch;
+  epoch_drop_bits (epoch);
+  epoch_free (epoch);
+  return NULL;
 }
 
-/* Keeps the struct. */
-static void
+void
 epoch_drop_bits (Epoch *epoch)
 {
   dirty_bitmap_free (epoch->bitmap);
   epoch->bitmap = NULL;
   change_set_unref (epoch->sealed);
   epoch->sealed = NULL;
+  runtime_map_remove (epoch->map);
+  epoch->map = NULL;
+  durable_map_remove (epoch->durable);
+  epoch->durable = NULL;
 }
 
 void
@@ -40,7 +80,10 @@ epoch_free (Epoch *epoch)
 {
   if (epoch == NULL)
     return;
-  epoch_drop_bits (epoch);
+  dirty_bitmap_free (epoch->bitmap);
+  change_set_unref (epoch->sealed);
+  runtime_map_close (epoch->map);
+  durable_map_close (epoch->durable);
   g_free (epoch);
 }
 
@@ -57,30 +100,33 @@ epoch_put_row (Catalog *cat, int64_t disk, const Epoch *epoch,
                EpochState state, bool all_dirty, uint64_t count, GBytes *blob,
                GError **error)
 {
+  static const char *const states[] = { "prepared", "open", "sealed" };
   sqlite3_stmt *stmt;
   bool ok = false;
 
   catalog_lock (cat);
   stmt = catalog_stmt (cat,
     "INSERT INTO epoch (disk, id, prev, size, granularity, state, all_dirty,"
-    "                   count, blob)"
-    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+    "                   count, blob, nonce)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
     " ON CONFLICT (disk, id) DO UPDATE SET state = excluded.state,"
     "   all_dirty = excluded.all_dirty, count = excluded.count,"
-    "   blob = excluded.blob", error);
+    "   blob = excluded.blob, nonce = excluded.nonce", error);
   if (stmt != NULL) {
     sqlite3_bind_int64 (stmt, 1, disk);
     sqlite3_bind_int64 (stmt, 2, (int64_t) epoch->id);
     sqlite3_bind_int64 (stmt, 3, (int64_t) epoch->prev);
     sqlite3_bind_int64 (stmt, 4, (int64_t) epoch->size);
     sqlite3_bind_int64 (stmt, 5, epoch->granularity);
-    sqlite3_bind_text (stmt, 6, state == EPOCH_OPEN ? "open" : "sealed", -1,
-                       SQLITE_STATIC);
+    sqlite3_bind_text (stmt, 6, states[state], -1, SQLITE_STATIC);
     sqlite3_bind_int (stmt, 7, all_dirty);
     sqlite3_bind_int64 (stmt, 8, (int64_t) count);
     if (blob != NULL)
       sqlite3_bind_blob64 (stmt, 9, g_bytes_get_data (blob, NULL),
                            g_bytes_get_size (blob), SQLITE_STATIC);
+    if (blob == NULL && !all_dirty && epoch->map != NULL)
+      sqlite3_bind_blob (stmt, 10, epoch->nonce, sizeof epoch->nonce,
+                         SQLITE_STATIC);
     ok = catalog_step_done (cat, stmt, error);
     sqlite3_clear_bindings (stmt);      /* they point to blob */
   }
@@ -126,45 +172,171 @@ epoch_log_current (EpochLog *log)
 
 /* --- the cut */
 
+/* Its row has to be there before a writer is in it. */
+static Epoch *
+make_prepared (EpochLog *log, uint64_t size, uint32_t granularity,
+               GError **error)
+{
+  uint64_t id, prev = epoch_log_current (log)->id;
+  Epoch *epoch;
+
+  if (log->intents != NULL && size > intents_reach (log->intents)) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "disk '%s' cannot grow to %" G_GUINT64_FORMAT " bytes while "
+                 "it is served: its write intents reach %" G_GUINT64_FORMAT,
+                 log->name, size, intents_reach (log->intents));
+    return NULL;
+  }
+  if (!epoch_take_ids (log->cat, log->disk, 1, &id, error))
+    return NULL;
+  epoch = epoch_new (log, id, prev, size, granularity, error);
+  if (epoch != NULL &&
+      !epoch_put_row (log->cat, log->disk, epoch, EPOCH_PREPARED, false, 0,
+                      NULL, error)) {
+    epoch_drop_bits (epoch);
+    epoch_free (epoch);
+    epoch = NULL;
+  }
+  return epoch;
+}
+
+static void
+delete_row (EpochLog *log, uint64_t id)
+{
+  sqlite3_stmt *stmt;
+
+  catalog_lock (log->cat);
+  stmt = catalog_stmt (log->cat,
+                       "DELETE FROM epoch WHERE disk = ?1 AND id = ?2 AND"
+                       " state = 'prepared'", NULL);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, log->disk);
+    sqlite3_bind_int64 (stmt, 2, (int64_t) id);
+    /* If it stays, it stands for "everything changed". */
+    catalog_step_done (log->cat, stmt, NULL);
+  }
+  catalog_unlock (log->cat);
+}
+
 Epoch *
 epoch_log_prepare (EpochLog *log, uint64_t size, uint32_t granularity,
                    GError **error)
 {
-  Epoch *epoch = epoch_new (0, 0, size, granularity, error);
-
-  if (epoch == NULL)
-    return NULL;
-  if (!epoch_take_ids (log->cat, log->disk, 1, &epoch->id, error)) {
-    epoch_free (epoch);
-    return NULL;
-  }
+  Epoch *epoch;
+  bool busy;
 
   pthread_mutex_lock (&log->mutex);
-  if (log->prepared != NULL) {
-    pthread_mutex_unlock (&log->mutex);
+  busy = log->prepared != NULL;
+  pthread_mutex_unlock (&log->mutex);
+  if (busy) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
                  "disk '%s' has another cut under way", log->name);
-    epoch_free (epoch);
     return NULL;
   }
-  log->prepared = epoch;
-  pthread_mutex_unlock (&log->mutex);
+  epoch = make_prepared (log, size, granularity, error);
+  if (epoch == NULL)
+    return NULL;
 
   /* What comes into being by growing is dirty, whoever asks since when.  The
    * current epoch cannot change while we have one prepared. */
   if (size > epoch_log_current (log)->size)
     dirty_bitmap_set (epoch->bitmap, epoch_log_current (log)->size, size);
+  pthread_mutex_lock (&log->mutex);
+  assert (log->prepared == NULL);
+  log->prepared = epoch;
+  pthread_mutex_unlock (&log->mutex);
   return epoch;
 }
 
 void
 epoch_log_abandon (EpochLog *log, Epoch *next)
 {
+  pthread_mutex_lock (&log->maps_lock);
   pthread_mutex_lock (&log->mutex);
   assert (next == log->prepared);
   log->prepared = NULL;
   pthread_mutex_unlock (&log->mutex);
+  epoch_drop_bits (next);
+  pthread_mutex_unlock (&log->maps_lock);
+  delete_row (log, next->id);
   epoch_free (next);
+}
+
+/* --- durable maps */
+
+int
+epoch_intend (EpochLog *log, const Epoch *epoch, uint64_t offset,
+              uint64_t length)
+{
+  if (log->intents == NULL)
+    return 0;
+  return intents_wait (log->intents, epoch->durable, offset, length);
+}
+
+uint64_t
+epoch_log_intent_bytes (EpochLog *log)
+{
+  return log->intents != NULL ? intents_bytes (log->intents) : 0;
+}
+
+/* maps_lock held, so that its bits stay. */
+static int
+sync_map_locked (Epoch *epoch)
+{
+  return epoch == NULL || epoch->durable == NULL || epoch->final ? 0
+    : durable_map_sync (epoch->durable, epoch->bitmap);
+}
+
+int
+epoch_log_sync_maps (EpochLog *log)
+{
+  g_autoptr (GPtrArray) epochs = g_ptr_array_new ();
+  int err = 0;
+
+  pthread_mutex_lock (&log->maps_lock);
+  /* After the caller's fence, and under the mutex: whoever relied on a flag before
+   * it was withdrawn wrote to an epoch that is seen here.  A sealed one is among
+   * them if the transaction that should have sealed it failed. */
+  pthread_mutex_lock (&log->mutex);
+  for (guint i = 0; i < log->unstored->len; i++)
+    g_ptr_array_add (epochs, log->unstored->pdata[i]);
+  g_ptr_array_add (epochs, log->current);
+  g_ptr_array_add (epochs, log->prepared);
+  pthread_mutex_unlock (&log->mutex);
+  for (guint i = 0; i < epochs->len; i++) {
+    int e = sync_map_locked (epochs->pdata[i]);
+
+    err = err < 0 ? err : e;
+  }
+  pthread_mutex_unlock (&log->maps_lock);
+  return err;
+}
+
+void
+epoch_log_sync_map (EpochLog *log)
+{
+  Epoch *current = epoch_log_current (log);
+
+  pthread_mutex_lock (&log->maps_lock);
+  if (current->durable != NULL && sync_map_locked (current) == 0)
+    current->final = true;
+  pthread_mutex_unlock (&log->maps_lock);
+}
+
+/* The row of an epoch that is sealed now.  Without a final D the row has to have
+ * the bits itself: intents do not count for what is sealed. */
+static bool
+put_sealed (EpochLog *log, Epoch *old, GError **error)
+{
+  ChangeSet *bits;
+
+  if (old->durable == NULL || old->final)
+    return epoch_put_row (log->cat, log->disk, old, EPOCH_SEALED, false, 0,
+                          NULL, error);
+  pthread_mutex_lock (&log->mutex);
+  bits = epoch_sealed_locked (old, error);
+  pthread_mutex_unlock (&log->mutex);
+  return bits != NULL && epoch_store_row (log, old, bits, error);
 }
 
 bool
@@ -184,8 +356,7 @@ epoch_log_seal (EpochLog *log, Epoch *next, GError **error)
   atomic_store_explicit (&log->current, next, memory_order_release);
   pthread_mutex_unlock (&log->mutex);
 
-  ok = epoch_put_row (log->cat, log->disk, old, EPOCH_SEALED, false, 0, NULL,
-                      error) &&
+  ok = put_sealed (log, old, error) &&
     epoch_put_row (log->cat, log->disk, next, EPOCH_OPEN, false, 0, NULL,
                    error);
   catalog_unlock (log->cat);
@@ -263,10 +434,12 @@ next_unstored (EpochLog *log, ChangeSet **out_bits, GError **error)
 static void
 mark_stored (EpochLog *log, Epoch *epoch)
 {
+  pthread_mutex_lock (&log->maps_lock);
   pthread_mutex_lock (&log->mutex);
   if (g_ptr_array_remove (log->unstored, epoch))
     epoch_drop_bits (epoch);
   pthread_mutex_unlock (&log->mutex);
+  pthread_mutex_unlock (&log->maps_lock);
 }
 
 bool

@@ -7,13 +7,13 @@
  * "changed between boundary F and boundary T" is the OR of all epochs with
  * F <= id < T, and T = 0 means up to now, the open epoch included.
  *
- * Tracking survives a clean stop exactly.  After anything else
- * epoch_log_open puts in a sealed epoch that is dirty everywhere, so that every
- * boundary older than the crash reads all dirty (fine-grained recovery is the
- * job of the durable map).  Also when the image changed behind our back: see
- * DiskIdentity.
+ * Tracking survives a clean stop exactly.  What survives anything else is in
+ * EpochOptions: with a runtime directory that is still there, all; after a power
+ * cut the durable map and the write intents, which say more than what changed;
+ * else the epoch is dirty everywhere, and so every boundary before it.  Also when
+ * the image changed behind our back: see DiskIdentity.
  *
- * Locking: an EpochLog has a mutex of its own, taken inside the catalog's.
+ * Locking: an EpochLog has mutexes of its own, taken inside the catalog's.
  * Epoch::bitmap is lock-free; everything else of an Epoch is immutable or under
  * the log's mutex.
  */
@@ -26,6 +26,9 @@
 #include "bitmap/catalog.h"
 #include "bitmap/change-set.h"
 #include "bitmap/dirty-bitmap.h"
+#include "bitmap/durable-map.h"
+#include "bitmap/runtime.h"
+#include "bitmap/storage.h"
 
 /* What tells that an image is still the one we tracked (H8).  Recorded at a
  * clean stop, compared at the next open. */
@@ -46,22 +49,58 @@ typedef struct {
   /*< private >*/
   uint64_t prev;                /* id of the epoch before; 0: none */
   ChangeSet *sealed;            /* cache of bitmap, once it cannot change */
+  RuntimeMap *map;              /* R, where the bits are; NULL: nowhere */
+  uint8_t nonce[RUNTIME_NONCE_BYTES];   /* of map */
+  DurableMap *durable;          /* D; NULL: none */
+  bool final;                   /* D has all that there will be */
 } Epoch;
 
 typedef struct EpochLog EpochLog;
 
+/* Where bits live besides memory (durability.md 3 and 5).  0: the default. */
+typedef struct {
+  Storage *storage;             /* NULL: storage_posix */
+  Runtime *runtime;             /* borrowed; NULL: none */
+  uint32_t region_bytes;        /* of write intents: 4 MiB; a power of 2 */
+  unsigned sync_interval_ms;    /* of the durable map: 5000 */
+  unsigned idle_ms;             /* before an intent is cleared: 30000 */
+  unsigned idle_over_cap_ms;    /* the same above the cap: 5000 */
+  uint64_t cap_bytes;           /* max (16 GiB, 2 % of the disk) */
+  /* Storing failed; text: one phrase.  Any thread, no lock held; must not call
+   * back.  NULL: none. */
+  void (*notify) (void *opaque, const char *disk, const char *text,
+                  int error_number);
+  void *opaque;
+} EpochOptions;
+
+#define INTENT_REGION_MIN (1u << 20)
+#define INTENT_REGION_MAX (1u << 30)
+
+typedef enum {
+  EPOCHS_NONE_LOST,             /* nothing was at stake */
+  EPOCHS_EXACT,
+  EPOCHS_BOUNDED,               /* dirty, and some more */
+  EPOCHS_ALL_DIRTY,
+} EpochRecovery;
+
 /* What epoch_log_open found; for the log and for query-block. */
 typedef struct {
   bool created;                 /* the disk was unknown; counts as clean */
-  bool clean;                   /* tracking continues exactly */
+  bool clean;                   /* tracking was stopped in order */
+  EpochRecovery recovery;       /* the worst of all epochs, if not clean */
+  uint64_t over_reported;       /* bytes dirty only to be safe, if BOUNDED */
+  unsigned bad_sectors;         /* of the durable map and the intents */
   char *reason;                 /* why not clean, one phrase; the log's */
 } EpochOpenReport;
 
-/* Opens the log of the disk called name, creating its rows if it is new, makes
- * a new open epoch and marks the disk as in use (not clean), all durable on
- * return.  granularity: for the new epoch. */
+/* Opens the log of the disk called name, creating its rows if it is new, recovers
+ * what an unclean stop left, makes a new open epoch and marks the disk as in use
+ * (not clean), all durable on return.  granularity: for the new epoch.
+ * options: NULL: bits are in memory alone.  Its files are in STATE/maps.  Recovery
+ * that is cut off and repeated gives the same answer. */
 EpochLog *epoch_log_open (Catalog *cat, const char *name, uint32_t granularity,
-                          const DiskIdentity *identity, GError **error);
+                          const DiskIdentity *identity,
+                          const EpochOptions *options, GError **error);
 const EpochOpenReport *epoch_log_report (const EpochLog *log);
 
 /* Clean stop: no write may be in flight or follow.  Stores every epoch, also
@@ -74,12 +113,24 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (EpochLog, epoch_log_free)
 
 int64_t epoch_log_disk_id (const EpochLog *log);        /* catalog's disk row */
 const char *epoch_log_disk_name (const EpochLog *log);
+/* Bytes that a power cut would now add to what is dirty, at most. */
+uint64_t epoch_log_intent_bytes (EpochLog *log);
 /* The open one; borrowed, lives as long as the log (its bitmap does not). */
 Epoch *epoch_log_current (EpochLog *log);
 
+/* A3: once this returns 0, a power cut leaves the range dirty in this epoch.  The
+ * caller has marked it in epoch->bitmap, a full fence between.  Takes no lock
+ * where the range is known to be safe; else waits for a sync.  -EIO: intents
+ * cannot be recorded; the write must not go on. */
+int epoch_intend (EpochLog *log, const Epoch *epoch, uint64_t offset,
+                  uint64_t length);
+
 /* The cut, in three steps (durability.md K1, K5, K6').
- * prepare: allocates the next epoch, its id durable; no writer sees it yet.
- *   At most one prepared epoch a log.
+ * prepare: makes the next epoch, its row and maps; no writer sees it yet.  It must
+ *   be durable before a writer does: commit the transaction, if in one.  At most
+ *   one prepared epoch a log.
+ * sync_map: K4, once no write is in flight on what is open: its bits durable.  If
+ *   that fails, seal stores them in the row instead.
  * seal: inside the caller's catalog transaction: next becomes the open one and
  *   what was open is sealed.  No write may be in flight on the old one.  Its
  *   bits stay in memory until epoch_log_store.  In memory this holds even if
@@ -88,6 +139,7 @@ Epoch *epoch_log_current (EpochLog *log);
  * abandon: drop a prepared epoch that no writer has seen. */
 Epoch *epoch_log_prepare (EpochLog *log, uint64_t size, uint32_t granularity,
                           GError **error);
+void epoch_log_sync_map (EpochLog *log);
 bool epoch_log_seal (EpochLog *log, Epoch *next, GError **error);
 void epoch_log_abandon (EpochLog *log, Epoch *next);
 
@@ -103,6 +155,10 @@ bool epoch_log_store (EpochLog *log, GError **error);
  * NOT_FOUND if from or to is older than the oldest epoch kept, or unknown. */
 ChangeSet *epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to,
                               bool *out_damaged, GError **error);
+
+/* Adds the names of all maps in the runtime directory that rows of the catalog
+ * need: of epochs (DISK.EPOCH.r) and layers (DISK.LAYER.p), of every disk. */
+bool epoch_list_runtime_maps (Catalog *cat, GPtrArray *names, GError **error);
 
 /* Drop epochs that no boundary needs any more: all sealed ones with id <
  * keep_from.  Part of the caller's transaction if one is open. */

@@ -4,8 +4,8 @@
  *   K1 prepare  catalog rows, scratch files, epochs: all that can fail early
  *   K2 flip     publish each disk's next segment, then raise the one counter
  *   K3 drain    wait for writes admitted below the new counter
- *   K4 sync     the base: a backup must not copy what a power cut can take back
- *               (H2)
+ *   K4 sync     the map of what is sealed, and the base: a backup must not copy
+ *               what a power cut can take back (H2)
  *   K5 commit   seal the epochs, make the snapshots live, add the caller's rows
  *   K6          acknowledge
  *   K6' abort   after the flip the boundary and the layer cannot be taken back:
@@ -93,7 +93,10 @@ disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error)
 
   if (late == NULL)
     return true;
-  if (!disk_drain (disk, timeout_ms, error) || !catalog_begin (cat, error))
+  if (!disk_drain (disk, timeout_ms, error))
+    return false;
+  epoch_log_sync_map (disk->log);
+  if (!catalog_begin (cat, error))
     return false;
   disk->late = NULL;            /* in memory sealing never fails */
   if (epoch_log_seal (disk->log, late, error))
@@ -182,6 +185,7 @@ prepare_part (Part *p, GError **error)
   if (p->req->snapshot != NULL && !prepare_snapshot (p, error))
     return false;
   p->seg = g_new0 (Segment, 1);
+  p->seg->epoch = p->epoch;
   p->seg->bitmap = p->epoch->bitmap;
   p->seg->layer = p->layer != NULL ? p->layer : now->layer;
   if (p->seg->layer != NULL)
@@ -286,8 +290,10 @@ drain_and_sync (Cut *cut, GError **error)
   }
   for (size_t i = 0; i < cut->nr; i++) {
     Disk *disk = cut->part[i].disk;
-    int err = disk->base->ops->sync (disk->base);
+    int err;
 
+    epoch_log_sync_map (disk->log);
+    err = disk->base->ops->sync (disk->base);
     if (err < 0) {
       g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                    "cannot sync disk '%s' ('%s'): %s", disk->name, disk->path,
@@ -463,6 +469,7 @@ flip_to_no_layer (Disk *disk)
 
   pthread_mutex_lock (&f->flip_lock);
   seg->older = atomic_load (&disk->newest);
+  seg->epoch = seg->older->epoch;
   seg->bitmap = seg->older->bitmap;
   seg->first_counter = atomic_load (&f->cut_counter) + 1;
   seg->layer_counter = seg->first_counter;

@@ -171,16 +171,30 @@ open_snapshots (Disk *disk, GError **error)
   return load_snapshots (disk, why, error);
 }
 
+static void
+note_tracking (void *opaque, const char *disk, const char *text,
+               int error_number)
+{
+  fleece_note (opaque, FLEECE_NOTE_WARNING, disk, NULL, error_number, "%s",
+               text);
+}
+
 bool
 disk_start (Disk *disk, GError **error)
 {
   Segment *seg;
   DiskIdentity identity;
+  EpochOptions options;
 
   if (!disk_identity (disk, &identity, error))
     return false;
+  options = disk->fleece->epochs;
+  options.storage = disk->fleece->storage;
+  options.runtime = disk->fleece->runtime;
+  options.notify = note_tracking;
+  options.opaque = disk->fleece;
   disk->log = epoch_log_open (disk->fleece->cat, disk->name,
-                              disk->granularity, &identity, error);
+                              disk->granularity, &identity, &options, error);
   if (disk->log == NULL) {
     g_prefix_error (error, "disk '%s': ", disk->name);
     return false;
@@ -193,6 +207,7 @@ disk_start (Disk *disk, GError **error)
   seg = g_new0 (Segment, 1);
   seg->first_counter = INFLIGHT_FIRST_COUNTER;
   seg->layer_counter = INFLIGHT_FIRST_COUNTER;
+  seg->epoch = disk->current;
   seg->bitmap = disk->current->bitmap;
   if (disk->layers->len > 0)
     seg->layer = layer_ref (disk->layers->pdata[disk->layers->len - 1]);

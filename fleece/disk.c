@@ -2,6 +2,8 @@
 /* disk.c - the guest's I/O.  A write goes, in this order (durability.md 3):
  *   A1 admitted to the epoch that is open now
  *   A2 its granules marked there, before anything is looked at
+ *   A3 known to a power cut: by the durable map or an intent; only a write to a
+ *      region that was cold waits
  *   A4 old blocks that a snapshot needs preserved in its own epoch's layer
  *   A5 submitted, A6 made stable where asked, then reported done
  * A7: on an error what was marked and preserved stays.
@@ -36,7 +38,8 @@ write_begin (Disk *disk, uint64_t offset, uint64_t length, bool preserve,
   w->seg = seg;
   dirty_bitmap_set (seg->bitmap, offset, length);
   full_fence ();
-  if (preserve && seg->layer != NULL)
+  err = epoch_intend (disk->log, seg->epoch, offset, length);
+  if (err == 0 && preserve && seg->layer != NULL)
     err = disk_preserve (disk, seg, offset, length);
   if (err < 0)
     inflight_leave (disk->inflight, w->slot);

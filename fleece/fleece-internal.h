@@ -30,7 +30,8 @@ typedef struct Segment Segment;
 struct Segment {
   uint64_t first_counter;       /* belongs to writes with counter >= this */
   Segment *older;               /* NULL once those are drained */
-  DirtyBitmap *bitmap;          /* of the epoch; the epoch log's */
+  const Epoch *epoch;           /* the epoch log's */
+  DirtyBitmap *bitmap;          /* the epoch's */
   Layer *layer;                 /* where to preserve; NULL: nothing to */
   uint64_t layer_counter;       /* first_counter of the first segment with this
                                  * layer: writes below it have another one */
@@ -77,6 +78,7 @@ struct Fleece {
   char *runtime_dir;            /* NULL: the default */
   Runtime *runtime;             /* from fleece_start to _free */
   unsigned drain_timeout_ms;
+  EpochOptions epochs;          /* what the user chose */
   FleeceNotify notify;
   void *notify_opaque;
   GPtrArray *disks;             /* of Disk, by name */

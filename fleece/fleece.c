@@ -19,6 +19,7 @@ fleece_new (const FleeceOptions *options, GError **error)
   f->runtime_dir = g_strdup (options->runtime_dir);
   f->drain_timeout_ms = options->drain_timeout_ms != 0
     ? options->drain_timeout_ms : 60000;
+  f->epochs = options->epochs;
   f->notify = options->notify;
   f->notify_opaque = options->notify_opaque;
   f->disks = g_ptr_array_new ();
@@ -205,6 +206,16 @@ fleece_disks (Fleece *f)
   return f->disks;
 }
 
+/* Maps that no row needs: of a cut or a removal that a crash cut off. */
+static void
+sweep_runtime (Fleece *f)
+{
+  g_autoptr (GPtrArray) keep = g_ptr_array_new_with_free_func (g_free);
+
+  if (epoch_list_runtime_maps (f->cat, keep, NULL))
+    runtime_sweep (f->runtime, keep);
+}
+
 bool
 fleece_start (Fleece *f, Catalog *cat, GError **error)
 {
@@ -229,6 +240,7 @@ fleece_start (Fleece *f, Catalog *cat, GError **error)
       fleece_stop (f, NULL);    /* the others must not suffer from it */
       return false;
     }
+  sweep_runtime (f);
   return true;
 }
 

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <glib.h>
 #include "bitmap/catalog.h"
+#include "bitmap/epoch.h"
 #include "bitmap/storage.h"
 
 typedef struct Fleece Fleece;
@@ -38,6 +39,8 @@ typedef struct {
   const char *scratch_dir;      /* where layers live; made by fleece_start */
   const char *runtime_dir;      /* NULL: the default of runtime_new */
   unsigned drain_timeout_ms;    /* 0: 60000 (durability.md 5) */
+  /* Of the fields that users choose: region_bytes and below, to cap_bytes. */
+  EpochOptions epochs;
   FleeceNotify notify;          /* NULL: none */
   void *notify_opaque;
 } FleeceOptions;

@@ -29,6 +29,9 @@ static json_t *
 tracking_of (Disk *disk)
 {
   const EpochOpenReport *report = epoch_log_report (disk_epoch_log (disk));
+  static const char *const recoveries[] = {
+    "exact", "exact", "bounded", "all-dirty",
+  };
   struct disk_stats stats;
   json_t *tracking;
 
@@ -43,8 +46,18 @@ tracking_of (Disk *disk)
                "blocks-copied", (json_int_t) stats.blocks_copied,
                "blocks-zero", (json_int_t) stats.blocks_zero,
                "scratch-bytes", (json_int_t) stats.scratch_bytes);
-  if (!report->clean && !report->created && report->reason != NULL)
+  json_object_set_new (tracking, "intent-bytes",
+                       json_integer ((json_int_t) epoch_log_intent_bytes (
+                         disk_epoch_log (disk))));
+  if (!report->clean && !report->created && report->reason != NULL) {
     json_object_set_new (tracking, "reason", qmp_text (report->reason));
+    json_object_set_new (tracking, "recovery",
+                         json_string (recoveries[report->recovery]));
+    json_object_set_new (tracking, "over-reported",
+                         json_integer ((json_int_t) report->over_reported));
+    json_object_set_new (tracking, "bad-sectors",
+                         json_integer (report->bad_sectors));
+  }
   return tracking;
 }
 

@@ -22,7 +22,14 @@ const char params_help[] =
   "control=SOCKET         Unix socket for control commands (QMP).\n"
   "granularity=SIZE       Bytes a dirty bit, 4K .. 1M (default 64K).\n"
   "drain-timeout=SECONDS  How long a cut waits for guest writes in flight\n"
-  "                       (default 60, 1 .. 3600).";
+  "                       (default 60, 1 .. 3600).\n"
+  "intent-region=SIZE     Bytes a write-intent bit, 1M .. 1G (default 4M).\n"
+  "intent-cap=SIZE        What a power cut may add to what changed before\n"
+  "                       intents are cleared sooner (default 16G or 2 %).\n"
+  "intent-idle=SECONDS    How long a region is idle before its intent is\n"
+  "                       cleared (default 30, 1 .. 3600).\n"
+  "sync-interval=SECONDS  How often maps of changes are made durable\n"
+  "                       (default 5, 1 .. 600).";
 
 static void
 params_disk_free (void *opaque)
@@ -178,23 +185,67 @@ set_granularity (Params *params, const char *value, GError **error)
   return true;
 }
 
+/* Seconds from 1 to max, once. */
 static bool
-set_drain_timeout (Params *params, const char *value, GError **error)
+set_seconds (unsigned *out_ms, const char *key, const char *value,
+             unsigned max, GError **error)
 {
   unsigned seconds;
 
-  if (params->drain_timeout_ms != 0) {
+  if (*out_ms != 0) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                 "drain-timeout= is given twice");
+                 "%s= is given twice", key);
     return false;
   }
-  if (nbdkit_parse_unsigned ("drain-timeout", value, &seconds) == -1 ||
-      seconds < 1 || seconds > 3600) {
+  if (nbdkit_parse_unsigned (key, value, &seconds) == -1 ||
+      seconds < 1 || seconds > max) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                 "drain-timeout=%.40s: expected 1 to 3600 seconds", value);
+                 "%s=%.40s: expected 1 to %u seconds", key, value, max);
     return false;
   }
-  params->drain_timeout_ms = seconds * 1000;
+  *out_ms = seconds * 1000;
+  return true;
+}
+
+static bool
+set_intent_region (Params *params, const char *value, GError **error)
+{
+  int64_t size;
+
+  if (params->epochs.region_bytes != 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "intent-region= is given twice");
+    return false;
+  }
+  size = nbdkit_parse_size (value);
+  if (size < INTENT_REGION_MIN || size > INTENT_REGION_MAX ||
+      (size & (size - 1)) != 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "intent-region=%.40s: expected a power of 2 from %u to %u "
+                 "bytes", value, INTENT_REGION_MIN, INTENT_REGION_MAX);
+    return false;
+  }
+  params->epochs.region_bytes = size;
+  return true;
+}
+
+static bool
+set_intent_cap (Params *params, const char *value, GError **error)
+{
+  int64_t size;
+
+  if (params->epochs.cap_bytes != 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "intent-cap= is given twice");
+    return false;
+  }
+  size = nbdkit_parse_size (value);
+  if (size < 1) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "intent-cap=%.40s: expected a number of bytes above 0", value);
+    return false;
+  }
+  params->epochs.cap_bytes = size;
   return true;
 }
 
@@ -215,7 +266,16 @@ params_set (Params *params, const char *key, const char *value,
   if (strcmp (key, "granularity") == 0)
     return set_granularity (params, value, error);
   if (strcmp (key, "drain-timeout") == 0)
-    return set_drain_timeout (params, value, error);
+    return set_seconds (&params->drain_timeout_ms, key, value, 3600, error);
+  if (strcmp (key, "intent-region") == 0)
+    return set_intent_region (params, value, error);
+  if (strcmp (key, "intent-cap") == 0)
+    return set_intent_cap (params, value, error);
+  if (strcmp (key, "intent-idle") == 0)
+    return set_seconds (&params->epochs.idle_ms, key, value, 3600, error);
+  if (strcmp (key, "sync-interval") == 0)
+    return set_seconds (&params->epochs.sync_interval_ms, key, value, 600,
+                        error);
   g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
                "unknown parameter '%.100s'", key);
   return false;

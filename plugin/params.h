@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <glib.h>
 
+#include "bitmap/epoch.h"
+
 /* The path of a unix socket has to fit sun_path with its NUL. */
 #define PARAMS_SOCKET_PATH_MAX 107
 
@@ -33,6 +35,7 @@ typedef struct {
   char *runtime;                /* absolute; NULL: runtime_new's default */
   uint32_t granularity;         /* bytes */
   unsigned drain_timeout_ms;
+  EpochOptions epochs;          /* the fields that users choose; 0: default */
 } Params;
 
 Params *params_new (void);

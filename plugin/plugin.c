@@ -175,6 +175,7 @@ fleece_plugin_get_ready (void)
     .scratch_dir = params->scratch,
     .runtime_dir = params->runtime,
     .drain_timeout_ms = params->drain_timeout_ms,
+    .epochs = params->epochs,
     .notify = keeper_notify,
     .notify_opaque = plugin.keeper,
   };
@@ -199,6 +200,31 @@ fleece_plugin_get_ready (void)
 }
 
 static void
+tell_recovery (const char *disk, const EpochOpenReport *report)
+{
+  switch (report->recovery) {
+  case EPOCHS_NONE_LOST:
+  case EPOCHS_EXACT:
+    nbdkit_debug ("disk '%s': %s; tracking goes on exactly", disk,
+                  report->reason);
+    break;
+  case EPOCHS_BOUNDED:
+    nbdkit_error ("warning: disk '%s': %s; up to %" G_GUINT64_FORMAT
+                  " bytes more than what changed count as changed", disk,
+                  report->reason, report->over_reported);
+    break;
+  case EPOCHS_ALL_DIRTY:
+    nbdkit_error ("warning: disk '%s': everything counts as changed since "
+                  "every checkpoint: %s", disk, report->reason);
+    break;
+  }
+  if (report->bad_sectors > 0)
+    nbdkit_error ("warning: disk '%s': %u sectors of its maps in the state "
+                  "directory were damaged; all that they stand for counts as "
+                  "changed", disk, report->bad_sectors);
+}
+
+static void
 tell_state_of_disks (void)
 {
   GPtrArray *disks = fleece_disks (plugin.fleece);
@@ -212,8 +238,7 @@ tell_state_of_disks (void)
     else if (report->clean)
       nbdkit_debug ("disk '%s': tracking goes on", disk_name (disk));
     else
-      nbdkit_error ("warning: disk '%s': everything counts as changed since "
-                    "every checkpoint: %s", disk_name (disk), report->reason);
+      tell_recovery (disk_name (disk), report);
   }
 }
 

@@ -206,6 +206,16 @@ class Fixture:
                                     f"control={self.control}",
                                     f"runtime={self.runtime}", *args)
 
+    def lose_runtime(self):
+        """As a power cut would; while no server runs."""
+        shutil.rmtree(self.runtime)
+        os.mkdir(self.runtime, 0o700)
+
+    def lose_maps(self):
+        """The durable maps and the intents too: nothing is known any more."""
+        self.lose_runtime()
+        shutil.rmtree(os.path.join(self.state, "maps"))
+
     def start_nbdkit(self, *args):
         """Stock nbdkit, able to load a plugin built with a sanitizer."""
         env = dict(os.environ)

@@ -126,6 +126,15 @@ fixture_lose_runtime (Fixture *fx)
 }
 
 void
+fixture_lose_maps (Fixture *fx)
+{
+  g_autofree char *maps = g_build_filename (fx->state, "maps", NULL);
+
+  fixture_lose_runtime (fx);
+  remove_tree (maps);
+}
+
+void
 fixture_free (Fixture *fx)
 {
   if (fx->f != NULL)

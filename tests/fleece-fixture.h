@@ -38,6 +38,8 @@ void fixture_stop (Fixture *fx);
 void fixture_crash (Fixture *fx);
 /* The maps of the runtime directory go, as in a power cut; while stopped. */
 void fixture_lose_runtime (Fixture *fx);
+/* Durable maps and intents go as well. */
+void fixture_lose_maps (Fixture *fx);
 /* A cut of disk i alone.  name: of the snapshot, NULL: none.  Returns the
  * snapshot (a reference), and the boundary if not NULL. */
 Snapshot *fixture_cut (Fixture *fx, unsigned i, const char *name,

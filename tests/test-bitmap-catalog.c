@@ -139,7 +139,7 @@ test_damaged_pages (void)
   g_autofree char *path = database (dir);
   Catalog *cat = test_catalog (dir);
   GError *error = NULL;
-  EpochLog *log = epoch_log_open (cat, "vda", 4096, &identity, &error);
+  EpochLog *log = epoch_log_open (cat, "vda", 4096, &identity, NULL, &error);
   g_autofree char *good = NULL;
   uint64_t first = epoch_log_current (log)->id;
   gsize length;
@@ -163,7 +163,7 @@ test_damaged_pages (void)
     cat = catalog_new (dir, &error);
     g_assert_no_error (error);
     if (catalog_open (cat, &error) &&
-        (log = epoch_log_open (cat, "vda", 4096, &identity, &error)) != NULL) {
+        (log = epoch_log_open (cat, "vda", 4096, &identity, NULL, &error)) != NULL) {
       if (!epoch_log_report (log)->created) {
         bool damaged;
 
@@ -345,7 +345,7 @@ test_full (void)
   char *dir = test_dir_new ();
   Catalog *cat = test_catalog (dir);
   g_autoptr (GError) error = NULL;
-  EpochLog *log = epoch_log_open (cat, "vda", 4096, &identity, &error);
+  EpochLog *log = epoch_log_open (cat, "vda", 4096, &identity, NULL, &error);
   g_autoptr (ChangeSet) cs = NULL;
   uint64_t first, count;
   Epoch *next;
@@ -378,7 +378,7 @@ test_full (void)
   set_limit (RLIM_INFINITY);
   g_assert_true (epoch_log_close (log, &identity, &error));
   epoch_log_free (log);
-  log = epoch_log_open (cat, "vda", 4096, &identity, &error);
+  log = epoch_log_open (cat, "vda", 4096, &identity, NULL, &error);
   g_assert_true (epoch_log_report (log)->clean);
   cs = epoch_log_changed (log, first, 0, NULL, &error);
   g_assert_cmpuint (change_set_count (cs), ==, count);

@@ -22,7 +22,7 @@ setup (void)
   dir = test_dir_new ();
   cat = test_catalog (dir);
   for (size_t i = 0; i < G_N_ELEMENTS (disks); i++) {
-    EpochLog *log = epoch_log_open (cat, disks[i], 65536, &identity, &error);
+    EpochLog *log = epoch_log_open (cat, disks[i], 65536, &identity, NULL, &error);
 
     g_assert_no_error (error);
     epoch_log_free (log);
@@ -338,7 +338,7 @@ test_thousand (void)
   int pages, unused;
 
   setup ();
-  log = epoch_log_open (cat, "vdc", 4096, &identity, &error);
+  log = epoch_log_open (cat, "vdc", 4096, &identity, NULL, &error);
   g_assert_no_error (error);
   g_assert_true (catalog_begin (cat, &error));
   for (int i = 0; i < 1000; i++) {
@@ -352,7 +352,8 @@ test_thousand (void)
   g_assert_true (catalog_commit (cat, &error));
   test_sql (cat, "WITH RECURSIVE n (i) AS"
                  " (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)"
-                 " INSERT INTO epoch SELECT disk.id, 10000 + i, 9999 + i,"
+                 " INSERT INTO epoch (disk, id, prev, size, granularity,"
+                 "   state, all_dirty, count, blob) SELECT disk.id, 10000 + i, 9999 + i,"
                  "   4294967296, 4096, 'sealed', 0, 1, randomblob (100000)"
                  "   FROM n, disk WHERE disk.name = 'vdc'");
   test_sql (cat, "UPDATE disk SET next_epoch = 20000 WHERE name = 'vdc'");
@@ -361,7 +362,7 @@ test_thousand (void)
   catalog_free (cat);
 
   cat = test_catalog (dir);
-  log = epoch_log_open (cat, "vdc", 4096, &identity, &error);
+  log = epoch_log_open (cat, "vdc", 4096, &identity, NULL, &error);
   g_assert_no_error (error);
   g_assert_true (epoch_log_report (log)->clean);
   list = checkpoint_list (cat, &error);

@@ -16,7 +16,7 @@ static EpochLog *
 open_log (Catalog *cat)
 {
   GError *error = NULL;
-  EpochLog *log = epoch_log_open (cat, "vda", GRAN, &identity, &error);
+  EpochLog *log = epoch_log_open (cat, "vda", GRAN, &identity, NULL, &error);
 
   g_assert_no_error (error);
   return log;

@@ -92,7 +92,7 @@ test_race (void)
   GError *error = NULL;
 
   cat = test_catalog (dir);
-  log_ = epoch_log_open (cat, "vda", GRAN, &identity, &error);
+  log_ = epoch_log_open (cat, "vda", GRAN, &identity, NULL, &error);
   g_assert_no_error (error);
   boundaries[0] = epoch_log_current (log_)->id;
   pthread_create (&threads[0], NULL, writer, NULL);

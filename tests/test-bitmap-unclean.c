@@ -18,7 +18,7 @@ static EpochLog *
 open_log (Catalog *cat, const DiskIdentity *identity)
 {
   GError *error = NULL;
-  EpochLog *log = epoch_log_open (cat, "vda", GRAN, identity, &error);
+  EpochLog *log = epoch_log_open (cat, "vda", GRAN, identity, NULL, &error);
 
   g_assert_no_error (error);
   return log;
@@ -190,7 +190,7 @@ test_close_other_size (void)
   g_assert_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID);
   epoch_log_free (log);
   log = open_log (cat, &larger);
-  expect_unclean (log, "not stopped cleanly");
+  expect_unclean (log, "image size changed");
   epoch_log_free (log);
   catalog_free (cat);
   test_dir_free (dir);

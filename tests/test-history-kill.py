@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""kill -9 under load: at the next start nothing is reported clean, snapshots
-are lost and say so, and backups go on."""
+"""kill -9 under load, and all maps are lost: at the next start nothing is reported
+clean, snapshots are lost and say so, and backups go on."""
 import os
 
 import fixture
@@ -33,6 +33,7 @@ writer.process.kill()
 writer.process.communicate()
 scratch = os.path.join(t.state, "scratch")
 assert os.listdir(scratch) != [], "nothing was at stake"
+t.lose_maps()
 
 server = t.start_disks(*disks)
 q = t.qmp()
@@ -103,6 +104,7 @@ assert os.listdir(scratch) == [], os.listdir(scratch)
 # Killed with nothing lost, twice, and once before anybody came.
 for _ in range(2):
     server.kill()
+    t.lose_maps()
     server = t.start_disks(*disks)
 q = t.qmp()
 assert q.command("query-backups") == []

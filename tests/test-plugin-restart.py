@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""After a clean end everything goes on as it was; after kill -9 everything reads
-all dirty, backups are lost and said to be, and can be ended."""
+"""After a clean end everything goes on as it was; after kill -9 and the
+loss of all maps everything reads all dirty, backups are lost and said to be, and can be ended."""
 import os
 
 import fixture
@@ -80,8 +80,9 @@ assert server.stop()
 server, q = start()
 assert q.command("query-backups")[0]["state"] == "live"
 
-# --- killed ---
+# --- killed, and all maps gone ---
 server.kill()
+t.lose_maps()
 server, q = start()
 assert all(not x["clean"] and x["reason"] for x in tracking(q)), tracking(q)
 assert "everything counts as changed" in log(server), log(server)

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "config.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+
+#include "bitmap/bitmap-error.h"
+#include "bitmap/granule.h"
+#include "bitmap/intent.h"
+#include "bitmap/sector.h"
+
+/* Regions set ahead for a stream of writes. */
+#define AHEAD 4
+
+/* Streams that are told apart. */
+#define STREAMS 8
+
+struct Intents {
+  /* Set in create, never changed. */
+  EpochLog *log;
+  EpochOptions options;         /* all filled in */
+  StorageFile *file;
+  char *path;
+  unsigned shift;               /* log2 (region_bytes) */
+  uint64_t nr_regions, nr_sectors;
+
+  /* Atomic, a bit a region.  used: a write has relied on the flag since the last
+   * look. */
+  _Atomic uint64_t *durable, *used;
+  _Atomic uint64_t nr_set;
+
+  /* The committer's. */
+  uint64_t *image;              /* what I has */
+  uint8_t *age;                 /* ticks a region has been idle */
+  bool clearing;                /* false: a durable map has failed */
+
+  pthread_t thread;
+  bool running;
+
+  pthread_mutex_t lock;
+  pthread_cond_t work, done;
+  /* Under lock. */
+  GArray *queue;                /* of uint64_t, regions */
+  uint64_t *queued;             /* bits */
+  uint64_t stream[STREAMS];     /* where each is expected to go on */
+  unsigned next_stream;
+  bool stop;
+  _Atomic int failed;           /* -errno; also read without the lock */
+};
+
+static inline bool
+test_bit (const uint64_t *words, uint64_t bit)
+{
+  return words[bit / 64] >> (bit % 64) & 1;
+}
+
+static inline bool
+load_bit (const _Atomic uint64_t *words, uint64_t bit, memory_order order)
+{
+  return atomic_load_explicit (&words[bit / 64], order) >> (bit % 64) & 1;
+}
+
+static void
+full_fence (void)
+{
+#ifdef __SANITIZE_THREAD__
+  static atomic_int any;
+
+  atomic_fetch_add (&any, 1);
+#else
+  atomic_thread_fence (memory_order_seq_cst);
+#endif
+}
+
+char *
+intents_path (const char *dir, const char *disk)
+{
+  return g_strdup_printf ("%s/%s.i", dir, disk);
+}
+
+static void
+note (Intents *in, int err, const char *text)
+{
+  g_autofree char *full = g_strdup_printf ("%s: %s", text, g_strerror (-err));
+
+  if (in->options.notify != NULL)
+    in->options.notify (in->options.opaque, in->log->name, full, -err);
+}
+
+/* --- the write path */
+
+/* May a write of the range go on? */
+static bool
+is_covered (Intents *in, const DurableMap *dm, uint64_t offset,
+            uint64_t length)
+{
+  uint64_t end = offset + length;
+  uint64_t region = offset >> in->shift;
+
+  if (durable_map_covers (dm, offset, length))
+    return true;
+  while (offset < end) {
+    uint64_t stop = MIN (end, (region + 1) << in->shift);
+
+    if (load_bit (in->durable, region, memory_order_seq_cst)) {
+      if (!load_bit (in->used, region, memory_order_relaxed))
+        atomic_fetch_or_explicit (&in->used[region / 64],
+                                  UINT64_C (1) << (region % 64),
+                                  memory_order_relaxed);
+    }
+    else if (!durable_map_covers (dm, offset, stop - offset))
+      return false;
+    offset = stop;
+    region++;
+  }
+  return true;
+}
+
+static void
+enqueue_locked (Intents *in, uint64_t region)
+{
+  if (region >= in->nr_regions || test_bit (in->queued, region) ||
+      load_bit (in->durable, region, memory_order_relaxed))
+    return;
+  in->queued[region / 64] |= UINT64_C (1) << (region % 64);
+  g_array_append_val (in->queue, region);
+}
+
+/* Does region go on where a stream is expected?  Then it is expected after what
+ * is set ahead for it. */
+static bool
+is_stream_locked (Intents *in, uint64_t first, uint64_t last)
+{
+  for (unsigned i = 0; i < STREAMS; i++)
+    if (first <= in->stream[i] && in->stream[i] <= last) {
+      in->stream[i] = last + AHEAD + 1;
+      return true;
+    }
+  in->stream[in->next_stream++ % STREAMS] = last + 1;
+  return false;
+}
+
+static void
+request_locked (Intents *in, const DurableMap *dm, uint64_t offset,
+                uint64_t length, bool first_time)
+{
+  uint64_t first = offset >> in->shift;
+  uint64_t last = (offset + length - 1) >> in->shift;
+  bool over = intents_bytes (in) > in->options.cap_bytes;
+
+  for (uint64_t r = first; r <= last; r++)
+    enqueue_locked (in, r);
+  if (first_time && is_stream_locked (in, first, last) && !over)
+    for (unsigned i = 1; i <= AHEAD; i++)
+      enqueue_locked (in, last + i);
+}
+
+int
+intents_wait (Intents *in, const DurableMap *dm, uint64_t offset,
+              uint64_t length)
+{
+  bool first_time = true;
+  int err = 0;
+
+  if (is_covered (in, dm, offset, length))
+    return 0;
+  pthread_mutex_lock (&in->lock);
+  while (!is_covered (in, dm, offset, length)) {
+    if (in->failed < 0) {
+      err = -EIO;
+      break;
+    }
+    request_locked (in, dm, offset, length, first_time);
+    first_time = false;
+    pthread_cond_signal (&in->work);
+    pthread_cond_wait (&in->done, &in->lock);
+  }
+  pthread_mutex_unlock (&in->lock);
+  return err;
+}
+
+uint64_t
+intents_reach (const Intents *in)
+{
+  return in->nr_regions << in->shift;
+}
+
+uint64_t
+intents_bytes (const Intents *in)
+{
+  return atomic_load_explicit (&in->nr_set, memory_order_relaxed)
+    << in->shift;
+}
+
+/* --- the committer */
+
+/* Write the sectors whose bit is set in which; sync: and wait for the disk. */
+static int
+write_sectors (Intents *in, const uint64_t *which, bool sync)
+{
+  g_autoptr (GArray) out = g_array_new (FALSE, FALSE, sizeof (struct sector));
+  int err;
+
+  for (uint64_t i = 0; i < in->nr_sectors; i++)
+    if (test_bit (which, i)) {
+      struct sector sector;
+
+      sector_fill (&sector, SECTOR_INTENTS, i, in->options.region_bytes,
+                   in->image + i * SECTOR_WORDS);
+      g_array_append_val (out, sector);
+    }
+  err = sector_file_write (in->file, (struct sector *) out->data, out->len);
+  if (err == 0 && sync)
+    err = in->file->ops->sync (in->file);
+  return err;
+}
+
+static uint64_t *
+sector_set_new (const Intents *in)
+{
+  return g_new0 (uint64_t, in->nr_sectors / 64 + 1);
+}
+
+static void
+sector_set_add (uint64_t *set, uint64_t region)
+{
+  uint64_t s = region / SECTOR_BITS;
+
+  set[s / 64] |= UINT64_C (1) << (s % 64);
+}
+
+/* I is not to be relied on any more: what its sectors hold is unknown, but for
+ * the regions whose flags are published. */
+static void
+fail (Intents *in, int err)
+{
+  pthread_mutex_lock (&in->lock);
+  in->failed = err;
+  pthread_cond_broadcast (&in->done);
+  pthread_mutex_unlock (&in->lock);
+  note (in, err, "cannot record write intents; writes to regions that have "
+        "none fail from now on");
+}
+
+static void
+set_round (Intents *in, GArray *queue)
+{
+  g_autofree uint64_t *which = sector_set_new (in);
+  int err;
+
+  for (guint i = 0; i < queue->len; i++) {
+    uint64_t r = g_array_index (queue, uint64_t, i);
+
+    in->image[r / 64] |= UINT64_C (1) << (r % 64);
+    sector_set_add (which, r);
+  }
+  err = write_sectors (in, which, true);
+  if (err < 0) {
+    fail (in, err);
+    return;
+  }
+  for (guint i = 0; i < queue->len; i++) {
+    uint64_t r = g_array_index (queue, uint64_t, i);
+
+    in->age[r] = 0;
+    atomic_fetch_or (&in->durable[r / 64], UINT64_C (1) << (r % 64));
+  }
+  atomic_fetch_add (&in->nr_set, queue->len);
+  pthread_mutex_lock (&in->lock);
+  for (guint i = 0; i < queue->len; i++) {
+    uint64_t r = g_array_index (queue, uint64_t, i);
+
+    in->queued[r / 64] &= ~(UINT64_C (1) << (r % 64));
+  }
+  pthread_cond_broadcast (&in->done);
+  pthread_mutex_unlock (&in->lock);
+}
+
+/* Withdraw the flags of regions that have been idle for ticks looks. */
+static GArray *
+withdraw_idle (Intents *in, unsigned ticks)
+{
+  GArray *idle = g_array_new (FALSE, FALSE, sizeof (uint64_t));
+
+  for (uint64_t w = 0; w <= (in->nr_regions - 1) / 64; w++) {
+    uint64_t set = atomic_load_explicit (&in->durable[w],
+                                         memory_order_relaxed);
+    uint64_t used = set == 0 ? 0
+      : atomic_exchange_explicit (&in->used[w], 0, memory_order_relaxed);
+    uint64_t gone = 0;
+
+    for (uint64_t left = set; left != 0; left &= left - 1) {
+      unsigned b = (unsigned) __builtin_ctzll (left);
+      uint64_t r = w * 64 + b;
+
+      if (used >> b & 1)
+        in->age[r] = 0;
+      else if (in->age[r] < UINT8_MAX)
+        in->age[r]++;
+      if (in->age[r] >= ticks) {
+        gone |= UINT64_C (1) << b;
+        g_array_append_val (idle, r);
+      }
+    }
+    if (gone != 0)
+      atomic_fetch_and (&in->durable[w], ~gone);
+  }
+  return idle;
+}
+
+static unsigned
+ticks_of (const Intents *in, unsigned ms)
+{
+  unsigned every = in->options.sync_interval_ms;
+
+  return CLAMP ((ms + every - 1) / every, 1, UINT8_MAX);
+}
+
+/* The fine sync, and a clear round with it. */
+static void
+tick (Intents *in)
+{
+  bool over = intents_bytes (in) > in->options.cap_bytes;
+  g_autofree uint64_t *which = sector_set_new (in);
+  g_autoptr (GArray) idle = NULL;
+  int err;
+
+  if (!in->clearing)
+    return;
+  idle = withdraw_idle (in, ticks_of (in, over ? in->options.idle_over_cap_ms
+                                      : in->options.idle_ms));
+  full_fence ();
+  err = epoch_log_sync_maps (in->log);
+  if (err < 0) {
+    in->clearing = false;
+    note (in, err, "cannot store the map of changed blocks; until the next "
+          "start a power cut will report more than what changed");
+    for (guint i = 0; i < idle->len; i++) {
+      uint64_t r = g_array_index (idle, uint64_t, i);
+
+      /* I still has them. */
+      atomic_fetch_or (&in->durable[r / 64], UINT64_C (1) << (r % 64));
+    }
+    return;
+  }
+  if (idle->len == 0 || in->failed < 0)
+    return;
+  for (guint i = 0; i < idle->len; i++) {
+    uint64_t r = g_array_index (idle, uint64_t, i);
+
+    in->image[r / 64] &= ~(UINT64_C (1) << (r % 64));
+    sector_set_add (which, r);
+  }
+  atomic_fetch_sub (&in->nr_set, idle->len);
+  err = write_sectors (in, which, false);
+  if (err < 0)
+    fail (in, err);
+}
+
+static void
+add_ms (struct timespec *ts, unsigned ms)
+{
+  ts->tv_sec += ms / 1000;
+  ts->tv_nsec += (long) (ms % 1000) * 1000000;
+  if (ts->tv_nsec >= 1000000000) {
+    ts->tv_sec++;
+    ts->tv_nsec -= 1000000000;
+  }
+}
+
+static bool
+is_past (const struct timespec *ts)
+{
+  struct timespec now;
+
+  clock_gettime (CLOCK_MONOTONIC, &now);
+  return now.tv_sec > ts->tv_sec ||
+    (now.tv_sec == ts->tv_sec && now.tv_nsec >= ts->tv_nsec);
+}
+
+static void *
+committer (void *opaque)
+{
+  Intents *in = opaque;
+  struct timespec next;
+
+  clock_gettime (CLOCK_MONOTONIC, &next);
+  add_ms (&next, in->options.sync_interval_ms);
+  pthread_mutex_lock (&in->lock);
+  while (!in->stop) {
+    g_autoptr (GArray) queue = NULL;
+
+    if (in->queue->len == 0 || in->failed < 0)
+      pthread_cond_timedwait (&in->work, &in->lock, &next);
+    if (in->queue->len > 0 && in->failed == 0) {
+      queue = in->queue;
+      in->queue = g_array_new (FALSE, FALSE, sizeof (uint64_t));
+    }
+    pthread_mutex_unlock (&in->lock);
+    if (queue != NULL)
+      set_round (in, queue);
+    if (is_past (&next)) {
+      tick (in);
+      clock_gettime (CLOCK_MONOTONIC, &next);
+      add_ms (&next, in->options.sync_interval_ms);
+    }
+    pthread_mutex_lock (&in->lock);
+  }
+  pthread_mutex_unlock (&in->lock);
+  return NULL;
+}
+
+/* --- set-up */
+
+Intents *
+intents_create (EpochLog *log, const char *dir, uint64_t disk_size,
+                GError **error)
+{
+  Intents *in = g_new0 (Intents, 1);
+  pthread_condattr_t attr;
+  int err;
+
+  in->log = log;
+  in->options = log->options;
+  in->path = intents_path (dir, log->name);
+  in->shift = granule_shift (in->options.region_bytes);
+  in->nr_regions = MAX (1, granule_count (disk_size,
+                                          in->options.region_bytes));
+  in->nr_sectors = sector_count (in->nr_regions);
+  in->durable = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
+  in->used = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
+  in->image = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
+  in->queued = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
+  in->age = g_try_malloc0 (in->nr_regions);
+  in->queue = g_array_new (FALSE, FALSE, sizeof (uint64_t));
+  for (unsigned i = 0; i < STREAMS; i++)
+    in->stream[i] = UINT64_MAX;
+  in->clearing = true;
+  pthread_mutex_init (&in->lock, NULL);
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  pthread_cond_init (&in->work, &attr);
+  pthread_condattr_destroy (&attr);
+  pthread_cond_init (&in->done, NULL);
+
+  if (in->durable == NULL || in->used == NULL || in->image == NULL ||
+      in->queued == NULL || in->age == NULL)
+    err = -ENOMEM;
+  else
+    err = sector_file_create (in->options.storage, dir, in->path,
+                              SECTOR_INTENTS, in->options.region_bytes,
+                              in->nr_sectors, &in->file);
+  if (err < 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "cannot create '%s': %s", in->path, g_strerror (-err));
+    intents_free (in);
+    return NULL;
+  }
+  return in;
+}
+
+bool
+intents_start (Intents *in, GError **error)
+{
+  sigset_t all, before;
+  int err;
+
+  sigfillset (&all);            /* they are the main thread's */
+  pthread_sigmask (SIG_SETMASK, &all, &before);
+  err = pthread_create (&in->thread, NULL, committer, in);
+  pthread_sigmask (SIG_SETMASK, &before, NULL);
+  if (err != 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NO_MEMORY,
+                 "cannot start the thread of write intents: %s",
+                 g_strerror (err));
+    return false;
+  }
+  in->running = true;
+  return true;
+}
+
+void
+intents_stop (Intents *in)
+{
+  if (!in->running)
+    return;
+  pthread_mutex_lock (&in->lock);
+  in->stop = true;
+  pthread_cond_signal (&in->work);
+  pthread_mutex_unlock (&in->lock);
+  pthread_join (in->thread, NULL);
+  in->running = false;
+}
+
+void
+intents_free (Intents *in)
+{
+  if (in == NULL)
+    return;
+  intents_stop (in);
+  if (in->file != NULL)
+    in->file->ops->close (in->file);
+  pthread_cond_destroy (&in->done);
+  pthread_cond_destroy (&in->work);
+  pthread_mutex_destroy (&in->lock);
+  g_array_free (in->queue, TRUE);
+  g_free (in->age);
+  g_free (in->queued);
+  g_free (in->image);
+  g_free ((void *) in->used);
+  g_free ((void *) in->durable);
+  g_free (in->path);
+  g_free (in);
+}
