@@ -229,6 +229,7 @@ resume (const Handover *h)
   for (guint i = 0; i < h->conns->len; i++)
     conn_resume (h->conns->pdata[i]);
   log_debug ("took over %u clients", h->conns->len);
+  reexec_forget_conns ();
 }
 
 /* From the fork to the end. */

@@ -94,6 +94,12 @@ reexec_inherited (void)
   return inherited;
 }
 
+void
+reexec_forget_conns (void)
+{
+  g_ptr_array_set_size (inherited->conns, 0);
+}
+
 bool
 reexec_scheduled (void)
 {

@@ -35,6 +35,8 @@ bool reexec_init (int argc, char **argv, GError **error);
 
 /* What an earlier image has left; NULL: nothing, an ordinary start. */
 const Handover *reexec_inherited (void);
+/* The clients are served: forget what they had sent. */
+void reexec_forget_conns (void);
 
 /* Check, and have listen_run return.  From any thread after the fork; takes the
  * time of two starts of the program.  false: nothing has changed. */

@@ -601,8 +601,9 @@ end_session (struct conn *c, struct lane *l)
     pthread_cond_wait (&c->room, &c->lock);
   pthread_mutex_unlock (&c->lock);
   steal_unwatch (c);
-  if (atomic_load (&c->closing) || atomic_load (&c->dead))
-    c->parked = false;          /* not to be served any more */
+  /* Not to be served any more, or with a session that cannot be handed on. */
+  if (atomic_load (&c->closing) || atomic_load (&c->dead) || conn_is_tls (c))
+    c->parked = false;
   if (c->parked)
     keep_rest (c, l);
   lane_unref (l);

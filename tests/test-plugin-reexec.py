@@ -117,9 +117,23 @@ for m, acked in zip(p.models, final["acked"]):
 p.check_stamps(live)
 
 # Refused: everybody stays.
-program = fixture.NBDFLEECE
-error = p.qmp.error("server-reexec", now=True)
-assert "unexpected" in error["desc"], error
+server.stop()
+program = t.path("program")
+shutil.copy(fixture.NBDFLEECE, program)
+fixture.NBDFLEECE = program
+server = t.start_nbdfleece(fixture.FLEECE_PLUGIN, f"state={t.state}",
+                           f"control={t.control}", *disks,
+                           f"disk=quiet:{t.path('quiet.raw')}")
+p.qmp = t.qmp()
+quiet = t.connect("quiet")
+os.unlink(program)
+error = p.qmp.error("server-reexec")
+assert error["class"] == "GenericError" and "log" in error["desc"], error
+with open(server.log) as f:
+    assert "No such file" in f.read()
+write_quiet(80)
+check_quiet()
+assert not p.qmp.events
 
 # Stock nbdkit says that it cannot.
 server.stop()

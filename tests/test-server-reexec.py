@@ -225,8 +225,34 @@ for value in ("", "1", "1:", "1:x", "2:3", "1:0", "1:77", "x" * 1000):
     assert r.returncode == 1, (value, r)
     assert "NBDFLEECE_HANDOVER" in r.stderr or "take over" in r.stderr, r
 
-# Told to end, by then or just after: it ends.
+# Told to end while it waits for the last request: it ends.
+plain.send(request(READ, 65536, 512, 79))
+fixture.wait_until("the request to hang",
+                   lambda: os.path.exists(fifo + ".held"))
+ask_for_next()
 server.process.send_signal(signal.SIGTERM)
+with open(fifo, "wb") as f:
+    f.write(b"x")
 assert server.process.wait(60) == 0
+assert loaded() == loads
+assert plain.simple() == (0, 79)
+plain.recv(512)
 assert plain.at_end()
 assert not os.path.exists(server.sock)
+
+# Every thread model, and one thread.
+for args in (["model=0"], ["model=1"], ["model=2"], ["-t", "1"]):
+    with open(calls, "w"):
+        loads = 1
+    server = t.start_nbdfleece(*args, TEST_PLUGIN, f"log={calls}") \
+        if args[0] == "-t" else \
+        t.start_nbdfleece(TEST_PLUGIN, f"log={calls}", *args)
+    r = Raw(server.sock)
+    r.go("control")
+    for _ in range(2):
+        r.send(request(WRITE, 0, 8, 1, payload=b"reexec\0\0") +
+               request(FLUSH, 0, 0, 2))
+        assert sorted(r.simple() for _ in range(2)) == [(0, 1), (0, 2)]
+        wait_for_next()
+    assert r.alive()
+    r.close()
