@@ -162,7 +162,7 @@ recover_rows (EpochLog *log, uint32_t granularity,
   if (found < 0)
     return false;
   if (found == 0) {
-    report->created = report->clean = true;
+    report->created = report->clean = report->same_image = true;
     /* Clean, as long as nothing has been written. */
     return add_disk (cat, log->name, granularity, &log->disk, error) &&
       update_disk (cat, log->disk, granularity, identity, true, error);
@@ -170,6 +170,7 @@ recover_rows (EpochLog *log, uint32_t granularity,
   log->disk = row.id;
   report->reason = distrust (&row, identity);
   foreign = report->reason != NULL;
+  report->same_image = !foreign;
   if (!foreign && !row.clean)
     report->reason = g_strdup ("tracking was not stopped cleanly");
   report->clean = report->reason == NULL;

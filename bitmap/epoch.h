@@ -90,6 +90,8 @@ typedef struct {
   EpochRecovery recovery;       /* the worst of all epochs, if not clean */
   uint64_t over_reported;       /* bytes dirty only to be safe, if BOUNDED */
   unsigned bad_sectors;         /* of the durable map and the intents */
+  bool same_image;              /* nobody else wrote to it, as far as can be told;
+                                 * what was kept aside of it still fits */
   char *reason;                 /* why not clean, one phrase; the log's */
 } EpochOpenReport;
 

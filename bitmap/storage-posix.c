@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -304,10 +305,24 @@ posix_sync_dir (Storage *storage, const char *dir)
   return err;
 }
 
+static int
+posix_space (Storage *storage, const char *path, uint64_t *out_free,
+             uint64_t *out_total)
+{
+  struct statvfs st;
+
+  if (statvfs (path, &st) < 0)
+    return -errno;
+  *out_free = (uint64_t) st.f_bavail * st.f_frsize;
+  *out_total = (uint64_t) st.f_blocks * st.f_frsize;
+  return 0;
+}
+
 static const struct storage_ops posix_ops = {
   .open = posix_open,
   .remove = posix_remove,
   .sync_dir = posix_sync_dir,
+  .space = posix_space,
 };
 
 Storage storage_posix = { &posix_ops };

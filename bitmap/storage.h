@@ -63,6 +63,10 @@ struct storage_ops {
                StorageFile **out_file);
   int (*remove) (Storage *, const char *path);
   int (*sync_dir) (Storage *, const char *dir);
+  /* Bytes that are free, for us, and all, of the file system that path is on.
+   * May be NULL. */
+  int (*space) (Storage *, const char *path, uint64_t *out_free,
+                uint64_t *out_total);
 };
 
 struct Storage {

@@ -12,8 +12,9 @@
  *               guests use them, and older snapshots read through the layer.  They
  *               stay as anonymous objects
  *
- * The previous layer's scratch file is not synced in K4: its presence map lives
- * in memory, so after a power cut its snapshots are LOST with or without it.
+ * The previous layer's scratch file is not synced in K4: a volatile one is LOST
+ * after a power cut with or without it, a durable one is stable before each write
+ * goes on.
  */
 #include <config.h>
 
@@ -123,13 +124,23 @@ prepare_snapshot (Part *p, GError **error)
   Catalog *cat = disk->fleece->cat;
   int64_t disk_id = epoch_log_disk_id (disk->log), layer_id;
   g_autofree char *path = NULL;
+  g_autofree char *map_name = NULL;
+  uint8_t nonce[RUNTIME_NONCE_BYTES];
+  LayerHome home;
+  bool durable;
+
+  /* Older snapshots read through the new layer (H4). */
+  pthread_mutex_lock (&disk->snap_lock);
+  durable = p->req->durable || disk_has_durable_locked (disk);
+  pthread_mutex_unlock (&disk->snap_lock);
 
   /* The default name has the row's id in it: two steps. */
   path = p->req->scratch_file != NULL ? g_strdup (p->req->scratch_file)
     : g_strdup_printf ("new/%s/%s", disk->name, p->req->snapshot);
   if ((p->req->scratch_file != NULL &&
        !store_check_layer_file (cat, path, error)) ||
-      !store_add_layer (cat, disk_id, path, disk->size, &layer_id, error))
+      !store_add_layer (cat, disk_id, path, disk->size, durable, &layer_id,
+                        error))
     return false;
   if (p->req->scratch_file == NULL) {
     g_free (path);
@@ -140,13 +151,22 @@ prepare_snapshot (Part *p, GError **error)
      * comes again, and so would the error that the file exists. */
     layer_remove_files (disk->fleece->storage, path);
   }
+  home = disk_layer_home (disk, layer_id, durable, nonce, &map_name);
   p->layer = layer_create (disk->fleece->storage, path, disk->size, layer_id,
-                           error);
-  if (p->layer == NULL)
+                           &home, error);
+  if (p->layer == NULL ||
+      !store_set_layer_nonce (cat, layer_id, home.nonce, error))
     return false;
+  if (disk_space_is_low (disk, path)) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "disk '%s': too little space is free for scratch file '%s' "
+                 "beyond the scratch reserve", disk->name, path);
+    return false;
+  }
   p->snap = snapshot_new (disk, p->req->snapshot, p->epoch->id, p->layer);
   p->snap->limit_bytes = p->req->scratch_limit;
   p->snap->on_error = p->req->on_error;
+  p->snap->durable = p->req->durable;
   return store_delete_prepared (cat, disk_id, p->req->snapshot, error) &&
     store_add_snapshot (cat, p->snap, disk_id, layer_id, error);
 }
@@ -501,7 +521,7 @@ disk_drop_layers (Disk *disk)
          !layer_needed_locked (disk, disk->layers->pdata[0])) {
     Layer *layer = g_ptr_array_steal_index (disk->layers, 0);
 
-    atomic_store (&layer->dead, true);
+    layer_kill (layer);
     disk->blocks_copied += atomic_load (&layer->data_blocks);
     disk->blocks_zero += atomic_load (&layer->zero_blocks);
     g_ptr_array_add (gone, layer);

@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* disk-open.c - one disk's tracking and snapshots from start to clean stop.
  *
- * After a clean stop the layers' maps are read back and every snapshot goes on.
- * After anything else the maps are gone, and with them the snapshots: each is
- * LOST, said so, and its scratch files are removed.  A lost snapshot's row stays
- * until somebody ends it, so that nobody mistakes it for one that never was.
+ * A snapshot goes on where the maps of its layer and of all newer ones are found:
+ * a durable layer's in its log, another's in the runtime directory (kill -9) or
+ * in the file that a clean stop wrote.  The catalog has the nonce of the one that
+ * counts, and only that one is believed, however the last run ended.  Without
+ * them, or if the image is not the same any more, the snapshot is LOST, said so,
+ * and its scratch files are removed.  A lost snapshot's row stays until somebody
+ * ends it, so that nobody mistakes it for one that never was.
+ *
+ * A layer of a cut that was not through is loaded like any other: guests may have
+ * used it, and older snapshots read through it (H5).
  */
 #include <config.h>
 
@@ -41,6 +47,7 @@ snapshot_from_row (Disk *disk, const SnapshotRow *row)
   snap->size = row->size;
   snap->limit_bytes = row->limit_bytes;
   snap->on_error = row->on_error;
+  snap->durable = row->durable;
   snap->reason = g_strdup (row->reason);
   atomic_store (&snap->state, row->state);
   g_ptr_array_add (disk->snapshots, snap);
@@ -91,36 +98,111 @@ drop_layer_row (Disk *disk, const LayerRow *row)
                  error->message);
 }
 
-/* Load layers, newest last.  One that cannot be loaded takes itself and all older
- * ones along, since older snapshots read through newer layers. */
-static void
-load_layers (Disk *disk, GPtrArray *rows, bool intact, char **out_why)
+char *
+disk_layer_map_name (const Disk *disk, int64_t layer_id)
 {
-  for (unsigned i = 0; i < rows->len; i++) {
-    const LayerRow *row = rows->pdata[i];
+  return g_strdup_printf ("%s.%" G_GINT64_FORMAT ".p", disk->name, layer_id);
+}
+
+LayerHome
+disk_layer_home (const Disk *disk, int64_t layer_id, bool durable,
+                 uint8_t nonce[RUNTIME_NONCE_BYTES], char **out_name)
+{
+  LayerHome home = { .rt = disk->fleece->runtime, .durable = durable };
+
+  *out_name = NULL;
+  /* Elsewhere than in a tmpfs it would cost page faults and be worth nothing. */
+  if (!durable && runtime_is_trusted (home.rt)) {
+    *out_name = disk_layer_map_name (disk, layer_id);
+    runtime_draw_nonce (nonce);
+    home.map_name = *out_name;
+    home.nonce = nonce;
+  }
+  return home;
+}
+
+/* From the file of a clean stop; the maps move to a new home. */
+static Layer *
+load_stopped (Disk *disk, const LayerRow *row, GError **error)
+{
+  Fleece *f = disk->fleece;
+  uint8_t nonce[RUNTIME_NONCE_BYTES];
+  g_autofree char *name = NULL;
+  LayerHome home = disk_layer_home (disk, row->id, false, nonce, &name);
+  Layer *layer = layer_load (f->storage, row->file, row->size, row->id,
+                             row->nonce, &home, error);
+
+  if (layer == NULL)
+    return NULL;
+  /* From here on the file is old. */
+  if (!store_set_layer_nonce (f->cat, row->id, home.nonce, error)) {
+    layer_unref (layer);
+    return NULL;
+  }
+  layer_remove_map (f->storage, row->file);
+  return layer;
+}
+
+static Layer *
+load_layer (Disk *disk, const LayerRow *row, GError **error)
+{
+  Fleece *f = disk->fleece;
+  bool clean = epoch_log_report (disk->log)->clean;
+  g_autofree char *name = disk_layer_map_name (disk, row->id);
+  LayerHome home = { .rt = f->runtime, .map_name = name,
+                     .nonce = row->nonce };
+  g_autoptr (GError) not_resumed = NULL;
+  g_autoptr (GError) not_loaded = NULL;
+  Layer *layer;
+
+  if (row->durable)
+    return layer_replay (f->storage, row->file, row->size, row->id, error);
+  if (!row->has_nonce) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_LOST,
+                 "its block map was in memory only, since the runtime directory "
+                 "was not a tmpfs, and tracking was not stopped cleanly");
+    return NULL;
+  }
+  layer = layer_resume (f->storage, row->file, row->size, row->id, &home,
+                        &not_resumed);
+  if (layer != NULL) {
+    layer_remove_map (f->storage, row->file);
+    return layer;
+  }
+  layer = load_stopped (disk, row, &not_loaded);
+  if (layer == NULL && clean)
+    g_propagate_error (error, g_steal_pointer (&not_loaded));
+  else if (layer == NULL)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_LOST,
+                 "tracking was not stopped cleanly, and its block map is not "
+                 "usable any more after a power loss or with another runtime "
+                 "directory than '%s': %s", runtime_dir (f->runtime),
+                 not_resumed->message);
+  return layer;
+}
+
+/* Newest first: one that cannot be loaded takes all older ones along, since older
+ * snapshots read through newer layers. */
+static void
+load_layers (Disk *disk, GPtrArray *rows, char **why)
+{
+  for (unsigned i = rows->len; i > 0; i--) {
+    const LayerRow *row = rows->pdata[i - 1];
     g_autoptr (GError) error = NULL;
     Layer *layer = NULL;
 
-    if (intact && row->live) {
-      layer = layer_load (disk->fleece->storage, row->file, row->size,
-                          row->id, &error);
-      if (layer == NULL) {
-        g_free (*out_why);
-        *out_why = g_strdup (error->message);
-        for (unsigned j = 0; j < disk->layers->len; j++)
-          layer_remove_file (disk->layers->pdata[j]);
-        g_ptr_array_set_size (disk->layers, 0);
-      }
+    if (*why == NULL) {
+      layer = load_layer (disk, row, &error);
+      if (layer == NULL)
+        *why = g_strdup (error->message);
     }
     if (layer == NULL) {
       drop_layer_row (disk, row);
       continue;
     }
-    if (disk->layers->len > 0) {
-      Layer *last = disk->layers->pdata[disk->layers->len - 1];
-      atomic_store (&last->newer, layer_ref (layer));
-    }
-    g_ptr_array_add (disk->layers, layer);
+    if (disk->layers->len > 0)
+      atomic_store (&layer->newer, layer_ref (disk->layers->pdata[0]));
+    g_ptr_array_insert (disk->layers, 0, layer);
     disk->blocks_copied -= atomic_load (&layer->data_blocks);
     disk->blocks_zero -= atomic_load (&layer->zero_blocks);
   }
@@ -160,15 +242,16 @@ open_snapshots (Disk *disk, GError **error)
   const EpochOpenReport *report = epoch_log_report (disk->log);
   g_autoptr (GPtrArray) rows = NULL;
   g_autofree char *why = NULL;
-  bool intact = report->clean || report->created;
 
   rows = store_list_layers (disk->fleece->cat, epoch_log_disk_id (disk->log),
                             error);
   if (rows == NULL)
     return false;
-  why = g_strdup (intact ? "its scratch file is missing" : report->reason);
-  load_layers (disk, rows, intact, &why);
-  return load_snapshots (disk, why, error);
+  if (!report->same_image)
+    why = g_strdup (report->reason);
+  load_layers (disk, rows, &why);
+  return load_snapshots (disk, why != NULL ? why : "its layer is missing",
+                         error);
 }
 
 static void
@@ -219,6 +302,40 @@ disk_start (Disk *disk, GError **error)
   return true;
 }
 
+/* The directory of a scratch file, so that it and its map are found again. */
+static bool
+sync_scratch_dir (Disk *disk, const Layer *layer, GError **error)
+{
+  Storage *storage = disk->fleece->storage;
+  g_autofree char *dir = g_path_get_dirname (layer->path);
+  int err = storage->ops->sync_dir (storage, dir);
+
+  if (err < 0)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "cannot sync scratch directory '%s': %s", dir,
+                 g_strerror (-err));
+  return err == 0;
+}
+
+static bool
+stop_layer (Disk *disk, Layer *layer, GError **error)
+{
+  Catalog *cat = disk->fleece->cat;
+  uint8_t nonce[RUNTIME_NONCE_BYTES];
+
+  if (layer->log == NULL) {
+    runtime_draw_nonce (nonce);
+    if (!layer_save (layer, nonce, error) ||
+        !sync_scratch_dir (disk, layer, error) ||
+        !store_set_layer_nonce (cat, layer->id, nonce, error))
+      return false;
+    atomic_store (&layer->removed, true);       /* the map in the tmpfs */
+  }
+  /* A failed cut's layer still says "prepared" in its row, but older snapshots
+   * read through it. */
+  return store_set_layer_live (cat, layer->id, error);
+}
+
 static bool
 stop_locked (Disk *disk, GError **error)
 {
@@ -228,31 +345,15 @@ stop_locked (Disk *disk, GError **error)
   if (!disk_finish_late (disk, disk->fleece->drain_timeout_ms, error))
     return false;
   disk_drop_layers (disk);
-  for (unsigned i = 0; i < disk->layers->len; i++) {
-    Layer *layer = disk->layers->pdata[i];
-
-    /* A failed cut's layer still says "prepared" in its row, but older
-     * snapshots read through it. */
-    if (!layer_save (layer, error) ||
-        !store_set_layer_live (disk->fleece->cat, layer->id, error))
+  for (unsigned i = 0; i < disk->layers->len; i++)
+    if (!stop_layer (disk, disk->layers->pdata[i], error))
       return false;
-  }
   err = disk->base->ops->sync (disk->base);
   if (err < 0) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                  "cannot sync disk '%s' ('%s'): %s", disk->name, disk->path,
                  g_strerror (-err));
     return false;
-  }
-  if (disk->layers->len > 0) {
-    err = disk->fleece->storage->ops->sync_dir (disk->fleece->storage,
-                                                disk->fleece->scratch_dir);
-    if (err < 0) {
-      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
-                   "cannot sync scratch directory '%s': %s",
-                   disk->fleece->scratch_dir, g_strerror (-err));
-      return false;
-    }
   }
   return disk_identity (disk, &identity, error) &&
     epoch_log_close (disk->log, &identity, error);

@@ -3,6 +3,7 @@
  *
  * Lock order, outermost first:
  *   Disk::cut_lock (several: by the disks' order in Fleece::disks)
+ *   Disk::break_lock
  *   the catalog's mutex
  *   Fleece::flip_lock
  *   Disk::stripe (one at a time; guest writes)
@@ -62,6 +63,12 @@ struct Disk {
   Epoch *late;                  /* an aborted cut's epoch: in use, not sealed;
                                  * then current == late.  cut_lock */
   _Atomic uint64_t cuts;
+  /* Copied since the free space was looked at, about. */
+  _Atomic uint64_t unchecked_blocks;
+
+  /* Held while snapshots break: until their catalog rows say so, no write may
+   * find the layer dead. */
+  pthread_mutex_t break_lock;
 
   /* Under snap_lock; changed only with cut_lock held as well. */
   pthread_mutex_t snap_lock;
@@ -79,6 +86,8 @@ struct Fleece {
   Runtime *runtime;             /* from fleece_start to _free */
   unsigned drain_timeout_ms;
   EpochOptions epochs;          /* what the user chose */
+  bool scratch_reserve_set;
+  uint64_t scratch_reserve;
   FleeceNotify notify;
   void *notify_opaque;
   GPtrArray *disks;             /* of Disk, by name */
@@ -100,6 +109,7 @@ struct Snapshot {
   Layer *layer;                 /* a reference; NULL if lost */
   uint64_t limit_bytes;         /* 0: none */
   FleeceOnError on_error;
+  bool durable;
   _Atomic SnapshotState state;
   char *reason;                 /* under disk->snap_lock */
 };
@@ -125,6 +135,15 @@ void fleece_note (Fleece *f, FleeceNoteKind kind, const char *disk,
 /* Open the logs, layers and snapshots of one disk (disk-open.c). */
 bool disk_start (Disk *disk, GError **error);
 bool disk_stop (Disk *disk, GError **error);
+/* The name of a layer's RuntimeMap; caller frees. */
+char *disk_layer_map_name (const Disk *disk, int64_t layer_id);
+/* Where the maps of a new layer go.  nonce: drawn here, kept by the caller as long
+ * as home; *out_name is the caller's to free.  See LayerHome. */
+LayerHome disk_layer_home (const Disk *disk, int64_t layer_id, bool durable,
+                           uint8_t nonce[RUNTIME_NONCE_BYTES],
+                           char **out_name);
+/* Is less than the reserve free where the scratch file at path is? */
+bool disk_space_is_low (const Disk *disk, const char *path);
 bool disk_identity (Disk *disk, DiskIdentity *out, GError **error);
 
 /* cut.c; cut_lock held. */
@@ -152,6 +171,9 @@ void disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
 void disk_break_over_limit (Disk *disk);
 /* Is it this snapshot's limit that stopped a copy?  snap_lock held. */
 bool snapshot_over_limit_locked (const Snapshot *snap);
+/* Must a new layer be durable, for the sake of an older snapshot?  snap_lock
+ * held. */
+bool disk_has_durable_locked (Disk *disk);
 /* After a cut or an end: the newest layer's budget.  snap_lock held. */
 void disk_update_budget_locked (Disk *disk);
 
@@ -162,7 +184,11 @@ void snapshot_forget_locked (Snapshot *snap);
 /* EXISTS if a layer has this file. */
 bool store_check_layer_file (Catalog *cat, const char *file, GError **error);
 bool store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
-                      uint64_t size, int64_t *out_id, GError **error);
+                      uint64_t size, bool durable, int64_t *out_id,
+                      GError **error);
+/* nonce: of its RuntimeMap, or of its map file; NULL: it has none. */
+bool store_set_layer_nonce (Catalog *cat, int64_t id, const uint8_t *nonce,
+                            GError **error);
 bool store_set_layer_file (Catalog *cat, int64_t id, const char *file,
                            GError **error);
 bool store_set_layer_live (Catalog *cat, int64_t id, GError **error);
@@ -181,13 +207,15 @@ typedef struct {
   int64_t id;
   char *file;
   uint64_t size;
-  bool live;
+  bool live, durable, has_nonce;
+  uint8_t nonce[RUNTIME_NONCE_BYTES];
 } LayerRow;
 typedef struct {
   int64_t id, layer_id, created;
   char *name, *reason;
   uint64_t boundary, size, limit_bytes;
   FleeceOnError on_error;
+  bool durable;
   SnapshotState state;
 } SnapshotRow;
 GPtrArray *store_list_layers (Catalog *cat, int64_t disk_id, GError **error);

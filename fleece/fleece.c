@@ -20,6 +20,8 @@ fleece_new (const FleeceOptions *options, GError **error)
   f->drain_timeout_ms = options->drain_timeout_ms != 0
     ? options->drain_timeout_ms : 60000;
   f->epochs = options->epochs;
+  f->scratch_reserve_set = options->scratch_reserve_set;
+  f->scratch_reserve = options->scratch_reserve;
   f->notify = options->notify;
   f->notify_opaque = options->notify_opaque;
   f->disks = g_ptr_array_new ();
@@ -50,6 +52,7 @@ disk_free (Disk *disk)
   for (unsigned i = 0; i < DISK_STRIPES; i++)
     pthread_mutex_destroy (&disk->stripe[i]);
   pthread_mutex_destroy (&disk->cut_lock);
+  pthread_mutex_destroy (&disk->break_lock);
   pthread_mutex_destroy (&disk->snap_lock);
   g_free (disk->name);
   g_free (disk->path);
@@ -87,6 +90,7 @@ disk_new (Fleece *f, const char *name, const char *path, uint32_t granularity)
   for (unsigned i = 0; i < DISK_STRIPES; i++)
     pthread_mutex_init (&disk->stripe[i], NULL);
   pthread_mutex_init (&disk->cut_lock, NULL);
+  pthread_mutex_init (&disk->break_lock, NULL);
   pthread_mutex_init (&disk->snap_lock, NULL);
   disk->layers
     = g_ptr_array_new_with_free_func ((GDestroyNotify) layer_unref);
@@ -259,6 +263,22 @@ fleece_stop (Fleece *f, GError **error)
   }
   f->cat = NULL;
   return ok;
+}
+
+#define DEFAULT_RESERVE (UINT64_C (2) << 30)
+
+bool
+disk_space_is_low (const Disk *disk, const char *path)
+{
+  const Fleece *f = disk->fleece;
+  uint64_t reserve = f->scratch_reserve, available, total;
+
+  if (f->storage->ops->space == NULL ||
+      f->storage->ops->space (f->storage, path, &available, &total) < 0)
+    return false;               /* a full one still fails the copy */
+  if (!f->scratch_reserve_set)
+    reserve = MAX (total / 20, DEFAULT_RESERVE);
+  return available < reserve;
 }
 
 bool

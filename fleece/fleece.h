@@ -41,6 +41,10 @@ typedef struct {
   unsigned drain_timeout_ms;    /* 0: 60000 (durability.md 5) */
   /* Of the fields that users choose: region_bytes and below, to cap_bytes. */
   EpochOptions epochs;
+  /* A snapshot breaks when less than this is free where its scratch file is.
+   * Default, if not set: the greater of 5 % and 2 GiB. */
+  bool scratch_reserve_set;
+  uint64_t scratch_reserve;     /* bytes */
   FleeceNotify notify;          /* NULL: none */
   void *notify_opaque;
 } FleeceOptions;
@@ -78,6 +82,8 @@ typedef struct {
   const char *snapshot;         /* name for a new snapshot; NULL: none */
   const char *scratch_file;     /* path for its layer, must not exist; NULL: own */
   uint64_t scratch_limit;       /* bytes of preserved data; 0: no limit */
+  bool durable;                 /* survives power loss; each first write to a
+                                 * part of the disk then waits for two syncs */
   FleeceOnError on_error;
   /* Out: set before commit is called. */
   uint64_t boundary;            /* epoch that starts at the cut */

@@ -2,9 +2,9 @@
 /* layer-map.c - a layer's maps on disk, from a clean stop to the next start.
  *
  * PATH.map, all integers little-endian:
- *   header, 48 bytes: magic "NFLYMAP1", u64 disk size, u64 number of pages,
- *     u64 data blocks, u64 zero blocks, u32 crc32c of all pages, u32 crc32c of
- *     the 44 bytes before it
+ *   header, 64 bytes: magic "NFLYMAP2", 16 bytes nonce, u64 disk size, u64
+ *     number of pages, u64 data blocks, u64 zero blocks, u32 crc32c of all
+ *     pages, u32 crc32c of the 60 bytes before it
  *   pages, in order: u64 index, 128 u64 of presence (2 bits a block),
  *     4096 u32 of block checksums
  * A page covers 16 MiB of disk; pages without a present block are left out.
@@ -18,16 +18,17 @@
 #include "bitmap/crc32c.h"
 #include "fleece/layer-internal.h"
 
-#define MAGIC "NFLYMAP1"
+#define MAGIC "NFLYMAP2"
 #define PAGE_WORDS 128
 #define PAGE_BLOCKS (PAGE_WORDS * 32)
 
 struct map_header {
   char magic[8];
+  uint8_t nonce[RUNTIME_NONCE_BYTES];
   uint64_t size, nr_pages, data_blocks, zero_blocks;
   uint32_t pages_crc, header_crc;
 };
-G_STATIC_ASSERT (sizeof (struct map_header) == 48);
+G_STATIC_ASSERT (sizeof (struct map_header) == 64);
 
 struct map_page {
   uint64_t index;
@@ -73,35 +74,38 @@ page_from_layer (const Layer *layer, uint64_t index, struct map_page *page)
   return true;
 }
 
-/* False: the page cannot belong to a map of this disk. */
-static bool
+/* -EBADMSG: the page cannot belong to a map of this disk; -ENOMEM. */
+static int
 page_to_layer (Layer *layer, const struct map_page *page)
 {
   uint64_t index = GUINT64_FROM_LE (page->index);
   uint64_t first, end;
 
   if (index > layer->nr_blocks / PAGE_BLOCKS)
-    return false;
+    return -EBADMSG;
   first = index * PAGE_BLOCKS;
   end = MIN (first + PAGE_BLOCKS, layer->nr_blocks);
   for (uint64_t b = first; b < end; b++) {
     uint64_t word = GUINT64_FROM_LE (page->presence[(b - first) / 32]);
     Presence p = word >> (b % 32 * 2) & 3;
+    uint32_t crc;
 
     if (layer_presence (layer, b) != PRESENCE_ABSENT)
-      return false;             /* the same page twice */
+      return -EBADMSG;          /* the same page twice */
     if (p == PRESENCE_ABSENT)
       continue;
-    atomic_store (&layer->crc[b], GUINT32_FROM_LE (page->crc[b - first]));
-    layer_mark (layer, b, 1, p);
+    crc = GUINT32_FROM_LE (page->crc[b - first]);
+    if ((p == PRESENCE_DATA && layer_set_crc (layer, b, 1, &crc) < 0) ||
+        layer_mark (layer, b, 1, p) < 0)
+      return -ENOMEM;
     if (p == PRESENCE_DATA)
       atomic_fetch_add (&layer->data_blocks, 1);
   }
-  return true;
+  return 0;
 }
 
 static int
-write_map (Layer *layer, StorageFile *file)
+write_map (Layer *layer, StorageFile *file, const uint8_t *nonce)
 {
   g_autofree struct map_page *page = g_new (struct map_page, 1);
   struct map_header header = { .magic = MAGIC };
@@ -119,18 +123,20 @@ write_map (Layer *layer, StorageFile *file)
     offset += sizeof *page;
     nr_pages++;
   }
+  memcpy (header.nonce, nonce, sizeof header.nonce);
   header.size = GUINT64_TO_LE (layer->size);
   header.nr_pages = GUINT64_TO_LE (nr_pages);
   header.data_blocks = GUINT64_TO_LE (atomic_load (&layer->data_blocks));
   header.zero_blocks = GUINT64_TO_LE (atomic_load (&layer->zero_blocks));
   header.pages_crc = GUINT32_TO_LE (pages_crc);
-  header.header_crc = GUINT32_TO_LE (crc32c (0, &header, 44));
+  header.header_crc = GUINT32_TO_LE (crc32c (0, &header, 60));
   err = file->ops->pwrite (file, &header, sizeof header, 0, false);
   return err < 0 ? err : file->ops->sync (file);
 }
 
 bool
-layer_save (Layer *layer, GError **error)
+layer_save (Layer *layer, const uint8_t nonce[RUNTIME_NONCE_BYTES],
+            GError **error)
 {
   g_autofree char *path = map_path (layer->path);
   Storage *storage = layer->storage;
@@ -144,7 +150,7 @@ layer_save (Layer *layer, GError **error)
   err = storage->ops->open (storage, path, STORAGE_CREATE, 0, &file);
   if (err < 0)
     return io_error (error, "create block map", path, err);
-  err = write_map (layer, file);
+  err = write_map (layer, file, nonce);
   file->ops->close (file);
   if (err < 0) {
     storage->ops->remove (storage, path);
@@ -162,7 +168,8 @@ corrupt (GError **error, const char *path)
 }
 
 static bool
-read_map (Layer *layer, StorageFile *file, const char *path, GError **error)
+read_map (Layer *layer, StorageFile *file, const uint8_t *nonce,
+          const char *path, GError **error)
 {
   g_autofree struct map_page *page = g_new (struct map_page, 1);
   struct map_header header;
@@ -177,17 +184,25 @@ read_map (Layer *layer, StorageFile *file, const char *path, GError **error)
     return io_error (error, "read block map", path, err);
   nr_pages = GUINT64_FROM_LE (header.nr_pages);
   if (memcmp (header.magic, MAGIC, sizeof header.magic) != 0 ||
-      GUINT32_FROM_LE (header.header_crc) != crc32c (0, &header, 44) ||
+      GUINT32_FROM_LE (header.header_crc) != crc32c (0, &header, 60) ||
       GUINT64_FROM_LE (header.size) != layer->size ||
       (file->size - sizeof header) / sizeof *page != nr_pages)
     return corrupt (error, path);
+  if (memcmp (header.nonce, nonce, sizeof header.nonce) != 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
+                 "block map '%s' is not of the last clean stop", path);
+    return false;
+  }
   for (uint64_t i = 0; i < nr_pages; i++) {
     err = file->ops->pread (file, page, sizeof *page, offset);
     if (err < 0)
       return io_error (error, "read block map", path, err);
     pages_crc = crc32c (pages_crc, page, sizeof *page);
-    if (!page_to_layer (layer, page))
+    err = page_to_layer (layer, page);
+    if (err == -EBADMSG)
       return corrupt (error, path);
+    if (err < 0)
+      return io_error (error, "hold block map", path, err);
     offset += sizeof *page;
   }
   if (pages_crc != GUINT32_FROM_LE (header.pages_crc) ||
@@ -199,9 +214,10 @@ read_map (Layer *layer, StorageFile *file, const char *path, GError **error)
 
 Layer *
 layer_load (Storage *storage, const char *path, uint64_t size, int64_t id,
+            const uint8_t nonce[RUNTIME_NONCE_BYTES], const LayerHome *home,
             GError **error)
 {
-  g_autoptr (Layer) layer = layer_alloc (storage, path, size, id, error);
+  g_autoptr (Layer) layer = layer_alloc (storage, path, size, id, home, error);
   g_autofree char *map = map_path (path);
   StorageFile *file;
   bool ok;
@@ -209,39 +225,42 @@ layer_load (Storage *storage, const char *path, uint64_t size, int64_t id,
 
   if (layer == NULL)
     return NULL;
-  err = storage->ops->open (storage, path, 0, 0, &layer->file);
-  if (err < 0) {
-    io_error (error, "open scratch file", path, err);
+  atomic_store (&layer->removed, true); /* the new map, on failure */
+  if (!layer_open_file (layer, error))
     return NULL;
-  }
-  if (layer->file->size < layer->nr_blocks * LAYER_BLOCK) {
-    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_CORRUPT,
-                 "scratch file '%s' is too short: %" G_GUINT64_FORMAT
-                 " bytes of %" G_GUINT64_FORMAT, path, layer->file->size,
-                 layer->nr_blocks * LAYER_BLOCK);
-    return NULL;
-  }
   err = storage->ops->open (storage, map, STORAGE_READ_ONLY, 0, &file);
   if (err < 0) {
     io_error (error, "open block map", map, err);
     return NULL;
   }
-  ok = read_map (layer, file, map, error);
+  ok = read_map (layer, file, nonce, map, error);
   file->ops->close (file);
   if (!ok)
     return NULL;
-  storage->ops->remove (storage, map);
+  atomic_store (&layer->removed, false);
   return g_steal_pointer (&layer);
+}
+
+void
+layer_remove_map (Storage *storage, const char *path)
+{
+  g_autofree char *map = map_path (path);
+
+  storage->ops->remove (storage, map);
 }
 
 int
 layer_remove_files (Storage *storage, const char *path)
 {
-  g_autofree char *map = map_path (path);
-  int err = storage->ops->remove (storage, map);
-  int err2 = storage->ops->remove (storage, path);
+  static const char *const suffixes[] = { ".map", ".log", "" };
+  int result = 0;
 
-  if (err2 < 0 && err2 != -ENOENT)
-    return err2;
-  return err < 0 && err != -ENOENT ? err : 0;
+  for (unsigned i = 0; i < G_N_ELEMENTS (suffixes); i++) {
+    g_autofree char *name = g_strconcat (path, suffixes[i], NULL);
+    int err = storage->ops->remove (storage, name);
+
+    if (err < 0 && err != -ENOENT)
+      result = err;
+  }
+  return result;
 }

@@ -16,6 +16,9 @@
 
 #define STRIPE_BLOCKS (STRIPE_BYTES / LAYER_BLOCK)
 
+/* Blocks copied between two looks at the free space: 4 MiB. */
+#define SPACE_CHECK_BLOCKS 1024
+
 /* How long a write waits for an overlapping older one before its snapshot is
  * broken instead (durability.md 5: guest first). */
 #define OVERLAP_TIMEOUT_MS 30000
@@ -54,9 +57,11 @@ copy_run (Disk *disk, Layer *layer, uint64_t block, uint64_t nr)
   }
   if (err < 0) {
     /* The guest may be overwriting a bad sector: that must succeed. */
-    layer_mark (layer, block, 1, PRESENCE_UNREADABLE);
-    return 0;
+    err = layer_record (layer, block, 1, PRESENCE_UNREADABLE);
+    return err < 0 ? err : layer_mark (layer, block, 1, PRESENCE_UNREADABLE);
   }
+  atomic_fetch_add_explicit (&disk->unchecked_blocks, nr,
+                             memory_order_relaxed);
   return layer_store (layer, block, nr, buf);
 }
 
@@ -69,6 +74,11 @@ preserve_stripe (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
 
   if (layer_next_absent (layer, first, end) == end)
     return 0;
+  if (layer->log != NULL) {
+    /* The syncs cost more than the copy: the whole stripe in one go. */
+    first = first / STRIPE_BLOCKS * STRIPE_BLOCKS;
+    end = MIN (first + STRIPE_BLOCKS, layer->nr_blocks);
+  }
   pthread_mutex_lock (stripe);
   while (err == 0 &&
          (first = layer_next_absent (layer, first, end)) < end &&
@@ -84,22 +94,26 @@ preserve_stripe (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
 
 /* A hole of the base, as seen a moment ago: what is still absent is zero, since
  * only writes that preserve first could have changed it. */
-static void
+static int
 preserve_hole (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
 {
-  while (first < end) {
+  int err = layer_record (layer, first, end - first, PRESENCE_ZERO);
+
+  while (err == 0 && first < end) {
     uint64_t stop = MIN (end, (first / STRIPE_BLOCKS + 1) * STRIPE_BLOCKS);
     pthread_mutex_t *stripe = stripe_of (disk, first);
 
     pthread_mutex_lock (stripe);
-    while ((first = layer_next_absent (layer, first, stop)) < stop) {
+    while (err == 0 &&
+           (first = layer_next_absent (layer, first, stop)) < stop) {
       uint64_t next = layer_next_present (layer, first, stop);
 
-      layer_mark (layer, first, next - first, PRESENCE_ZERO);
+      err = layer_mark (layer, first, next - first, PRESENCE_ZERO);
       first = next;
     }
     pthread_mutex_unlock (stripe);
   }
+  return err;
 }
 
 static int
@@ -141,9 +155,8 @@ preserve_large (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
       next = first + 1;
       hole = false;
     }
-    err = 0;
     if (hole)
-      preserve_hole (disk, layer, first, next);
+      err = preserve_hole (disk, layer, first, next);
     else
       err = preserve_blocks (disk, layer, first, next);
     first = next;
@@ -155,7 +168,7 @@ preserve_large (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
 
 /* Preserving failed with err: the snapshot's policy decides. */
 static int
-preserve_failed (Disk *disk, Layer *layer, int err)
+preserve_failed (Disk *disk, Layer *layer, int err, const char *what)
 {
   bool guest_fails = false;
 
@@ -177,8 +190,20 @@ preserve_failed (Disk *disk, Layer *layer, int err)
     return -EAGAIN;             /* for the others, or another thread gave back
                                  * what it had taken of the budget */
   }
-  disk_break_snapshots (disk, layer, -err, "cannot preserve old data");
+  disk_break_snapshots (disk, layer, -err, what);
   return 0;
+}
+
+/* The watermark: is so little left of the scratch file system that what else
+ * lives there, or the next copies, would fail soon?  Looked at now and then. */
+static bool
+space_is_low (Disk *disk, const Layer *layer)
+{
+  if (atomic_load_explicit (&disk->unchecked_blocks, memory_order_relaxed) <
+      SPACE_CHECK_BLOCKS)
+    return false;
+  atomic_store (&disk->unchecked_blocks, 0);
+  return disk_space_is_low (disk, layer->path);
 }
 
 int
@@ -204,7 +229,10 @@ disk_preserve (Disk *disk, const Segment *seg, uint64_t offset,
     else
       err = preserve_blocks (disk, layer, first, end);
     if (err < 0)
-      err = preserve_failed (disk, layer, err);
+      err = preserve_failed (disk, layer, err, "cannot preserve old data");
+    else if (space_is_low (disk, layer))
+      err = preserve_failed (disk, layer, -ENOSPC,
+                             "the scratch reserve would be used up");
   } while (err == -EAGAIN);
   return err;
 }

@@ -2,10 +2,12 @@
 /* snapshot-store.c - the catalog rows of snapshots and layers. */
 #include <config.h>
 
+#include <string.h>
+
 #include "fleece/fleece-internal.h"
 
 /* Bind and run a statement of integers and texts; types: 'i' int64_t, 't' const
- * char * (NULL is fine). */
+ * char *, 'n' a nonce (NULL is fine for both). */
 static bool
 run_sql (Catalog *cat, const char *sql, GError **error, const char *types, ...)
 {
@@ -20,6 +22,9 @@ run_sql (Catalog *cat, const char *sql, GError **error, const char *types, ...)
     for (int i = 0; types[i] != '\0'; i++) {
       if (types[i] == 'i')
         sqlite3_bind_int64 (stmt, i + 1, va_arg (ap, int64_t));
+      else if (types[i] == 'n')
+        sqlite3_bind_blob (stmt, i + 1, va_arg (ap, const uint8_t *),
+                           RUNTIME_NONCE_BYTES, SQLITE_TRANSIENT);
       else
         sqlite3_bind_text (stmt, i + 1, va_arg (ap, const char *), -1,
                            SQLITE_TRANSIENT);
@@ -52,18 +57,26 @@ store_check_layer_file (Catalog *cat, const char *file, GError **error)
 
 bool
 store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
-                 uint64_t size, int64_t *out_id, GError **error)
+                 uint64_t size, bool durable, int64_t *out_id, GError **error)
 {
   bool ok;
 
   catalog_lock (cat);
-  ok = run_sql (cat, "INSERT INTO layer (disk, file, size, state)"
-                " VALUES (?, ?, ?, 'prepared')", error, "iti", disk_id, file,
-                (int64_t) size);
+  ok = run_sql (cat, "INSERT INTO layer (disk, file, size, state, durable)"
+                " VALUES (?, ?, ?, 'prepared', ?)", error, "itii", disk_id,
+                file, (int64_t) size, (int64_t) durable);
   if (ok)
     *out_id = catalog_last_id (cat);
   catalog_unlock (cat);
   return ok;
+}
+
+bool
+store_set_layer_nonce (Catalog *cat, int64_t id, const uint8_t *nonce,
+                       GError **error)
+{
+  return run_sql (cat, "UPDATE layer SET nonce = ? WHERE id = ?", error, "ni",
+                  nonce, id);
 }
 
 bool
@@ -105,11 +118,12 @@ store_add_snapshot (Catalog *cat, Snapshot *snap, int64_t disk_id,
 
   catalog_lock (cat);
   ok = run_sql (cat, "INSERT INTO snapshot (disk, name, boundary, layer, size,"
-                " state, created, on_error, scratch_limit)"
-                " VALUES (?, ?, ?, ?, ?, 'prepared', ?, ?, ?)", error,
-                "itiiiiti", disk_id, snap->name, (int64_t) snap->boundary,
+                " state, created, on_error, scratch_limit, durable)"
+                " VALUES (?, ?, ?, ?, ?, 'prepared', ?, ?, ?, ?)", error,
+                "itiiiitii", disk_id, snap->name, (int64_t) snap->boundary,
                 layer_id, (int64_t) snap->size, snap->created,
-                on_error_name (snap->on_error), (int64_t) snap->limit_bytes);
+                on_error_name (snap->on_error), (int64_t) snap->limit_bytes,
+                (int64_t) snap->durable);
   if (ok)
     snap->id = catalog_last_id (cat);
   catalog_unlock (cat);
@@ -175,6 +189,10 @@ layer_row_read (sqlite3_stmt *stmt)
   row->size = sqlite3_column_int64 (stmt, 2);
   row->live = g_strcmp0 ((const char *) sqlite3_column_text (stmt, 3),
                          "live") == 0;
+  row->durable = sqlite3_column_int (stmt, 4);
+  row->has_nonce = sqlite3_column_bytes (stmt, 5) == RUNTIME_NONCE_BYTES;
+  if (row->has_nonce)
+    memcpy (row->nonce, sqlite3_column_blob (stmt, 5), sizeof row->nonce);
   return row;
 }
 
@@ -204,6 +222,7 @@ snapshot_row_read (sqlite3_stmt *stmt)
                              "break-guest-write") == 0
     ? FLEECE_BREAK_GUEST_WRITE : FLEECE_BREAK_SNAPSHOT;
   row->limit_bytes = sqlite3_column_int64 (stmt, 9);
+  row->durable = sqlite3_column_int (stmt, 10);
   return row;
 }
 
@@ -234,7 +253,7 @@ list_rows (Catalog *cat, const char *sql, int64_t disk_id,
 GPtrArray *
 store_list_layers (Catalog *cat, int64_t disk_id, GError **error)
 {
-  return list_rows (cat, "SELECT id, file, size, state FROM layer"
+  return list_rows (cat, "SELECT id, file, size, state, durable, nonce FROM layer"
                     " WHERE disk = ? ORDER BY id", disk_id, layer_row_read,
                     layer_row_free, error);
 }
@@ -243,7 +262,8 @@ GPtrArray *
 store_list_snapshots (Catalog *cat, int64_t disk_id, GError **error)
 {
   return list_rows (cat, "SELECT id, name, boundary, layer, size, state,"
-                    " reason, created, on_error, scratch_limit FROM snapshot"
+                    " reason, created, on_error, scratch_limit, durable"
+                    " FROM snapshot"
                     " WHERE disk = ? ORDER BY id", disk_id, snapshot_row_read,
                     snapshot_row_free, error);
 }

@@ -226,6 +226,7 @@ disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
   g_autofree char *reason = g_strdup_printf ("%s: %s", what,
                                              g_strerror (error_number));
 
+  pthread_mutex_lock (&disk->break_lock);
   pthread_mutex_lock (&disk->snap_lock);
   for (unsigned i = 0; i < disk->snapshots->len; i++) {
     Snapshot *snap = disk->snapshots->pdata[i];
@@ -233,11 +234,13 @@ disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
     if (snap->layer != NULL && snap->layer->id <= layer->id)
       break_locked (snap, reason, broken);
   }
-  /* Last: a write that finds the layer dead overwrites at once, and a reader
-   * that gets what it wrote must find the snapshot broken. */
-  atomic_store (&layer->dead, true);
   pthread_mutex_unlock (&disk->snap_lock);
   report_broken (disk, broken, error_number);
+  /* Last: a write that finds the layer dead overwrites at once, and a reader
+   * that gets what it wrote must find the snapshot broken, also after a
+   * crash (H4). */
+  layer_kill (layer);
+  pthread_mutex_unlock (&disk->break_lock);
 }
 
 bool
@@ -248,13 +251,13 @@ snapshot_over_limit_locked (const Snapshot *snap)
     used_locked (snap) + STRIPE_BYTES > snap->limit_bytes;
 }
 
-void
-disk_break_over_limit (Disk *disk)
+/* Break those over their limit; nobody left to preserve for: *out_idle is the
+ * layer that writers need not go on with, a reference. */
+static void
+break_over_limit_locked (Disk *disk, GPtrArray *broken, Layer **out_idle)
 {
-  g_autoptr (GPtrArray) broken
-    = g_ptr_array_new_with_free_func ((GDestroyNotify) snapshot_unref);
+  bool any = false;
 
-  pthread_mutex_lock (&disk->snap_lock);
   for (unsigned i = 0; i < disk->snapshots->len; i++) {
     Snapshot *snap = disk->snapshots->pdata[i];
     g_autofree char *reason = NULL;
@@ -266,19 +269,45 @@ disk_break_over_limit (Disk *disk)
     break_locked (snap, reason, broken);
   }
   disk_update_budget_locked (disk);
-  /* Nobody left to preserve for: writers need not go on with it. */
-  if (broken->len > 0 && disk->layers->len > 0) {
-    bool any = false;
+  for (unsigned i = 0; i < disk->snapshots->len; i++)
+    any |= is_readable (disk->snapshots->pdata[i]);
+  if (broken->len > 0 && disk->layers->len > 0 && !any)
+    *out_idle = layer_ref (disk->layers->pdata[disk->layers->len - 1]);
+}
 
-    for (unsigned i = 0; i < disk->snapshots->len; i++)
-      any |= is_readable (disk->snapshots->pdata[i]);
-    if (!any) {
-      Layer *newest = disk->layers->pdata[disk->layers->len - 1];
-      atomic_store (&newest->dead, true);
-    }
-  }
+void
+disk_break_over_limit (Disk *disk)
+{
+  g_autoptr (GPtrArray) broken
+    = g_ptr_array_new_with_free_func ((GDestroyNotify) snapshot_unref);
+  g_autoptr (Layer) idle = NULL;
+
+  pthread_mutex_lock (&disk->break_lock);
+  pthread_mutex_lock (&disk->snap_lock);
+  break_over_limit_locked (disk, broken, &idle);
   pthread_mutex_unlock (&disk->snap_lock);
   report_broken (disk, broken, ENOSPC);
+  if (idle != NULL)
+    layer_kill (idle);
+  pthread_mutex_unlock (&disk->break_lock);
+}
+
+bool
+disk_has_durable_locked (Disk *disk)
+{
+  for (unsigned i = 0; i < disk->snapshots->len; i++) {
+    Snapshot *snap = disk->snapshots->pdata[i];
+
+    if (snap->durable && is_readable (snap))
+      return true;
+  }
+  return false;
+}
+
+bool
+snapshot_is_durable (const Snapshot *snap)
+{
+  return snap->durable;
 }
 
 void

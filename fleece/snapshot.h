@@ -32,6 +32,7 @@ Disk *snapshot_disk (const Snapshot *snap);
 uint64_t snapshot_size (const Snapshot *snap);          /* bytes */
 uint64_t snapshot_boundary (const Snapshot *snap);      /* first epoch after it */
 int64_t snapshot_created (const Snapshot *snap);        /* seconds since 1970 */
+bool snapshot_is_durable (const Snapshot *snap);        /* survives power loss */
 SnapshotState snapshot_state (const Snapshot *snap);
 /* Why it is broken or lost: a phrase, caller frees; NULL otherwise. */
 char *snapshot_reason (Snapshot *snap);

@@ -35,9 +35,6 @@ refuse_unsupported (json_t *args, GError **error)
   else if (qmp_get_bool (args, "reuse-external", false))
     command_set_error (error, "'reuse-external' is not supported: scratch "
                        "files are made and removed by the server");
-  else if (qmp_get_bool (args, "durable", false))
-    command_set_error (error, "'durable' is not supported: a snapshot does "
-                       "not survive a crash");
   else if (qmp_get_int (args, "cbw-timeout", 0) != 0)
     command_set_error (error, "'cbw-timeout' is not supported: only 0, no "
                        "timeout");
@@ -169,6 +166,7 @@ plan_disk (BackupPlan *plan, Disk *disk, json_t *args, json_t *item,
     return false;
   if (on_error != NULL && strcmp (on_error, "break-guest-write") == 0)
     cut.on_error = FLEECE_BREAK_GUEST_WRITE;
+  cut.durable = qmp_get_bool (args, "durable", false);
   if (!plan_scratch (plan, &cut, item, error))
     return false;
   g_array_append_val (plan->cuts, cut);

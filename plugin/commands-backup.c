@@ -257,8 +257,11 @@ query_disk (const BackupDisk *bd)
   g_autofree char *reason = reason_of (bd);
   uint64_t used = 0, limit = 0;
 
-  if (bd->snapshot != NULL)
+  if (bd->snapshot != NULL) {
     snapshot_scratch (bd->snapshot, &used, &limit);
+    json_object_set_new (entry, "durable",
+                         json_boolean (snapshot_is_durable (bd->snapshot)));
+  }
   json_object_set_new (entry, "state",
                        json_string (snapshot_state_name
                                     (backup_disk_state (bd))));

@@ -19,6 +19,8 @@ const char params_help[] =
   "                       (default STATE/scratch).\n"
   "runtime=DIR            Where maps outlive the process; has to be a tmpfs\n"
   "                       (default /run/nbdfleece or /dev/shm/nbdfleece).\n"
+  "scratch-reserve=SIZE   Snapshots break when less is free there\n"
+  "                       (default the greater of 5 % and 2G).\n"
   "control=SOCKET         Unix socket for control commands (QMP).\n"
   "granularity=SIZE       Bytes a dirty bit, 4K .. 1M (default 64K).\n"
   "drain-timeout=SECONDS  How long a cut waits for guest writes in flight\n"
@@ -249,6 +251,27 @@ set_intent_cap (Params *params, const char *value, GError **error)
   return true;
 }
 
+static bool
+set_scratch_reserve (Params *params, const char *value, GError **error)
+{
+  int64_t size;
+
+  if (params->scratch_reserve_set) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "scratch-reserve= is given twice");
+    return false;
+  }
+  size = nbdkit_parse_size (value);     /* has reported what it cannot parse */
+  if (size < 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "scratch-reserve=%.40s: expected a size in bytes", value);
+    return false;
+  }
+  params->scratch_reserve_set = true;
+  params->scratch_reserve = size;
+  return true;
+}
+
 bool
 params_set (Params *params, const char *key, const char *value,
             GError **error)
@@ -261,6 +284,8 @@ params_set (Params *params, const char *key, const char *value,
     return set_path (&params->scratch, key, value, error);
   if (strcmp (key, "runtime") == 0)
     return set_path (&params->runtime, key, value, error);
+  if (strcmp (key, "scratch-reserve") == 0)
+    return set_scratch_reserve (params, value, error);
   if (strcmp (key, "control") == 0)
     return set_control (params, value, error);
   if (strcmp (key, "granularity") == 0)

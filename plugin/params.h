@@ -36,6 +36,8 @@ typedef struct {
   uint32_t granularity;         /* bytes */
   unsigned drain_timeout_ms;
   EpochOptions epochs;          /* the fields that users choose; 0: default */
+  bool scratch_reserve_set;
+  uint64_t scratch_reserve;     /* bytes; see FleeceOptions */
 } Params;
 
 Params *params_new (void);

@@ -176,6 +176,8 @@ fleece_plugin_get_ready (void)
     .runtime_dir = params->runtime,
     .drain_timeout_ms = params->drain_timeout_ms,
     .epochs = params->epochs,
+    .scratch_reserve_set = params->scratch_reserve_set,
+    .scratch_reserve = params->scratch_reserve,
     .notify = keeper_notify,
     .notify_opaque = plugin.keeper,
   };

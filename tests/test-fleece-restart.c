@@ -319,8 +319,8 @@ test_short (void)
 {
   damage (CUT_SCRATCH, 1, 0, "too short");
   damage (CUT_MAP, 1, 0, "damaged");
-  damage (CUT_MAP, 1, 47, "damaged");
-  damage (CUT_MAP, 1, 48, "damaged");
+  damage (CUT_MAP, 1, 63, "damaged");
+  damage (CUT_MAP, 1, 64, "damaged");
   damage (CUT_MAP, 1, 5000, "damaged");
   damage (LONG_MAP, 1, 0, "damaged");
 }
@@ -330,7 +330,7 @@ test_flipped (void)
 {
   /* Each field of the header, and of the page: index, presence, checksums. */
   static const unsigned at[] = {
-    0, 8, 16, 24, 32, 40, 44, 48, 56, 56 + 1023, 56 + 1024, 17463,
+    0, 8, 24, 32, 40, 48, 56, 60, 64, 72, 72 + 1023, 72 + 1024, 17479,
   };
 
   for (unsigned i = 0; i < G_N_ELEMENTS (at); i++)

@@ -76,7 +76,7 @@ refused("exists", disks=[{"disk": "vdb"},
 refused("missing", disks=[{"disk": "vda"}, {"disk": "vdb", "scratch": {
     "file": t.path("missing/scratch")}}], checkpoint={"name": "c9"})
 assert os.path.getsize(there) == 1
-for args in ({"mode": "push"}, {"durable": True}, {"reuse_external": True},
+for args in ({"mode": "push"}, {"reuse_external": True},
              {"cbw_timeout": 5},
              {"disks": [{"disk": "vda", "target": "x"}]}):
     refused("", **args)
@@ -87,7 +87,7 @@ assert names() == ["c0", "c1"]
 
 # What works, with every choice made.
 reply = q.command(
-    "backup-begin", id="b1", mode="pull", incremental="c1", durable=False,
+    "backup-begin", id="b1", mode="pull", incremental="c1", durable=True,
     cbw_timeout=0, on_cbw_error="break-guest-write",
     checkpoint={"name": "c2", "description": "d",
                 "disks": [{"disk": "vdb"},
@@ -107,6 +107,7 @@ b = q.command("query-backups")[0]
 assert b["id"] == "b1" and b["state"] == "live" and b["checkpoint"] == "c2"
 d = b["disks"][0]
 assert d["scratch-limit"] == 1 << 20 and d["clients"] == 0, d
+assert d["durable"] is True, d
 assert os.path.exists(os.path.join(scratch, "vda.scratch"))
 assert "'b1' is already in use" in q.error("backup-begin", id="b1")["desc"]
 assert "'e'" in q.error("backup-begin", id="b2", disks=[
