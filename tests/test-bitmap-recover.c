@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What an unclean stop leaves: exact with the runtime directory, bounded without,
+ * all dirty when the maps are gone too; damage counts as dirty, never as clean. */
+#include "config.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "intent-test.h"
+
+#define PER_REGION (REGION / GRAN)
+#define NR (SIZE / GRAN)
+
+/* Sealed epoch b[0] with granules 1 and 481 (regions 0, 30); open b[1] with 33
+ * (region 2) and 160 (region 10).  No stream. */
+static void
+make_history (Rig *rig, uint64_t b[2])
+{
+  rig_open (rig);
+  b[0] = epoch_log_current (rig->log)->id;
+  g_assert_cmpint (rig_write (rig, 1 * GRAN, 1), ==, 0);
+  g_assert_cmpint (rig_write (rig, 481 * GRAN, 1), ==, 0);
+  b[1] = rig_cut (rig);
+  g_assert_cmpint (rig_write (rig, 33 * GRAN, 1), ==, 0);
+  g_assert_cmpint (rig_write (rig, 160 * GRAN, 1), ==, 0);
+  rig_crash (rig);
+}
+
+static EpochRecovery
+recovery (Rig *rig)
+{
+  const EpochOpenReport *report = epoch_log_report (rig->log);
+
+  g_assert_false (report->clean);
+  g_assert_nonnull (report->reason);
+  return report->recovery;
+}
+
+static void
+check_exact (Rig *rig, const uint64_t b[2])
+{
+  g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, 2);
+  g_assert_true (rig_is_dirty (rig, b[0], b[1], 1 * GRAN));
+  g_assert_true (rig_is_dirty (rig, b[0], b[1], 481 * GRAN));
+  g_assert_cmpuint (rig_count (rig, b[1], 0), ==, 2);
+  g_assert_true (rig_is_dirty (rig, b[1], 0, 33 * GRAN));
+  g_assert_true (rig_is_dirty (rig, b[1], 0, 160 * GRAN));
+}
+
+/* Regions 0 and 30 have intents from before the cut. */
+static void
+check_bounded (Rig *rig, const uint64_t b[2])
+{
+  g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, 2);
+  g_assert_cmpuint (rig_count (rig, b[1], 0), ==, 4 * PER_REGION);
+  for (unsigned i = 0; i < PER_REGION; i++) {
+    g_assert_true (rig_is_dirty (rig, b[1], 0, 2 * REGION + i * GRAN));
+    g_assert_true (rig_is_dirty (rig, b[1], 0, 10 * REGION + i * GRAN));
+  }
+}
+
+static void
+test_exact (void)
+{
+  Rig *rig = rig_new ();
+  uint64_t b[2];
+
+  make_history (rig, b);
+  for (unsigned i = 0; i < 3; i++) {
+    rig_open (rig);
+    g_assert_cmpint (recovery (rig), ==, EPOCHS_EXACT);
+    check_exact (rig, b);
+    rig_crash (rig);
+  }
+  rig_free (rig);
+}
+
+static void
+test_bounded (void)
+{
+  Rig *rig = rig_new ();
+  uint64_t b[2];
+
+  make_history (rig, b);
+  rig_lose_runtime (rig);
+  rig_open (rig);
+  g_assert_cmpint (recovery (rig), ==, EPOCHS_BOUNDED);
+  g_assert_cmpuint (epoch_log_report (rig->log)->over_reported, ==,
+                    4 * REGION);
+  check_bounded (rig, b);
+  rig_free (rig);
+}
+
+/* With the fine map synced, only what came after is over-reported: nothing. */
+static void
+test_synced (void)
+{
+  Rig *rig = rig_new ();
+  uint64_t b[2];
+
+  rig->options.sync_interval_ms = 10;
+  rig->options.idle_ms = 10;
+  rig_open (rig);
+  b[0] = epoch_log_current (rig->log)->id;
+  g_assert_cmpint (rig_write (rig, 33 * GRAN, 1), ==, 0);
+  while (epoch_log_intent_bytes (rig->log) > 0)
+    g_usleep (1000);
+  rig_crash (rig);
+  rig_lose_runtime (rig);
+  rig_open (rig);
+  g_assert_cmpuint (rig_count (rig, b[0], 0), ==, 1);
+  rig_free (rig);
+}
+
+static void
+remove_map (Rig *rig, const char *name)
+{
+  g_autofree char *path = rig_map_path (rig, name);
+
+  g_assert_cmpint (unlink (path), ==, 0);
+}
+
+static void
+test_gone (void)
+{
+  Rig *rig = rig_new ();
+  uint64_t b[2];
+
+  make_history (rig, b);
+  rig_lose_runtime (rig);
+  remove_map (rig, "vda.i");
+  rig_open (rig);
+  g_assert_cmpint (recovery (rig), ==, EPOCHS_ALL_DIRTY);
+  g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, 2);        /* sealed */
+  g_assert_cmpuint (rig_count (rig, b[1], 0), ==, NR);
+  rig_free (rig);
+
+  rig = rig_new ();
+  make_history (rig, b);
+  rig_lose_runtime (rig);
+  {
+    g_autofree char *maps = rig_map_path (rig, "");
+
+    remove_all (maps);
+  }
+  rig_open (rig);
+  g_assert_cmpint (recovery (rig), ==, EPOCHS_ALL_DIRTY);
+  g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, NR);
+  g_assert_cmpuint (rig_count (rig, b[1], 0), ==, NR);
+  rig_free (rig);
+}
+
+static void
+flip_bit (Rig *rig, const char *name, off_t at)
+{
+  g_autofree char *path = rig_map_path (rig, name);
+  int fd = open (path, O_RDWR | O_CLOEXEC);
+  char byte;
+
+  g_assert_cmpint (fd, >=, 0);
+  g_assert_cmpint (pread (fd, &byte, 1, at), ==, 1);
+  byte ^= 4;
+  g_assert_cmpint (pwrite (fd, &byte, 1, at), ==, 1);
+  close (fd);
+}
+
+/* One sector covers the whole of this disk. */
+static void
+test_bad_sector (void)
+{
+  static const off_t places[] = { 0, 5, 9, 20, 511 };
+
+  for (unsigned i = 0; i < G_N_ELEMENTS (places); i++) {
+    Rig *rig = rig_new ();
+    g_autofree char *d = NULL;
+    uint64_t b[2];
+
+    make_history (rig, b);
+    rig_lose_runtime (rig);
+    d = g_strdup_printf ("vda.%" G_GUINT64_FORMAT ".d", b[0]);
+    flip_bit (rig, d, places[i]);
+    rig_open (rig);
+    g_assert_cmpuint (epoch_log_report (rig->log)->bad_sectors, ==, 1);
+    g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, NR);
+    g_assert_cmpuint (rig_count (rig, b[1], 0), ==, 4 * PER_REGION);
+    rig_free (rig);
+
+    rig = rig_new ();
+    make_history (rig, b);
+    rig_lose_runtime (rig);
+    flip_bit (rig, "vda.i", places[i]);
+    rig_open (rig);
+    g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, 2);
+    g_assert_cmpuint (rig_count (rig, b[1], 0), ==, NR);
+    rig_free (rig);
+  }
+}
+
+/* A map of another session, and one in a directory that is no tmpfs. */
+static void
+test_not_trusted (void)
+{
+  Rig *rig = rig_new ();
+  uint64_t b[2];
+
+  make_history (rig, b);
+  {
+    Catalog *cat = test_catalog (rig->dir);
+
+    test_sql (cat, "UPDATE epoch SET nonce = randomblob (16)"
+              " WHERE nonce IS NOT NULL");
+    catalog_free (cat);
+  }
+  rig_open (rig);
+  g_assert_cmpint (recovery (rig), ==, EPOCHS_BOUNDED);
+  check_bounded (rig, b);
+  rig_free (rig);
+
+  rig = rig_new ();
+  remove_all (rig->runtime_dir);
+  g_free (rig->runtime_dir);
+  rig->runtime_dir = g_dir_make_tmp ("nbdfleece-test-XXXXXX", NULL);
+  make_history (rig, b);
+  rig_open (rig);
+  if (!runtime_is_trusted (rig->rt)) {
+    g_assert_cmpint (recovery (rig), ==, EPOCHS_BOUNDED);
+    check_bounded (rig, b);
+  }
+  rig_free (rig);
+}
+
+/* Killed at each storage call of a start, and started again: the same answer. */
+static void
+repeat (bool lose)
+{
+  bool opened = false;
+  long calls;
+
+  for (calls = 0; !opened; calls++) {
+    Rig *rig = rig_new ();
+    uint64_t b[2];
+    int status;
+    pid_t pid;
+
+    make_history (rig, b);
+    if (lose)
+      rig_lose_runtime (rig);
+    pid = fork ();
+    if (pid == 0) {
+      rig->die_after = calls;
+      rig_open (rig);
+      _exit (1);
+    }
+    g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
+    g_assert_true (WIFEXITED (status));
+    opened = WEXITSTATUS (status) == 1;
+    rig_open (rig);
+    if (lose)
+      check_bounded (rig, b);
+    else
+      check_exact (rig, b);
+    rig_free (rig);
+  }
+  g_assert_cmpint (calls, >, 10);
+}
+
+static void
+test_repeated (void)
+{
+  repeat (false);
+  repeat (true);
+}
+
+/* A cut that was not committed: its epoch counts too. */
+static void
+test_prepared (void)
+{
+  for (int lose = 0; lose < 2; lose++) {
+    Rig *rig = rig_new ();
+    GError *error = NULL;
+    uint64_t b;
+    Epoch *next;
+
+    rig_open (rig);
+    b = epoch_log_current (rig->log)->id;
+    g_assert_cmpint (rig_write (rig, 1 * GRAN, 1), ==, 0);
+    next = epoch_log_prepare (rig->log, SIZE, GRAN, &error);
+    g_assert_no_error (error);
+    dirty_bitmap_set (next->bitmap, 33 * GRAN, 1);
+    g_assert_cmpint (epoch_intend (rig->log, next, 33 * GRAN, 1), ==, 0);
+    rig_crash (rig);
+    if (lose)
+      rig_lose_runtime (rig);
+    rig_open (rig);
+    g_assert_true (rig_is_dirty (rig, b, 0, 1 * GRAN));
+    g_assert_true (rig_is_dirty (rig, b, 0, 33 * GRAN));
+    g_assert_cmpuint (rig_count (rig, b, 0), ==, lose ? 2 * PER_REGION : 2);
+    rig_free (rig);
+  }
+}
+
+/* Nothing stays behind after a clean stop. */
+static void
+test_clean (void)
+{
+  static const DiskIdentity identity = { SIZE, 0, 1, 0 };
+  Rig *rig = rig_new ();
+  GError *error = NULL;
+  uint64_t b;
+  GDir *dir;
+
+  rig_open (rig);
+  b = epoch_log_current (rig->log)->id;
+  g_assert_cmpint (rig_write (rig, 1 * GRAN, 1), ==, 0);
+  rig_cut (rig);
+  epoch_log_close (rig->log, &identity, &error);
+  g_assert_no_error (error);
+  rig_crash (rig);
+  dir = g_dir_open (rig->runtime_dir, 0, NULL);
+  g_assert_null (g_dir_read_name (dir));
+  g_dir_close (dir);
+  {
+    g_autofree char *maps = rig_map_path (rig, "");
+
+    dir = g_dir_open (maps, 0, NULL);
+    g_assert_cmpstr (g_dir_read_name (dir), ==, "vda.i");
+    g_assert_null (g_dir_read_name (dir));
+    g_dir_close (dir);
+  }
+  rig_open (rig);
+  g_assert_true (epoch_log_report (rig->log)->clean);
+  g_assert_cmpuint (rig_count (rig, b, 0), ==, 1);
+  rig_free (rig);
+}
+
+int
+main (int argc, char **argv)
+{
+  g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/bitmap/recover/exact", test_exact);
+  g_test_add_func ("/bitmap/recover/bounded", test_bounded);
+  g_test_add_func ("/bitmap/recover/synced", test_synced);
+  g_test_add_func ("/bitmap/recover/gone", test_gone);
+  g_test_add_func ("/bitmap/recover/bad-sector", test_bad_sector);
+  g_test_add_func ("/bitmap/recover/not-trusted", test_not_trusted);
+  g_test_add_func ("/bitmap/recover/repeated", test_repeated);
+  g_test_add_func ("/bitmap/recover/prepared", test_prepared);
+  g_test_add_func ("/bitmap/recover/clean", test_clean);
+  return g_test_run ();
+}
