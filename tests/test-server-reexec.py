@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The server replaces itself: byte by byte, what clients see of it."""
+import fcntl
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -53,8 +55,12 @@ def wait_for_next():
 
 
 def ask_for_next():
-    """The result may be asked for in the next image already."""
-    assert host("reexec") in ("0", "")
+    """Not for the result as well: that is read in the next image, maybe, which
+    may be waiting for us."""
+    control = Raw(server.sock)
+    control.go("control")
+    assert control.error(WRITE, 0, 8, payload=b"reexec\0\0") == 0
+    control.close()
 
 
 def reexec():
@@ -204,9 +210,11 @@ os.chmod(program, 0o644)
 refuses("Permission denied")
 
 # Another program is there: that one runs, now and the next time.
-marks = t.path("marks")
+marks, state = t.path("marks"), t.path("handover")
 with open(program + ".new", "w") as f:
     f.write(f"#!/bin/sh\necho \"$$ $1\" >>{marks}\n"
+            "if [ \"$NBDFLEECE_HANDOVER\" ]; then cat "
+            f"/proc/self/fd/${{NBDFLEECE_HANDOVER#*:}} >{state}; fi\n"
             f"exec {program}.away \"$@\"\n")
 os.chmod(program + ".new", 0o755)
 os.rename(program + ".new", program)
@@ -224,6 +232,35 @@ for value in ("", "1", "1:", "1:x", "2:3", "1:0", "1:77", "x" * 1000):
                        capture_output=True, text=True)
     assert r.returncode == 1, (value, r)
     assert "NBDFLEECE_HANDOVER" in r.stderr or "take over" in r.stderr, r
+
+# Nor is what that names: the state of above with something wrong in it, at
+# least that its sockets are not open here.
+def refuses_state(data, seals, why):
+    fd = os.memfd_create("state", os.MFD_ALLOW_SEALING)
+    os.write(fd, data)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    r = subprocess.run([program, "-f", "-U", t.path("n"), TEST_PLUGIN],
+                       env=dict(os.environ, NBDFLEECE_HANDOVER=f"1:{fd}"),
+                       pass_fds=[fd], capture_output=True, text=True)
+    os.close(fd)
+    assert r.returncode == 1 and why in r.stderr, r
+
+
+with open(state, "rb") as f:
+    good = f.read()
+assert good.startswith(b"nbdfleece handover 1\n")
+seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+refuses_state(good, seals, "damaged")
+refuses_state(good, fcntl.F_SEAL_GROW, "no sealed memory file")
+refuses_state(b"", seals, "no sealed memory file")
+refuses_state(good.replace(b"over 1", b"over 2", 1), seals, "version")
+rnd = random.Random(1)
+for n in range(60):
+    bad = bytearray(good[:rnd.randrange(32, len(good) + 1)] if n % 2 else good)
+    for _ in range(rnd.randrange(1, 8)):
+        bad[rnd.randrange(32, len(bad)) if len(bad) > 32 else 31] = \
+            rnd.choice([0, 1, 127, 255, rnd.randrange(256)])
+    refuses_state(bytes(bad), seals, "the state that it left")
 
 # Told to end while it waits for the last request: it ends.
 plain.send(request(READ, 65536, 512, 79))
