@@ -27,8 +27,8 @@
 
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
-/* Against nonsense only: what clients have sent ahead, at most some 32 MiB each,
- * makes up most of it. */
+/* Against nonsense only: what clients have sent ahead, at most some 32 MiB
+ * each, makes up most of it. */
 #define MAX_STATE_SIZE (UINT64_C (16) << 30)
 
 static void

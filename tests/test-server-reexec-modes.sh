@@ -19,8 +19,7 @@ end_daemon () { kill "$daemon" 2>/dev/null || :; }
 at_exit end_daemon
 inode=$(stat -c %i "$tmpdir/sock")
 for _ in 1 2; do
-  "$abs_top_builddir/tools/fleecectl" --control "$tmpdir/control" server reexec \
-    >"$tmpdir/out"
+  fleecectl --control "$tmpdir/control" server reexec >"$tmpdir/out"
   grep -q '^server .*nbdfleece' "$tmpdir/out" || fail "no version is shown"
   [ "$(cat "$tmpdir/pid")" = "$daemon" ] || fail "another pid"
   [ "$(stat -c %i "$tmpdir/sock")" = "$inode" ] || fail "another socket"

@@ -43,8 +43,8 @@ def loaded():
 def listens():
     """The inode of its listening socket."""
     with open("/proc/net/unix") as f:
-        return [line.split()[6] for line in f if line.endswith(server.sock + "\n")
-                and line.split()[5] == "01"]
+        return [x[6] for x in map(str.split, f)
+                if x[-1] == server.sock and x[5] == "01"]
 
 
 def wait_for_next():
