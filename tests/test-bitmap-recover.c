@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "bitmap/sector.h"
 #include "intent-test.h"
 
 #define PER_REGION (REGION / GRAN)
@@ -272,6 +273,82 @@ test_repeated (void)
   repeat (true);
 }
 
+#define TORN_SIZE (UINT64_C (1) << 30)
+#define TORN_GRAN 4096u         /* 67 sectors */
+
+static void
+read_torn (void *opaque, uint64_t index, uint64_t tag, const uint64_t *words)
+{
+  g_assert_nonnull (words);
+  g_assert_cmpuint (tag, ==, 7);
+  dirty_bitmap_or_words (opaque, index * SECTOR_WORDS, words, SECTOR_WORDS);
+}
+
+static DirtyBitmap *
+new_bits (void)
+{
+  GError *error = NULL;
+  DirtyBitmap *bm = dirty_bitmap_new (TORN_SIZE, TORN_GRAN, &error);
+
+  g_assert_no_error (error);
+  return bm;
+}
+
+/* Any mix of a map's old and new sectors has the old bits and no strange ones. */
+static void
+test_torn (void)
+{
+  char *dir = test_dir_new ();
+  g_autofree char *path = durable_map_path (dir, "vda", 7);
+  g_autoptr (DirtyBitmap) bm = new_bits ();
+  g_autofree char *before = NULL, *after = NULL;
+  GError *error = NULL;
+  uint64_t old[2000];
+  StorageFile *file;
+  DurableMap *dm;
+  gsize size;
+
+  dm = durable_map_create (&storage_posix, dir, "vda", 7, TORN_SIZE,
+                           TORN_GRAN, &error);
+  g_assert_no_error (error);
+  for (unsigned i = 0; i < G_N_ELEMENTS (old); i++) {
+    old[i] = (uint64_t) g_test_rand_int_range (0, 1 << 30);
+    dirty_bitmap_set (bm, old[i], 1);
+    g_assert_false (i == 0 && durable_map_covers (dm, old[i], 1));
+  }
+  g_assert_cmpint (durable_map_sync (dm, bm), ==, 0);
+  for (unsigned i = 0; i < G_N_ELEMENTS (old); i++)
+    g_assert_true (durable_map_covers (dm, old[i], 1));
+  g_assert_true (g_file_get_contents (path, &before, &size, NULL));
+  g_assert_cmpuint (size, ==, 67 * SECTOR_BYTES);
+  for (unsigned i = 0; i < 2000; i++)
+    dirty_bitmap_set (bm, (uint64_t) g_test_rand_int_range (0, 1 << 30), 1);
+  g_assert_cmpint (durable_map_sync (dm, bm), ==, 0);
+  g_assert_true (g_file_get_contents (path, &after, &size, NULL));
+  durable_map_close (dm);
+
+  for (unsigned round = 0; round < 100; round++) {
+    g_autofree char *mix = g_memdup2 (before, size);
+    g_autoptr (DirtyBitmap) got = new_bits ();
+
+    for (gsize at = 0; at < size; at += SECTOR_BYTES)
+      if (g_test_rand_bit ())
+        memcpy (mix + at, after + at, SECTOR_BYTES);
+    g_assert_true (g_file_set_contents (path, mix, (gssize) size, NULL));
+    g_assert_cmpint (storage_posix.ops->open (&storage_posix, path,
+                                              STORAGE_READ_ONLY, 0, &file),
+                     ==, 0);
+    sector_file_read (file, SECTOR_EPOCH_MAP, 67, read_torn, got);
+    file->ops->close (file);
+    for (unsigned i = 0; i < G_N_ELEMENTS (old); i++)
+      g_assert_true (dirty_bitmap_get (got, old[i]));
+    for (uint64_t at = 0; at < TORN_SIZE; at += TORN_GRAN)
+      if (dirty_bitmap_get (got, at))
+        g_assert_true (dirty_bitmap_get (bm, at));
+  }
+  test_dir_free (dir);
+}
+
 /* A cut that was not committed: its epoch counts too. */
 static void
 test_prepared (void)
@@ -346,6 +423,7 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/recover/not-trusted", test_not_trusted);
   g_test_add_func ("/bitmap/recover/repeated", test_repeated);
   g_test_add_func ("/bitmap/recover/prepared", test_prepared);
+  g_test_add_func ("/bitmap/recover/torn", test_torn);
   g_test_add_func ("/bitmap/recover/clean", test_clean);
   return g_test_run ();
 }
