@@ -253,6 +253,7 @@ int
 layer_remove_files (Storage *storage, const char *path)
 {
   static const char *const suffixes[] = { ".map", ".log", "" };
+  bool removed = false;
   int result = 0;
 
   for (unsigned i = 0; i < G_N_ELEMENTS (suffixes); i++) {
@@ -261,6 +262,14 @@ layer_remove_files (Storage *storage, const char *path)
 
     if (err < 0 && err != -ENOENT)
       result = err;
+    removed |= err == 0;
+  }
+  /* Before the row goes that names it: else a power loss brings back a file that
+   * nobody knows. */
+  if (removed && result == 0) {
+    g_autofree char *dir = g_path_get_dirname (path);
+
+    result = storage->ops->sync_dir (storage, dir);
   }
   return result;
 }
