@@ -63,6 +63,9 @@ is_tmpfs (int fd)
 {
   struct statfs st;
 
+#ifdef BROKEN_TMPFS             /* see test-crash-controls.sh */
+  return true;
+#endif
   return fstatfs (fd, &st) == 0 && st.f_type == TMPFS_MAGIC;
 }
 
@@ -318,6 +321,10 @@ runtime_map_open (Runtime *rt, const char *name, size_t bytes,
     else if (pread (fd, &got, sizeof got, 0) != sizeof got ||
              memcmp (&got, &want, sizeof got) != 0)
       why = "it is of another session";
+#ifdef BROKEN_NONCE             /* see test-crash-controls.sh */
+    if (why != NULL && strcmp (why, "it is of another session") == 0)
+      why = NULL;
+#endif
   }
   if (why != NULL) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,

@@ -313,7 +313,11 @@ drain_and_sync (Cut *cut, GError **error)
     int err;
 
     epoch_log_sync_map (disk->log);
+#ifdef BROKEN_K4_SYNC           /* see test-crash-controls.sh */
+    err = 0;
+#else
     err = disk->base->ops->sync (disk->base);
+#endif
     if (err < 0) {
       g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                    "cannot sync disk '%s' ('%s'): %s", disk->name, disk->path,

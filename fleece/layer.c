@@ -497,6 +497,9 @@ layer_read (Layer *layer, uint64_t block, uint64_t nr, void *buf)
     uint32_t crc = atomic_load_explicit (&layer->crc[block + i],
                                          memory_order_relaxed);
 
+#ifdef BROKEN_SCRATCH_CRC       /* see test-crash-controls.sh */
+    continue;
+#endif
     if (crc32c (0, (char *) buf + i * LAYER_BLOCK, LAYER_BLOCK) != crc)
       return -EBADMSG;
   }

@@ -40,7 +40,7 @@ def one_kill(rig, rnd):
 
 
 def main():
-    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 9
+    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 6
     rnd = random.Random(crash.seed())
     combinations = list(COMBINATIONS)
     rnd.shuffle(combinations)

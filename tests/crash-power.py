@@ -150,7 +150,8 @@ def campaign(t, rnd, kind, layout, losses, total, by_workload):
             workload = rnd.choice(crash.WORKLOADS)
             rig = crash.Rig(t, rnd, workload, rnd.choice((0, 1, 3)), SIZES,
                             state=os.path.join(state.dir, "state"),
-                            images=base.dir, window=WINDOW)
+                            images=base.dir, window=WINDOW,
+                            args=["scratch-reserve=0"])
             try:
                 # The disks exist before the guest comes.
                 subprocess.run(["sync", "-f", base.dir], check=True)
@@ -182,7 +183,7 @@ def main():
     if os.geteuid() != 0 or subprocess.run(
             ["losetup", "--find"], capture_output=True).returncode != 0:
         fixture.skip("needs root and loop devices")
-    losses = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    losses = int(sys.argv[1]) if len(sys.argv) > 1 else 4
     rnd = random.Random(crash.seed())
     t = fixture.Fixture()
     cases = [(k, l) for k in ("xfs", "ext4") for l in LAYOUTS]

@@ -37,7 +37,7 @@ PAIR = 65536                    # bytes at the start of each disk: check 5
 WORKLOADS = ("random", "sequential", "unaligned", "trim", "fua", "multi")
 
 with open(fixture.FLEECE_PLUGIN, "rb") as f:
-    HAS_RUNTIME = b"runtime=DIR" in f.read()
+    HAS_RUNTIME = b"intent-region=" in f.read()
 
 
 def content(disk, version, offset, length):
@@ -95,6 +95,7 @@ class Journal:
         self.inflight = set()
         self.maybe = set()              # sectors trimmed: old or zero
         self.stable_maybe = set()
+        self.ever = set()               # granules written: intents outlive cuts
         self.reset_tracking()
 
     def reset_tracking(self):
@@ -106,6 +107,7 @@ class Journal:
     def submit(self, op):
         self.inflight.add(op)
         self.may_dirty |= granules([op])
+        self.ever |= granules([op])
 
     def acknowledge(self, op):
         self.inflight.remove(op)
@@ -211,6 +213,7 @@ class Guest:
 
         def complete(err):
             if err.value == 0:
+                op.fua = op.fua and not self.rig.errors_are_fine
                 self.rig.journals[i].acknowledge(op)
                 self.done += 1
                 if op.kind == "pair":
@@ -242,7 +245,10 @@ class Guest:
         for i, journal in enumerate(self.rig.journals):
             def complete(err, i=i, nr=len(journal.unflushed)):
                 if err.value == 0:
-                    self.rig.journals[i].flushed(nr)
+                    # What a file system says while it is being shut down is
+                    # no promise of the disk's.
+                    if not self.rig.errors_are_fine:
+                        self.rig.journals[i].flushed(nr)
                     left.pop()
                     if not left:
                         self.flushing = False
@@ -522,7 +528,7 @@ class Rig:
             self.stats["exact"] += 1
         elif precision == "region":
             near = set()
-            for g in may:
+            for g in self.journals[i].ever:
                 start = g * GRANULE // REGION * REGION
                 end = start + REGION + HINT
                 near.update(range(start // GRANULE, end // GRANULE))

@@ -428,6 +428,12 @@ sim_set_size (StorageFile *f, uint64_t size)
 }
 
 static int
+sim_check_size (StorageFile *f)
+{
+  return 0;
+}
+
+static int
 sim_mtime (StorageFile *f, int64_t *out_ns)
 {
   *out_ns = 0;
@@ -443,8 +449,8 @@ sim_close (StorageFile *f)
 static const struct storage_file_ops sim_file_ops = {
   .pread = sim_pread, .pwrite = sim_pwrite, .sync = sim_sync,
   .punch = sim_punch, .zero = sim_punch, .run = sim_run,
-  .prefetch = sim_prefetch, .set_size = sim_set_size, .mtime = sim_mtime,
-  .close = sim_close,
+  .prefetch = sim_prefetch, .set_size = sim_set_size,
+  .check_size = sim_check_size, .mtime = sim_mtime, .close = sim_close,
 };
 
 static int
