@@ -56,10 +56,8 @@ for folder in bitmap fleece plugin server tools; do
       esac
     done < <(sed -n 's/^ *# *include *"\([^"]*\)".*/\1/p' "$file")
 
-    case $folder/${file##*/} in
-      # Compiled for tests alone.
-      bitmap/failpoint.c) ;;
-      bitmap/*|fleece/*)
+    case $folder in
+      bitmap|fleece)
         # Comments may speak of nbdkit; code may not.
         if "$CC" -fpreprocessed -dD -E -P "$file" 2>/dev/null |
              grep -nE '\b(nbdkit_[a-z]\w*|(secure_)?getenv|exit|_exit|g_(print|printerr|warning|message|critical|log)|printf|perror|fprintf \((stderr|stdout)) *\(' >"$tmpdir/calls"
