@@ -815,11 +815,12 @@ main (int argc, char **argv)
   random_histories (histories, seed, only);
   remove_tree (dir);
   remove_tree (disk_folder);
-  printf ("simulated disk: %" G_GUINT64_FORMAT " crashes, 0 lost blocks, %"
+  printf ("1..1\nok 1 simulated disk\n");
+  printf ("# simulated disk: %" G_GUINT64_FORMAT " crashes, 0 lost blocks, %"
           G_GUINT64_FORMAT " recoveries ended\n", total.crashes,
           total.recoveries);
   for (unsigned i = 0; i < NR_CRASHES; i++)
-    printf ("  %s: %" G_GUINT64_FORMAT " times\n", crash_name[i],
+    printf ("#   %s: %" G_GUINT64_FORMAT " times\n", crash_name[i],
             total.n[i]);
   return 0;
 }

@@ -84,6 +84,20 @@ test_stream (void)
   rig_free (rig);
 }
 
+/* Wait until a note that contains text has been given. */
+static void
+wait_for_note (Rig *rig, const char *text)
+{
+  bool told;
+
+  do {
+    g_usleep (1000);
+    pthread_mutex_lock (&rig->lock);
+    told = rig->notes->len > 0 && strstr (rig->notes->str, text) != NULL;
+    pthread_mutex_unlock (&rig->lock);
+  } while (!told);
+}
+
 /* The clear round, step by step; then what is durable in D needs no intent (H13),
  * and what is not needs a new one. */
 static void
@@ -184,7 +198,8 @@ test_intent_sync_fails (void)
   g_assert_cmpint (rig_write (rig, 9 * REGION, 1), ==, -EIO);
   g_assert_cmpint (rig_write (rig, 20 * REGION, 1), ==, -EIO);
   g_assert_cmpint (rig_write (rig, GRAN, 1), ==, 0);    /* warm */
-  g_assert_nonnull (strstr (rig->notes->str, "write intents"));
+  /* Told after the writers have been woken. */
+  wait_for_note (rig, "write intents");
   rig_free (rig);
 }
 
@@ -203,16 +218,7 @@ test_map_sync_fails (void)
   g_assert_cmpint (rig_write (rig, 0, 1), ==, 0);
   hook_gate_wait_held (rig->gate);
   hook_gate_release (rig->gate, -EIO);
-  for (;;) {
-    bool told;
-
-    pthread_mutex_lock (&rig->lock);
-    told = rig->notes->len > 0;
-    pthread_mutex_unlock (&rig->lock);
-    if (told)
-      break;
-    g_usleep (1000);
-  }
+  wait_for_note (rig, "");
   g_assert_nonnull (strstr (rig->notes->str, "map of changed blocks"));
   g_assert_cmpint (rig_write (rig, 3 * REGION, 1), ==, 0);
   g_usleep (50000);             /* ticks go by */
