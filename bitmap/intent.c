@@ -248,6 +248,7 @@ static void
 set_round (Intents *in, GArray *queue)
 {
   g_autofree uint64_t *which = sector_set_new (in);
+  uint64_t fresh = 0;
   int err;
 
   for (guint i = 0; i < queue->len; i++) {
@@ -262,12 +263,15 @@ set_round (Intents *in, GArray *queue)
     return;
   }
   for (guint i = 0; i < queue->len; i++) {
-    uint64_t r = g_array_index (queue, uint64_t, i);
+    uint64_t r = g_array_index (queue, uint64_t, i), bit;
 
     in->age[r] = 0;
-    atomic_fetch_or (&in->durable[r / 64], UINT64_C (1) << (r % 64));
+    bit = UINT64_C (1) << (r % 64);
+    /* Counted already if it was asked for while its flag was withdrawn, and the
+     * flag was put back since the durable map could not be synced. */
+    fresh += !(atomic_fetch_or (&in->durable[r / 64], bit) & bit);
   }
-  atomic_fetch_add (&in->nr_set, queue->len);
+  atomic_fetch_add (&in->nr_set, fresh);
   pthread_mutex_lock (&in->lock);
   for (guint i = 0; i < queue->len; i++) {
     uint64_t r = g_array_index (queue, uint64_t, i);

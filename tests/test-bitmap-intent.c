@@ -233,6 +233,40 @@ test_map_sync_fails (void)
   rig_free (rig);
 }
 
+/* A region that is asked for again while its intent is being cleared counts
+ * once, whether clearing it works or not: its flag came back and was counted as
+ * if it were new. */
+static void
+test_map_sync_fails_while_asked (void)
+{
+  Rig *rig = rig_new ();
+  RigWrite w;
+
+  rig->options.sync_interval_ms = 100;
+  rig->options.idle_ms = 100;
+  rig_open (rig);
+  hook_gate_arm (rig->gate, HOOK_SYNC, ".d", 0, 0);
+  g_assert_cmpint (rig_write (rig, 7 * REGION, 1), ==, 0);
+  hook_gate_wait_held (rig->gate);
+  hook_gate_release (rig->gate, 0);
+  hook_gate_arm (rig->gate, HOOK_SYNC, ".d", 0, 0);
+  /* Something to sync for the next look, which finds the region idle. */
+  dirty_bitmap_set (epoch_log_current (rig->log)->bitmap, 20 * REGION, 1);
+  hook_gate_wait_held (rig->gate);
+  rig_write_start (rig, &w, 7 * REGION + GRAN);
+  for (unsigned i = 0; i < 100; i++) {
+    g_assert_false (atomic_load (&w.done));     /* it is in the queue */
+    g_usleep (100);
+  }
+  hook_gate_release (rig->gate, -EIO);
+  g_assert_cmpint (rig_write_join (&w), ==, 0);
+  wait_for_note (rig, "map of changed blocks");
+  /* A round of its own, so that the one before is over. */
+  g_assert_cmpint (rig_write (rig, 40 * REGION, 1), ==, 0);
+  g_assert_cmpuint (epoch_log_intent_bytes (rig->log), ==, 2 * REGION);
+  rig_free (rig);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -245,5 +279,7 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/intent/intent-sync-fails",
                    test_intent_sync_fails);
   g_test_add_func ("/bitmap/intent/map-sync-fails", test_map_sync_fails);
+  g_test_add_func ("/bitmap/intent/map-sync-fails-while-asked",
+                   test_map_sync_fails_while_asked);
   return g_test_run ();
 }
