@@ -8,6 +8,8 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include <glib.h>
+
 #include "conn.h"
 #include "context.h"
 #include "log.h"
@@ -63,10 +65,16 @@ log_line (int priority, const char *level, const char *fs, va_list args)
   errno = saved_errno;
 }
 
+/* nbdkit's API has no call for warnings: plugins say so in the text. */
+#define WARNING "warning: "
+
 void
 log_verror (const char *fs, va_list args)
 {
-  log_line (LOG_ERR, "error", fs, args);
+  if (g_str_has_prefix (fs, WARNING))
+    log_line (LOG_WARNING, "warning", fs + strlen (WARNING), args);
+  else
+    log_line (LOG_ERR, "error", fs, args);
 }
 
 void

@@ -85,7 +85,9 @@ server.kill()
 t.lose_maps()
 server, q = start()
 assert all(not x["clean"] and x["reason"] for x in tracking(q)), tracking(q)
-assert "everything counts as changed" in log(server), log(server)
+assert "\nnbdfleece: warning: disk 'vda': everything counts as changed" in \
+    "\n" + log(server), log(server)
+assert "error: warning" not in log(server), log(server)
 b = q.command("query-backups")[0]
 assert b["state"] == "lost" and b["id"] == "b", b
 assert all(d["state"] == "lost" and d["reason"] for d in b["disks"]), b
