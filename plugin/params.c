@@ -11,6 +11,8 @@
 #include "bitmap/dirty-bitmap.h"
 #include "plugin/params.h"
 
+#define INTENT_IDLE_DEFAULT_MS 30000u
+
 const char params_help[] =
   "disk=NAME:PATH         (required) Serve image or device PATH as NAME;\n"
   "                       'disk=' may be left out.  May be repeated.\n"
@@ -30,6 +32,9 @@ const char params_help[] =
   "                       intents are cleared sooner (default 16G or 2 %).\n"
   "intent-idle=SECONDS    How long a region is idle before its intent is\n"
   "                       cleared (default 30, 1 .. 3600).\n"
+  "intent-idle-over-cap=SECONDS\n"
+  "                       The same while more than intent-cap has intents\n"
+  "                       (default 5, at most intent-idle).\n"
   "sync-interval=SECONDS  How often maps of changes are made durable\n"
   "                       (default 5, 1 .. 600).";
 
@@ -298,6 +303,9 @@ params_set (Params *params, const char *key, const char *value,
     return set_intent_cap (params, value, error);
   if (strcmp (key, "intent-idle") == 0)
     return set_seconds (&params->epochs.idle_ms, key, value, 3600, error);
+  if (strcmp (key, "intent-idle-over-cap") == 0)
+    return set_seconds (&params->epochs.idle_over_cap_ms, key, value, 3600,
+                        error);
   if (strcmp (key, "sync-interval") == 0)
     return set_seconds (&params->epochs.sync_interval_ms, key, value, 600,
                         error);
@@ -318,6 +326,15 @@ params_finish (Params *params, GError **error)
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
                  "no state=DIR: tracking needs a directory to keep its "
                  "records in");
+    return false;
+  }
+  if (params->epochs.idle_ms == 0)
+    params->epochs.idle_ms = INTENT_IDLE_DEFAULT_MS;
+  if (params->epochs.idle_over_cap_ms > params->epochs.idle_ms) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "intent-idle-over-cap=%u is more than intent-idle=%u",
+                 params->epochs.idle_over_cap_ms / 1000,
+                 params->epochs.idle_ms / 1000);
     return false;
   }
   if (params->scratch == NULL)

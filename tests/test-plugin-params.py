@@ -38,6 +38,14 @@ for size in ("0", "2K", "3000", "65537", "2M", "-4096", "x", ""):
     refused("granularity=", *good, f"granularity={size}")
 for seconds in ("0", "-1", "3601", "x", ""):
     refused("drain-timeout=", *good, f"drain-timeout={seconds}")
+for key in ("intent-idle", "intent-idle-over-cap"):
+    refused(f"{key}= is given twice", *good, f"{key}=1", f"{key}=1")
+    for seconds in ("0", "-1", "3601", "x", ""):
+        refused(f"{key}=", *good, f"{key}={seconds}")
+refused("intent-idle-over-cap=31 is more than intent-idle=30", *good,
+        "intent-idle-over-cap=31")
+refused("intent-idle-over-cap=3 is more than intent-idle=2", *good,
+        "intent-idle-over-cap=3", "intent-idle=2")
 
 # What only the world can tell.
 refused(t.path("none.raw"), f"disk=vdb:{t.path('none.raw')}", *good)
@@ -57,6 +65,17 @@ first = t.start_disks(f"disk=vda:{vda}")
 refused(vda, f"disk=x:{vda}", f"state={t.path('state2')}")
 refused(t.state, f"disk=vdb:{vdb}", f"state={t.state}")
 assert t.connect("vda", first).get_size() == 1 << 20    # it goes on
+
+# It is what is waited for above the cap.
+kept = t.path("kept")
+over = t.start_nbdfleece(
+    f"disk=vdc:{t.disk('vdc', 1 << 20)}", f"state={kept}", f"control={t.path('k')}",
+    f"runtime={t.runtime}", "intent-cap=1", "intent-region=1M",
+    "intent-idle=3600", "intent-idle-over-cap=1", "sync-interval=1")
+t.connect("vdc", over).pwrite(bytes(4096), 0)
+monitor = fixture.Qmp(t.path("k"))
+fixture.wait_until("the intent to go", lambda: monitor.command("query-block")
+                   [0]["inserted"]["tracking"]["intent-bytes"] == 0)
 
 # Relative paths and the key left out; nothing but what is given is needed.
 r = subprocess.run([fixture.NBDFLEECE, "-U", "-", fixture.FLEECE_PLUGIN,
