@@ -9,11 +9,8 @@
 #include <unistd.h>
 
 #include "bitmap/bitmap-error.h"
+#include "common/stale-socket.h"
 #include "plugin/control-socket.h"
-
-/* Between another server's bind and its listen a connect is refused as if it
- * were dead: believe it only after this many attempts, 50 ms apart. */
-#define DEAD_ATTEMPTS 4
 
 static void
 set_errno_error (GError **error, const char *path, int err)
@@ -22,64 +19,24 @@ set_errno_error (GError **error, const char *path, int err)
                "cannot make control socket '%s': %s", path, strerror (err));
 }
 
-/* Does anybody listen at addr?  1: yes, 0: no, or a negative errno. */
-static int
-is_alive (const struct sockaddr_un *addr)
-{
-  for (int attempt = 0; attempt < DEAD_ATTEMPTS; attempt++) {
-    int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int r, err;
-
-    if (fd == -1)
-      return -errno;
-    r = connect (fd, (const struct sockaddr *) addr, sizeof *addr);
-    err = errno;
-    close (fd);
-    if (r == 0 || err == EAGAIN)        /* EAGAIN: its backlog is full */
-      return 1;
-    if (err == ENOENT)
-      return 0;
-    if (err != ECONNREFUSED)
-      return -err;
-    g_usleep (50000);
-  }
-  return 0;
-}
-
 static bool
 remove_stale (const struct sockaddr_un *addr, GError **error)
 {
-  struct stat st;
-  int alive;
+  int r = remove_stale_socket (addr);
 
-  if (lstat (addr->sun_path, &st) == -1) {
-    if (errno == ENOENT)
-      return true;
-    set_errno_error (error, addr->sun_path, errno);
-    return false;
-  }
-  if (!S_ISSOCK (st.st_mode)) {
-    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
-                 "cannot make control socket '%s': a file that is not a "
-                 "socket is in the way", addr->sun_path);
-    return false;
-  }
-  alive = is_alive (addr);
-  if (alive < 0) {
-    set_errno_error (error, addr->sun_path, -alive);
-    return false;
-  }
-  if (alive) {
+  if (r == 0)
+    return true;
+  if (r == 1 || r == -EBUSY)
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
                  "control socket '%s' is in use by another process",
                  addr->sun_path);
-    return false;
-  }
-  if (unlink (addr->sun_path) == -1 && errno != ENOENT) {
-    set_errno_error (error, addr->sun_path, errno);
-    return false;
-  }
-  return true;
+  else if (r == -ENOTSOCK)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                 "cannot make control socket '%s': a file that is not a "
+                 "socket is in the way", addr->sun_path);
+  else
+    set_errno_error (error, addr->sun_path, -r);
+  return false;
 }
 
 /* Under a umask, since between bind and chmod anybody could connect.  The mask

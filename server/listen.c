@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "common/stale-socket.h"
 #include "conn.h"
 #include "listen.h"
 #include "log.h"
@@ -24,6 +25,9 @@
 
 /* The length that the system caps anyway; clients may come in bursts. */
 #define BACKLOG SOMAXCONN
+
+/* Clients taken before the other listeners have their turn. */
+#define ACCEPTS_A_ROUND 64
 
 struct listener {
   int64_t id;
@@ -85,39 +89,33 @@ set_errno_error (GError **error, const char *what, int err)
                g_strerror (err));
 }
 
-/* A socket file is there.  Remove it if its server is gone; false: somebody is
- * there, or it is something else. */
+/* A file is there.  Remove it if it is the socket of a server that is gone; false:
+ * somebody is there, or it is something else. */
 static bool
 remove_stale (const struct sockaddr_un *addr, GError **error)
 {
-  struct stat st;
-  int fd, err;
+  int r = remove_stale_socket (addr);
 
-  if (lstat (addr->sun_path, &st) == -1)
-    return errno == ENOENT;
-  if (!S_ISSOCK (st.st_mode)) {
+  if (r == 0) {
+    log_debug ("removed stale socket '%s'", addr->sun_path);
+    return true;
+  }
+  if (r == 1 || r == -EBUSY)
+    g_set_error (error, LISTEN_ERROR, 0,
+                 "cannot listen on '%s': another server is listening there",
+                 addr->sun_path);
+  else if (r == -ENOTSOCK)
     g_set_error (error, LISTEN_ERROR, 0,
                  "cannot listen on '%s': the file exists and is not a socket",
                  addr->sun_path);
-    return false;
-  }
-  fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd == -1) {
-    set_errno_error (error, addr->sun_path, errno);
-    return false;
-  }
-  err = connect (fd, (struct sockaddr *) addr, sizeof *addr) == 0 ? 0 : errno;
-  close (fd);
-  if (err != ECONNREFUSED) {
-    g_set_error (error, LISTEN_ERROR, 0, err == EACCES ?
-                 "cannot listen on '%s': the socket belongs to somebody else" :
-                 "cannot listen on '%s': another server is listening there",
+  else if (r == -EACCES)
+    g_set_error (error, LISTEN_ERROR, 0,
+                 "cannot listen on '%s': the socket belongs to somebody else",
                  addr->sun_path);
-    return false;
-  }
-  log_debug ("removing stale socket '%s'", addr->sun_path);
-  unlink (addr->sun_path);
-  return true;
+  else
+    g_set_error (error, LISTEN_ERROR, 0, "cannot listen on '%s': %s",
+                 addr->sun_path, g_strerror (-r));
+  return false;
 }
 
 /* The mode has to be right from the start: a client could connect between
@@ -371,12 +369,14 @@ listen_tcp_port (void)
   return port;
 }
 
-/* Take all that are waiting.  Returns false if the system has no more files to
- * give: poll would come back at once, over and over. */
+/* Take all that are waiting; not for ever where they come faster than that.
+ * Returns false if the system has no more files to give: poll would come back at
+ * once, over and over. */
 static bool
 accept_all (int listen_fd)
 {
-  for (;;) {
+  for (unsigned i = 0; i < ACCEPTS_A_ROUND && !quit_requested () &&
+         !reexec_scheduled (); i++) {
     int fd = accept4 (listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
     if (fd >= 0)
@@ -387,8 +387,9 @@ accept_all (int listen_fd)
       return false;
     }
     else if (errno != EINTR && errno != ECONNABORTED)
-      return true;
+      break;
   }
+  return true;
 }
 
 /* Drop removed listeners; fill in who to wait for. */

@@ -12,8 +12,9 @@ allowed ()                      # FOLDER
   case $1 in
     bitmap) echo;;
     fleece) echo bitmap;;
-    plugin) echo fleece bitmap;;
-    server) echo;;
+    common) echo;;
+    plugin) echo fleece bitmap common;;
+    server) echo common;;
     tools)  echo;;
   esac
 }
@@ -27,7 +28,7 @@ complain ()
 
 cd "$abs_top_srcdir"
 seen=0
-for folder in bitmap fleece plugin server tools; do
+for folder in bitmap common fleece plugin server tools; do
   ok=" $folder $(allowed $folder) "
   for file in "$folder"/*.[ch]; do
     [ -e "$file" ] || continue
@@ -43,7 +44,7 @@ for folder in bitmap fleece plugin server tools; do
       case $name in
         */*) from=${name%%/*};;
         *) from=
-           for d in "$folder" bitmap fleece plugin server tools; do
+           for d in "$folder" bitmap common fleece plugin server tools; do
              if [ -e "$d/$name" ]; then from=$d; break; fi
            done;;
       esac

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Clients that come faster than they are accepted: the server still ends when it
+is told to (it went on accepting), and serves its other listeners."""
+import os
+import socket
+
+import fixture
+
+FLOODERS = 4
+
+t = fixture.Fixture()
+server = t.start_nbdfleece(os.path.join(
+    fixture.TOP_BUILDDIR, "tests", ".libs", "server-test-plugin.so"))
+
+
+def flood():
+    """Until nobody listens any more."""
+    try:
+        while True:
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(server.sock)
+            s.close()
+    except OSError:
+        os._exit(0)
+
+
+pids = []
+for _ in range(FLOODERS):
+    pid = os.fork()
+    if pid == 0:
+        flood()
+    pids.append(pid)
+assert t.connect("a").get_size() > 0
+assert server.stop(), "the server did not end"
+for pid in pids:
+    os.waitpid(pid, 0)
