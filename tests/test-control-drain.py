@@ -44,7 +44,8 @@ try:
     def write_in_flight():
         """A guest's write that hangs in the storage; its thread."""
         tell(b"p", b"P")
-        thread = threading.Thread(target=lambda: h.pwrite(b"x" * 4096, 0))
+        thread = threading.Thread(daemon=True,
+                                  target=lambda: h.pwrite(b"x" * 4096, 0))
         thread.start()
         # It has reached the disk once its mark can be seen.
         fixture.wait_until("the write", lambda: q2.command(
@@ -71,7 +72,8 @@ try:
     h = t.connect("vda")
     q1.command("checkpoint-create", name="c2")
     tell(b"p", b"P")
-    thread = threading.Thread(target=lambda: h.pwrite(b"y" * 4096, 8192))
+    thread = threading.Thread(daemon=True,
+                              target=lambda: h.pwrite(b"y" * 4096, 8192))
     thread.start()
     fixture.wait_until("the write", lambda: q2.command(
         "query-changes", disk="vda", since="c2")["extents"])

@@ -37,7 +37,7 @@ def ctl(serve, *args, env=ASCII, stdin=None):
             except (BrokenPipeError, ConnectionResetError):
                 pass
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(daemon=True, target=run)
     thread.start()
     r = subprocess.run([fixture.FLEECECTL, "--control", path, *args], env=env,
                        input=stdin, capture_output=True, text=True,

@@ -69,8 +69,9 @@ def client(nr):
         errors.append(e)
 
 
-threads = [threading.Thread(target=client, args=(n,)) for n in range(CLIENTS)]
-writer = threading.Thread(target=guest)
+threads = [threading.Thread(daemon=True, target=client, args=(n,))
+           for n in range(CLIENTS)]
+writer = threading.Thread(daemon=True, target=guest)
 for x in threads + [writer]:
     x.start()
 for x in threads:

@@ -23,7 +23,7 @@ class Load(threading.Thread):
     """Writes at random; what was sent and what was acknowledged, by granule."""
 
     def __init__(self, number):
-        super().__init__()
+        super().__init__(daemon=True)
         self.random = random.Random(seed + number)
         self.sent, self.acked = set(), set()
         self.enough = threading.Event()

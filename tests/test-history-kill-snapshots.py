@@ -26,7 +26,7 @@ class Writer(threading.Thread):
     """Writes until its server dies."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(daemon=True)
         self.h = nbd.NBD()
         self.h.connect_uri(t.uri("vda"))
         self.seed = rnd.random()
@@ -125,7 +125,7 @@ def until_killed(q):
 
 
 for _ in range(6):
-    loop = threading.Thread(target=until_killed, args=(q,))
+    loop = threading.Thread(daemon=True, target=until_killed, args=(q,))
     loop.start()
     time.sleep(rnd.random() * 0.1)      # any moment will do
     server.kill()
