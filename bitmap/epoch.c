@@ -279,6 +279,12 @@ epoch_log_intent_bytes (EpochLog *log)
   return log->intents != NULL ? intents_bytes (log->intents) : 0;
 }
 
+uint64_t
+epoch_log_intent_waits (EpochLog *log)
+{
+  return log->intents != NULL ? intents_waits (log->intents) : 0;
+}
+
 /* maps_lock held, so that its bits stay. */
 static int
 sync_map_locked (Epoch *epoch)

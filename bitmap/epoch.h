@@ -117,6 +117,8 @@ int64_t epoch_log_disk_id (const EpochLog *log);        /* catalog's disk row */
 const char *epoch_log_disk_name (const EpochLog *log);
 /* Bytes that a power cut would now add to what is dirty, at most. */
 uint64_t epoch_log_intent_bytes (EpochLog *log);
+/* Writes that have waited for an intent, since the log was opened. */
+uint64_t epoch_log_intent_waits (EpochLog *log);
 /* The open one; borrowed, lives as long as the log (its bitmap does not). */
 Epoch *epoch_log_current (EpochLog *log);
 

@@ -29,7 +29,7 @@ struct Intents {
   /* Atomic, a bit a region.  used: a write has relied on the flag since the last
    * look. */
   _Atomic uint64_t *durable, *used;
-  _Atomic uint64_t nr_set;
+  _Atomic uint64_t nr_set, nr_waits;
 
   /* The committer's. */
   uint64_t *image;              /* what I has */
@@ -166,6 +166,7 @@ intents_wait (Intents *in, const DurableMap *dm, uint64_t offset,
 
   if (is_covered (in, dm, offset, length))
     return 0;
+  atomic_fetch_add_explicit (&in->nr_waits, 1, memory_order_relaxed);
   pthread_mutex_lock (&in->lock);
   while (!is_covered (in, dm, offset, length)) {
     if (in->failed < 0) {
@@ -192,6 +193,12 @@ intents_bytes (const Intents *in)
 {
   return atomic_load_explicit (&in->nr_set, memory_order_relaxed)
     << in->shift;
+}
+
+uint64_t
+intents_waits (const Intents *in)
+{
+  return atomic_load_explicit (&in->nr_waits, memory_order_relaxed);
 }
 
 /* --- the committer */

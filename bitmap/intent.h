@@ -44,5 +44,6 @@ int intents_wait (Intents *in, const DurableMap *dm, uint64_t offset,
 
 /* For status. */
 uint64_t intents_bytes (const Intents *in);     /* in set regions */
+uint64_t intents_waits (const Intents *in);     /* writes that had to wait */
 
 #endif

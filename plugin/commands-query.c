@@ -49,6 +49,9 @@ tracking_of (Disk *disk)
   json_object_set_new (tracking, "intent-bytes",
                        json_integer ((json_int_t) epoch_log_intent_bytes (
                          disk_epoch_log (disk))));
+  json_object_set_new (tracking, "intent-waits",
+                       json_integer ((json_int_t) epoch_log_intent_waits (
+                         disk_epoch_log (disk))));
   if (!report->clean && !report->created && report->reason != NULL) {
     json_object_set_new (tracking, "reason", qmp_text (report->reason));
     json_object_set_new (tracking, "recovery",
