@@ -29,6 +29,8 @@ struct Intents {
   /* Atomic, a bit a region.  used: a write has relied on the flag since the last
    * look. */
   _Atomic uint64_t *durable, *used;
+  /* A stream that gets there wants more regions set ahead.  Set under lock. */
+  _Atomic uint64_t *milestone;
   _Atomic uint64_t nr_set, nr_waits;
 
   /* The committer's. */
@@ -91,10 +93,13 @@ note (Intents *in, int err, const char *text)
 
 /* --- the write path */
 
-/* May a write of the range go on? */
+#define NOWHERE UINT64_MAX
+
+/* May a write of the range go on?  *out_milestone: a region of it that a stream
+ * has reached, if any. */
 static bool
 is_covered (Intents *in, const DurableMap *dm, uint64_t offset,
-            uint64_t length)
+            uint64_t length, uint64_t *out_milestone)
 {
   uint64_t end = offset + length;
   uint64_t region = offset >> in->shift;
@@ -105,10 +110,13 @@ is_covered (Intents *in, const DurableMap *dm, uint64_t offset,
     uint64_t stop = MIN (end, (region + 1) << in->shift);
 
     if (load_bit (in->durable, region, memory_order_seq_cst)) {
-      if (!load_bit (in->used, region, memory_order_relaxed))
+      if (!load_bit (in->used, region, memory_order_relaxed)) {
         atomic_fetch_or_explicit (&in->used[region / 64],
                                   UINT64_C (1) << (region % 64),
                                   memory_order_relaxed);
+        if (load_bit (in->milestone, region, memory_order_relaxed))
+          *out_milestone = region;
+      }
     }
     else if (!durable_map_covers (dm, offset, stop - offset))
       return false;
@@ -142,33 +150,73 @@ is_stream_locked (Intents *in, uint64_t first, uint64_t last)
   return false;
 }
 
+/* A stream is writing to region: AHEAD more are wanted, and when it has used
+ * half of them, more again, before it has to wait. */
+static void
+set_ahead_locked (Intents *in, uint64_t region)
+{
+  uint64_t next = region + AHEAD / 2;
+
+  if (intents_bytes (in) > in->options.cap_bytes)
+    return;
+  for (unsigned i = 1; i <= AHEAD; i++)
+    enqueue_locked (in, region + i);
+  if (next < in->nr_regions)
+    atomic_fetch_or_explicit (&in->milestone[next / 64],
+                              UINT64_C (1) << (next % 64),
+                              memory_order_relaxed);
+}
+
+static void
+pass_milestone (Intents *in, uint64_t region)
+{
+  uint64_t bit = UINT64_C (1) << (region % 64);
+
+  if ((atomic_fetch_and_explicit (&in->milestone[region / 64], ~bit,
+                                  memory_order_relaxed) & bit) == 0)
+    return;                     /* another write has passed it */
+  pthread_mutex_lock (&in->lock);
+  for (unsigned i = 0; i < STREAMS; i++)
+    /* If not, the stream has been forgotten, or was here long ago. */
+    if (region < in->stream[i] && in->stream[i] <= region + AHEAD + 1) {
+      in->stream[i] = region + AHEAD + 1;
+      set_ahead_locked (in, region);
+      break;
+    }
+  if (in->queue->len > 0)
+    pthread_cond_signal (&in->work);
+  pthread_mutex_unlock (&in->lock);
+}
+
 static void
 request_locked (Intents *in, const DurableMap *dm, uint64_t offset,
                 uint64_t length, bool first_time)
 {
   uint64_t first = offset >> in->shift;
   uint64_t last = (offset + length - 1) >> in->shift;
-  bool over = intents_bytes (in) > in->options.cap_bytes;
 
   for (uint64_t r = first; r <= last; r++)
     enqueue_locked (in, r);
-  if (first_time && is_stream_locked (in, first, last) && !over)
-    for (unsigned i = 1; i <= AHEAD; i++)
-      enqueue_locked (in, last + i);
+  if (first_time && is_stream_locked (in, first, last))
+    set_ahead_locked (in, last);
 }
 
 int
 intents_wait (Intents *in, const DurableMap *dm, uint64_t offset,
               uint64_t length)
 {
+  uint64_t milestone = NOWHERE;
   bool first_time = true;
   int err = 0;
 
-  if (is_covered (in, dm, offset, length))
+  if (is_covered (in, dm, offset, length, &milestone)) {
+    if (milestone != NOWHERE)
+      pass_milestone (in, milestone);
     return 0;
+  }
   atomic_fetch_add_explicit (&in->nr_waits, 1, memory_order_relaxed);
   pthread_mutex_lock (&in->lock);
-  while (!is_covered (in, dm, offset, length)) {
+  while (!is_covered (in, dm, offset, length, &milestone)) {
     if (in->failed < 0) {
       err = -EIO;
       break;
@@ -179,6 +227,8 @@ intents_wait (Intents *in, const DurableMap *dm, uint64_t offset,
     pthread_cond_wait (&in->done, &in->lock);
   }
   pthread_mutex_unlock (&in->lock);
+  if (milestone != NOWHERE)
+    pass_milestone (in, milestone);
   return err;
 }
 
@@ -442,6 +492,7 @@ intents_create (EpochLog *log, const char *dir, uint64_t disk_size,
   in->nr_sectors = sector_count (in->nr_regions);
   in->durable = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
   in->used = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
+  in->milestone = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
   in->image = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
   in->queued = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
   in->age = g_try_malloc0 (in->nr_regions);
@@ -456,8 +507,8 @@ intents_create (EpochLog *log, const char *dir, uint64_t disk_size,
   pthread_condattr_destroy (&attr);
   pthread_cond_init (&in->done, NULL);
 
-  if (in->durable == NULL || in->used == NULL || in->image == NULL ||
-      in->queued == NULL || in->age == NULL)
+  if (in->durable == NULL || in->used == NULL || in->milestone == NULL ||
+      in->image == NULL || in->queued == NULL || in->age == NULL)
     err = -ENOMEM;
   else
     err = sector_file_create (in->options.storage, dir, in->path,
@@ -520,6 +571,7 @@ intents_free (Intents *in)
   g_free (in->age);
   g_free (in->queued);
   g_free (in->image);
+  g_free ((void *) in->milestone);
   g_free ((void *) in->used);
   g_free ((void *) in->durable);
   g_free (in->path);

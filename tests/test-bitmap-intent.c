@@ -80,7 +80,52 @@ test_stream (void)
   for (unsigned i = 0; i < 60; i++)
     g_assert_cmpint (rig_write (rig, i * REGION, REGION), ==, 0);
   calls = rig_calls (rig);
-  g_assert_cmpuint (count_calls (calls, "si"), <=, 14);
+  g_assert_cmpuint (count_calls (calls, "si"), <=, 32);
+  rig_free (rig);
+}
+
+/* A stream that is slower than the disk waits at its start only: it is known by
+ * its second region, and intents are then asked for before they are needed. */
+static void
+test_stream_waits (void)
+{
+  const unsigned nr = SIZE / REGION;
+  Rig *rig = rig_new ();
+
+  rig_open (rig);
+  for (unsigned i = 0; i < nr; i++) {
+    gint64 until = g_get_monotonic_time () + 60 * G_USEC_PER_SEC;
+
+    g_assert_cmpint (rig_write (rig, i * REGION, 4096), ==, 0);
+    /* There are two regions left at the least once what has been asked for
+     * is done. */
+    while (i > 0 && epoch_log_intent_bytes (rig->log) <
+           MIN (i + 3, nr) * REGION) {
+      g_assert_cmpint (g_get_monotonic_time (), <, until);
+      g_usleep (100);
+    }
+  }
+  g_assert_cmpuint (epoch_log_intent_waits (rig->log), ==, 2);
+  rig_free (rig);
+}
+
+/* Writes that follow no stream have nothing set ahead, not even where a stream
+ * that is gone had wanted more. */
+static void
+test_stream_gone (void)
+{
+  Rig *rig = rig_new ();
+
+  rig_open (rig);
+  rig_write (rig, 0, 4096);
+  rig_write (rig, REGION, 4096);        /* sets ahead 2 to 5 */
+  for (unsigned i = 0; i < 8; i++)      /* all that are remembered are others */
+    rig_write (rig, (60 - i * 2) * REGION, 4096);
+  g_assert_cmpuint (epoch_log_intent_bytes (rig->log), ==, 14 * REGION);
+  for (unsigned i = 2; i < 6; i++)
+    rig_write (rig, i * REGION, 4096);
+  rig_write (rig, 8 * REGION, 4096);    /* after all that was asked for */
+  g_assert_cmpuint (epoch_log_intent_bytes (rig->log), ==, 15 * REGION);
   rig_free (rig);
 }
 
@@ -274,6 +319,8 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/intent/cold", test_cold);
   g_test_add_func ("/bitmap/intent/group", test_group);
   g_test_add_func ("/bitmap/intent/stream", test_stream);
+  g_test_add_func ("/bitmap/intent/stream-gone", test_stream_gone);
+  g_test_add_func ("/bitmap/intent/stream-waits", test_stream_waits);
   g_test_add_func ("/bitmap/intent/clear", test_clear);
   g_test_add_func ("/bitmap/intent/cap", test_cap);
   g_test_add_func ("/bitmap/intent/intent-sync-fails",
