@@ -304,28 +304,36 @@ check_options (EpochLog *log, const EpochOptions *options, uint64_t disk_size,
   return true;
 }
 
-/* What is open, its maps, the intents; all durable before its row is. */
+/* What is open, its maps, the intents; all durable before its row is.  On failure
+ * none of it is left: no row knows of it. */
+static bool
+start_epoch (EpochLog *log, uint64_t id, uint64_t prev, uint32_t granularity,
+             const DiskIdentity *identity, GError **error)
+{
+  Epoch *epoch = epoch_new (log, id, prev, identity->size, granularity, error);
+
+  if (epoch == NULL)
+    return false;
+  g_ptr_array_add (log->all, epoch);
+  atomic_store (&log->current, epoch);
+  if (log->maps_dir != NULL)
+    log->intents = intents_create (log, log->maps_dir, identity->size, error);
+  if ((log->maps_dir == NULL || log->intents != NULL) &&
+      start_row (log, epoch, identity, error))
+    return true;
+  epoch_drop_bits (epoch);
+  return false;
+}
+
 static bool
 start (EpochLog *log, uint32_t granularity, const DiskIdentity *identity,
        GError **error)
 {
   g_autoptr (GPtrArray) stale = g_ptr_array_new_with_free_func (g_free);
   uint64_t id, prev;
-  Epoch *epoch;
 
-  if (!recover (log, granularity, identity, stale, &id, &prev, error))
-    return false;
-  epoch = epoch_new (log, id, prev, identity->size, granularity, error);
-  if (epoch == NULL)
-    return false;
-  g_ptr_array_add (log->all, epoch);
-  atomic_store (&log->current, epoch);
-  if (log->maps_dir != NULL) {
-    log->intents = intents_create (log, log->maps_dir, identity->size, error);
-    if (log->intents == NULL)
-      return false;
-  }
-  if (!start_row (log, epoch, identity, error))
+  if (!recover (log, granularity, identity, stale, &id, &prev, error) ||
+      !start_epoch (log, id, prev, granularity, identity, error))
     return false;
   for (guint i = 0; i < stale->len; i++)
     log->options.storage->ops->remove (log->options.storage, stale->pdata[i]);

@@ -151,13 +151,19 @@ runtime_new (const char *dir, const char *catalog_uuid, GError **error)
 }
 
 void
+runtime_tidy (Runtime *rt)
+{
+  rmdir (rt->dir);
+}
+
+void
 runtime_free (Runtime *rt)
 {
   if (rt == NULL)
     return;
   if (rt->fd >= 0) {
     close (rt->fd);
-    rmdir (rt->dir);
+    runtime_tidy (rt);
   }
   g_free (rt->dir);
   g_free (rt);

@@ -35,6 +35,8 @@ Runtime *runtime_new (const char *dir, const char *catalog_uuid,
                       GError **error);
 /* NULL is fine; maps must have been closed.  Removes the folder if it is empty. */
 void runtime_free (Runtime *rt);
+/* Removes the folder now, if it is empty: rt is of no more use then. */
+void runtime_tidy (Runtime *rt);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Runtime, runtime_free)
 const char *runtime_dir (const Runtime *rt);    /* with the uuid */
 bool runtime_is_trusted (const Runtime *rt);

@@ -242,6 +242,7 @@ fleece_start (Fleece *f, Catalog *cat, GError **error)
   for (unsigned i = 0; i < f->disks->len; i++)
     if (!disk_start (f->disks->pdata[i], error)) {
       fleece_stop (f, NULL);    /* the others must not suffer from it */
+      runtime_tidy (f->runtime);        /* the process may end before _free */
       return false;
     }
   sweep_runtime (f);

@@ -337,6 +337,41 @@ test_flipped (void)
     damage (FLIP_MAP, i % 3, at[i], "damaged");
 }
 
+/* Folders of catalogs in the runtime directory. */
+static unsigned
+nr_runtime_entries (void)
+{
+  g_autoptr (GDir) dir = g_dir_open (fx->runtime, 0, NULL);
+  unsigned nr = 0;
+
+  g_assert_nonnull (dir);
+  while (g_dir_read_name (dir) != NULL)
+    nr++;
+  return nr;
+}
+
+/* A clean stop leaves nothing in memory: all is in the state directory. */
+static void
+test_runtime (void)
+{
+  uint64_t b[3];
+
+  fx = fixture_new (1, SIZE);
+  fixture_start (fx);
+  make_history (0, b);
+  g_assert_cmpuint (nr_runtime_entries (), ==, 1);
+  fixture_stop (fx);
+  g_assert_cmpuint (nr_runtime_entries (), ==, 0);
+  fixture_start (fx);
+  check_s1 (0);
+  check_tracking (0, b);
+  fixture_crash (fx);
+  g_assert_cmpuint (nr_runtime_entries (), ==, 1);
+  fixture_start (fx);
+  check_s1 (0);
+  fixture_free (fx);
+}
+
 /* Somebody else wrote to the image in between. */
 static void
 test_foreign_write (void)
@@ -392,7 +427,8 @@ test_failed_start (void)
            " AND NEW.state = 'open' BEGIN SELECT RAISE (ABORT, 'no'); END");
   fixture_stop (fx);
   {
-    FleeceOptions options = { .scratch_dir = fx->scratch };
+    FleeceOptions options = { .scratch_dir = fx->scratch,
+                              .runtime_dir = fx->runtime };
     g_autoptr (Catalog) cat = catalog_new (fx->state, &error);
     Fleece *f;
 
@@ -406,6 +442,7 @@ test_failed_start (void)
     g_clear_error (&error);
     g_assert_true (fleece_stop (f, &error));
     fleece_free (f);
+    g_assert_cmpuint (nr_runtime_entries (), ==, 0);
     run_sql (cat, "DROP TRIGGER no_d1");
   }
   fixture_start (fx);
@@ -493,6 +530,7 @@ main (int argc, char **argv)
   g_test_add_func ("/fleece/restart/missing", test_missing);
   g_test_add_func ("/fleece/restart/short", test_short);
   g_test_add_func ("/fleece/restart/flipped", test_flipped);
+  g_test_add_func ("/fleece/restart/runtime", test_runtime);
   g_test_add_func ("/fleece/restart/foreign-write", test_foreign_write);
   g_test_add_func ("/fleece/restart/failed-start", test_failed_start);
   g_test_add_func ("/fleece/restart/odd-sizes", test_odd_sizes);

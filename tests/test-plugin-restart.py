@@ -51,6 +51,7 @@ q.command("checkpoint-delete", name="c0")       # m stays
 before = q.command("query-backups"), q.command("checkpoint-list", size=True)
 live.shutdown()
 assert server.stop()
+assert os.listdir(t.runtime) == [], os.listdir(t.runtime)
 
 server, q = start()
 assert (q.command("query-backups"),
