@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* cut.c - the atomic instant (durability.md K1 - K6').
  *
- *   K1 prepare  catalog rows, scratch files, epochs: all that can fail early
+ *   K1 prepare  catalog rows, scratch files, epochs: all that can fail early.  The
+ *               names of the files are in the catalog before the files are there,
+ *               so that none is left if the process dies
  *   K2 flip     publish each disk's next segment, then raise the one counter
  *   K3 drain    wait for writes admitted below the new counter
  *   K4 sync     the map of what is sealed, and the base: a backup must not copy
@@ -30,6 +32,9 @@ typedef struct {
   Disk *disk;
   Segment *seg;
   Epoch *epoch;
+  int64_t layer_id;             /* 0: no row */
+  char *path;                   /* of the scratch file */
+  bool durable;                 /* the layer */
   Layer *layer;                 /* new; NULL without a snapshot */
   Snapshot *snap;
   bool drained;
@@ -106,61 +111,87 @@ disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error)
   return false;
 }
 
-/* No other catalog's layer has this name, and of ours only the one with this
- * id. */
-static char *
-default_scratch_path (Disk *disk, int64_t layer_id)
+char *
+disk_default_scratch_path (const Disk *disk, int64_t layer_id)
 {
   return g_strdup_printf ("%s/%s-%.8s-%" G_GINT64_FORMAT ".layer",
                           disk->fleece->scratch_dir, disk->name,
                           catalog_uuid (disk->fleece->cat), layer_id);
 }
 
-/* Rows of a snapshot and its layer; the objects; not yet the file. */
+/* The row of a layer that is going to be. */
+static bool
+plan_layer (Part *p, GError **error)
+{
+  Disk *disk = p->disk;
+  Catalog *cat = disk->fleece->cat;
+  int64_t disk_id = epoch_log_disk_id (disk->log);
+
+  /* Older snapshots read through the new layer (H4). */
+  pthread_mutex_lock (&disk->snap_lock);
+  p->durable = p->req->durable || disk_has_durable_locked (disk);
+  pthread_mutex_unlock (&disk->snap_lock);
+
+  /* The default name has the row's id in it: two steps. */
+  p->path = p->req->scratch_file != NULL ? g_strdup (p->req->scratch_file)
+    : g_strdup_printf ("new/%s/%s", disk->name, p->req->snapshot);
+  if ((p->req->scratch_file != NULL &&
+       !store_check_layer_file (cat, p->path, error)) ||
+      !store_add_layer (cat, disk_id, p->path, disk->size, p->durable,
+                        &p->layer_id, error))
+    return false;
+  if (p->req->scratch_file != NULL)
+    return true;
+  g_free (p->path);
+  p->path = disk_default_scratch_path (disk, p->layer_id);
+  return store_set_layer_file (cat, p->layer_id, p->path, error);
+}
+
+/* On failure no row remains. */
+static bool
+plan (Cut *cut, GError **error)
+{
+  Catalog *cat = cut->f->cat;
+  bool ok = catalog_begin (cat, error);
+
+  if (!ok)
+    return false;
+  for (size_t i = 0; ok && i < cut->nr; i++)
+    if (cut->part[i].req->snapshot != NULL)
+      ok = plan_layer (&cut->part[i], error);
+  if (!ok)
+    catalog_rollback (cat);
+  else
+    ok = catalog_commit (cat, error);
+  for (size_t i = 0; !ok && i < cut->nr; i++)
+    cut->part[i].layer_id = 0;
+  return ok;
+}
+
+/* The scratch file; rows of a snapshot and its layer; the objects. */
 static bool
 prepare_snapshot (Part *p, GError **error)
 {
   Disk *disk = p->disk;
   Catalog *cat = disk->fleece->cat;
-  int64_t disk_id = epoch_log_disk_id (disk->log), layer_id;
-  g_autofree char *path = NULL;
+  int64_t disk_id = epoch_log_disk_id (disk->log);
   g_autofree char *map_name = NULL;
   uint8_t nonce[RUNTIME_NONCE_BYTES];
   LayerHome home;
-  bool durable;
 
-  /* Older snapshots read through the new layer (H4). */
-  pthread_mutex_lock (&disk->snap_lock);
-  durable = p->req->durable || disk_has_durable_locked (disk);
-  pthread_mutex_unlock (&disk->snap_lock);
-
-  /* The default name has the row's id in it: two steps. */
-  path = p->req->scratch_file != NULL ? g_strdup (p->req->scratch_file)
-    : g_strdup_printf ("new/%s/%s", disk->name, p->req->snapshot);
-  if ((p->req->scratch_file != NULL &&
-       !store_check_layer_file (cat, path, error)) ||
-      !store_add_layer (cat, disk_id, path, disk->size, durable, &layer_id,
-                        error))
-    return false;
-  if (p->req->scratch_file == NULL) {
-    g_free (path);
-    path = default_scratch_path (disk, layer_id);
-    if (!store_set_layer_file (cat, layer_id, path, error))
-      return false;
-    /* Of a server that was killed here, before its row was committed: the id
-     * comes again, and so would the error that the file exists. */
-    layer_remove_files (disk->fleece->storage, path);
-  }
-  home = disk_layer_home (disk, layer_id, durable, nonce, &map_name);
-  p->layer = layer_create (disk->fleece->storage, path, disk->size, layer_id,
-                           &home, error);
+  /* Ids come again when somebody puts back an old state directory. */
+  if (p->req->scratch_file == NULL)
+    layer_remove_files (disk->fleece->storage, p->path);
+  home = disk_layer_home (disk, p->layer_id, p->durable, nonce, &map_name);
+  p->layer = layer_create (disk->fleece->storage, p->path, disk->size,
+                           p->layer_id, &home, error);
   if (p->layer == NULL ||
-      !store_set_layer_nonce (cat, layer_id, home.nonce, error))
+      !store_set_layer_prepared (cat, p->layer_id, home.nonce, error))
     return false;
-  if (disk_space_is_low (disk, path)) {
+  if (disk_space_is_low (disk, p->path)) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                  "disk '%s': too little space is free for scratch file '%s' "
-                 "beyond the scratch reserve", disk->name, path);
+                 "beyond the scratch reserve", disk->name, p->path);
     return false;
   }
   p->snap = snapshot_new (disk, p->req->snapshot, p->epoch->id, p->layer);
@@ -168,7 +199,7 @@ prepare_snapshot (Part *p, GError **error)
   p->snap->on_error = p->req->on_error;
   p->snap->durable = p->req->durable;
   return store_delete_prepared (cat, disk_id, p->req->snapshot, error) &&
-    store_add_snapshot (cat, p->snap, disk_id, layer_id, error);
+    store_add_snapshot (cat, p->snap, disk_id, p->layer_id, error);
 }
 
 static bool
@@ -214,11 +245,13 @@ prepare_part (Part *p, GError **error)
   return true;
 }
 
-/* Take back what prepare_part did; the catalog's rows are rolled back by the
- * caller. */
+/* Take back what plan and prepare_part did; the rows of prepare_part are rolled
+ * back by the caller. */
 static void
 unprepare_part (Part *p)
 {
+  int err = 0;
+
   if (p->seg != NULL) {
     layer_unref (p->seg->layer);
     g_free (p->seg);
@@ -226,9 +259,12 @@ unprepare_part (Part *p)
   if (p->snap != NULL)
     snapshot_unref (p->snap);
   if (p->layer != NULL) {
-    layer_remove_file (p->layer);
+    err = layer_remove_file (p->layer);
     layer_unref (p->layer);
   }
+  /* Else the next start tries again. */
+  if (p->layer_id != 0 && err == 0)
+    store_delete_layer (p->disk->fleece->cat, p->layer_id, NULL);
   if (p->epoch != NULL)
     epoch_log_abandon (p->disk->log, p->epoch);
 }
@@ -238,20 +274,21 @@ static bool
 prepare (Cut *cut, GError **error)
 {
   Catalog *cat = cut->f->cat;
-  bool ok = catalog_begin (cat, error);
-  size_t done = 0;
+  bool ok;
 
-  if (!ok)
+  if (!plan (cut, error))
     return false;
-  while (ok && done < cut->nr)
-    ok = prepare_part (&cut->part[done++], error);
-  if (!ok)
-    catalog_rollback (cat);
-  else
-    ok = catalog_commit (cat, error);
-  if (!ok)
-    while (done > 0)
-      unprepare_part (&cut->part[--done]);
+  ok = catalog_begin (cat, error);
+  if (ok) {
+    for (size_t i = 0; ok && i < cut->nr; i++)
+      ok = prepare_part (&cut->part[i], error);
+    if (!ok)
+      catalog_rollback (cat);
+    else
+      ok = catalog_commit (cat, error);
+  }
+  for (size_t i = cut->nr; !ok && i > 0; i--)
+    unprepare_part (&cut->part[i - 1]);
   return ok;
 }
 
@@ -464,8 +501,10 @@ fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
   for (size_t i = 0; i < nr; i++)
     pthread_mutex_lock (&part[i].disk->cut_lock);
   ok = run_locked (&cut, commit, opaque, error);
-  for (size_t i = nr; i > 0; i--)
+  for (size_t i = nr; i > 0; i--) {
     pthread_mutex_unlock (&part[i - 1].disk->cut_lock);
+    g_free (part[i - 1].path);
+  }
   return ok;
 }
 

@@ -181,6 +181,28 @@ load_layer (Disk *disk, const LayerRow *row, GError **error)
   return layer;
 }
 
+/* Of a cut that had got no further than to say where its layer would be.  At a
+ * path that a user chose there may be a file of his by now. */
+static void
+drop_retired_row (Disk *disk, const LayerRow *row)
+{
+  Fleece *f = disk->fleece;
+  g_autofree char *own = disk_default_scratch_path (disk, row->id);
+  g_autoptr (GError) error = NULL;
+  int err = strcmp (row->file, own) == 0
+    ? layer_remove_files (f->storage, row->file)
+    : layer_remove_unused (f->storage, row->file, row->size);
+
+  if (err < 0)
+    fleece_note (f, FLEECE_NOTE_WARNING, disk->name, NULL, -err,
+                 "a backup that had hardly begun may have left '%s'; it is not "
+                 "removed: %s", row->file, g_strerror (-err));
+  if (!store_delete_layer (f->cat, row->id, &error))
+    fleece_note (f, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
+                 "forgetting scratch file '%s': %s", row->file,
+                 error->message);
+}
+
 /* Newest first: one that cannot be loaded takes all older ones along, since older
  * snapshots read through newer layers. */
 static void
@@ -191,6 +213,10 @@ load_layers (Disk *disk, GPtrArray *rows, char **why)
     g_autoptr (GError) error = NULL;
     Layer *layer = NULL;
 
+    if (row->retired) {
+      drop_retired_row (disk, row);
+      continue;
+    }
     if (*why == NULL) {
       layer = load_layer (disk, row, &error);
       if (layer == NULL)

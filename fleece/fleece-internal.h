@@ -135,6 +135,9 @@ void fleece_note (Fleece *f, FleeceNoteKind kind, const char *disk,
 /* Open the logs, layers and snapshots of one disk (disk-open.c). */
 bool disk_start (Disk *disk, GError **error);
 bool disk_stop (Disk *disk, GError **error);
+/* Where a layer's blocks go unless the user says: no other catalog's layer has
+ * this name, and of ours only the one with this id.  Caller frees. */
+char *disk_default_scratch_path (const Disk *disk, int64_t layer_id);
 /* The name of a layer's RuntimeMap; caller frees. */
 char *disk_layer_map_name (const Disk *disk, int64_t layer_id);
 /* Where the maps of a new layer go.  nonce: drawn here, kept by the caller as long
@@ -183,12 +186,16 @@ void snapshot_forget_locked (Snapshot *snap);
 /* snapshot-store.c: rows of the tables snapshot and layer. */
 /* EXISTS if a layer has this file. */
 bool store_check_layer_file (Catalog *cat, const char *file, GError **error);
+/* Its state is 'retired' until store_set_layer_prepared: if the process dies now,
+ * the next start removes the files, if they are there. */
 bool store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
                       uint64_t size, bool durable, int64_t *out_id,
                       GError **error);
 /* nonce: of its RuntimeMap, or of its map file; NULL: it has none. */
 bool store_set_layer_nonce (Catalog *cat, int64_t id, const uint8_t *nonce,
                             GError **error);
+bool store_set_layer_prepared (Catalog *cat, int64_t id, const uint8_t *nonce,
+                               GError **error);
 bool store_set_layer_file (Catalog *cat, int64_t id, const char *file,
                            GError **error);
 bool store_set_layer_live (Catalog *cat, int64_t id, GError **error);
@@ -207,7 +214,7 @@ typedef struct {
   int64_t id;
   char *file;
   uint64_t size;
-  bool live, durable, has_nonce;
+  bool retired, durable, has_nonce;
   uint8_t nonce[RUNTIME_NONCE_BYTES];
 } LayerRow;
 typedef struct {

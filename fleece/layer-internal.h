@@ -28,6 +28,9 @@ int layer_set_crc (Layer *layer, uint64_t block, uint64_t nr,
  * records into the maps of layer. */
 LayerLog *layer_log_create (Layer *layer, GError **error);
 LayerLog *layer_log_open (Layer *layer, GError **error);
+/* May this file be a log without blocks, or what layer_log_create had got to?  0,
+ * -EEXIST (no) or -errno. */
+int layer_log_check_unused (StorageFile *file);
 void layer_log_free (LayerLog *log);            /* NULL is fine */
 /* The data is in the scratch file, perhaps not synced: syncs that, then the
  * records.  0: stable.  -errno: the log takes no more, ever.  Thread-safe;

@@ -228,6 +228,28 @@ layer_log_create (Layer *layer, GError **error)
   return log;
 }
 
+int
+layer_log_check_unused (StorageFile *file)
+{
+  static const struct record zero;
+  struct record r;
+  int err;
+
+  if (file->size > (AHEAD + 1) * RECORD)
+    return -EEXIST;
+  for (uint64_t at = 0; at < file->size; at += RECORD) {
+    if (file->size - at < RECORD)
+      return -EEXIST;
+    err = file->ops->pread (file, &r, sizeof r, at);
+    if (err < 0)
+      return err;
+    if (memcmp (&r, &zero, sizeof r) != 0 &&
+        (at > 0 || r.magic != GUINT32_TO_LE (MAGIC)))
+      return -EEXIST;
+  }
+  return 0;
+}
+
 /* Is this what layer_log_create or _add wrote there? */
 static bool
 record_is_good (const LayerLog *log, const struct record *r, uint64_t index)

@@ -249,6 +249,16 @@ layer_remove_map (Storage *storage, const char *path)
   storage->ops->remove (storage, map);
 }
 
+/* Before the row goes that names them: else a power loss brings back a file that
+ * nobody knows. */
+static int
+sync_folder (Storage *storage, const char *path)
+{
+  g_autofree char *dir = g_path_get_dirname (path);
+
+  return storage->ops->sync_dir (storage, dir);
+}
+
 int
 layer_remove_files (Storage *storage, const char *path)
 {
@@ -264,12 +274,56 @@ layer_remove_files (Storage *storage, const char *path)
       result = err;
     removed |= err == 0;
   }
-  /* Before the row goes that names it: else a power loss brings back a file that
-   * nobody knows. */
-  if (removed && result == 0) {
-    g_autofree char *dir = g_path_get_dirname (path);
+  return removed && result == 0 ? sync_folder (storage, path) : result;
+}
 
-    result = storage->ops->sync_dir (storage, dir);
-  }
-  return result;
+/* 0: nothing that anybody wrote to; -EEXIST: something else; or -errno.  size: of a
+ * scratch file, 0: it is a log. */
+static int
+check_unused (StorageFile *file, uint64_t size)
+{
+  uint64_t length;
+  bool hole;
+  int err;
+
+  if (file->is_block)
+    return -EEXIST;
+  if (size == 0)
+    return layer_log_check_unused (file);
+  if (file->size == 0)          /* a power loss may have left it so */
+    return 0;
+  if (file->size != size)
+    return -EEXIST;
+  err = file->ops->run (file, 0, size, &length, &hole);
+  return err == 0 && (!hole || length < size) ? -EEXIST : err;
+}
+
+static int
+remove_unused (Storage *storage, const char *name, uint64_t size)
+{
+  StorageFile *file;
+  int err = storage->ops->open (storage, name, STORAGE_READ_ONLY, 0, &file);
+
+  if (err == -ENOENT)
+    return 0;
+  if (err < 0)
+    return -EEXIST;             /* a folder, or not readable */
+  err = check_unused (file, size);
+  file->ops->close (file);
+  return err < 0 ? err : storage->ops->remove (storage, name);
+}
+
+int
+layer_remove_unused (Storage *storage, const char *path, uint64_t size)
+{
+  uint64_t blocks = size / LAYER_BLOCK + (size % LAYER_BLOCK != 0);
+  g_autofree char *log = g_strconcat (path, ".log", NULL);
+  int err = remove_unused (storage, log, 0);
+  int err2 = remove_unused (storage, path, blocks * LAYER_BLOCK);
+
+  if (err == 0)
+    err = err2;
+  if (err == 0)
+    err = sync_folder (storage, path);
+  return err == -ENOENT ? 0 : err;      /* the folder is gone as well */
 }

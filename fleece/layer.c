@@ -159,6 +159,32 @@ make_durable (Layer *layer, GError **error)
   return err == 0;
 }
 
+/* What belongs to the scratch file must not be somebody else's. */
+static bool
+check_neighbours (Storage *storage, const char *path, GError **error)
+{
+  static const char *const suffixes[] = { ".map", ".log" };
+
+  for (unsigned i = 0; i < G_N_ELEMENTS (suffixes); i++) {
+    g_autofree char *name = g_strconcat (path, suffixes[i], NULL);
+    StorageFile *file;
+    int err = storage->ops->open (storage, name, STORAGE_READ_ONLY, 0, &file);
+
+    if (err == -ENOENT)
+      continue;
+    if (err == 0) {
+      file->ops->close (file);
+      err = -EEXIST;
+    }
+    g_set_error (error, BITMAP_ERROR,
+                 err == -EEXIST ? BITMAP_ERROR_EXISTS : BITMAP_ERROR_IO,
+                 "cannot create scratch file '%s': '%s' is in the way: %s",
+                 path, name, g_strerror (-err));
+    return false;
+  }
+  return true;
+}
+
 Layer *
 layer_create (Storage *storage, const char *path, uint64_t size, int64_t id,
               const LayerHome *home, GError **error)
@@ -170,6 +196,8 @@ layer_create (Storage *storage, const char *path, uint64_t size, int64_t id,
   if (layer == NULL)
     return NULL;
   atomic_store (&layer->removed, true); /* the map, if what follows fails */
+  if (!check_neighbours (storage, path, error))
+    return NULL;
   bytes = layer->nr_blocks * LAYER_BLOCK;
   err = storage->ops->open (storage, path, STORAGE_CREATE, bytes,
                             &layer->file);
@@ -263,11 +291,11 @@ layer_unref (Layer *layer)
   }
 }
 
-void
+int
 layer_remove_file (Layer *layer)
 {
-  layer_remove_files (layer->storage, layer->path);
   atomic_store (&layer->removed, true);
+  return layer_remove_files (layer->storage, layer->path);
 }
 
 static bool

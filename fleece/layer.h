@@ -87,7 +87,8 @@ struct Layer {
 #define LAYER_HEAD_DEAD 1
 
 /* A new layer for a disk of size bytes, in a new file at path.  One reference.
- * EXISTS, IO or NO_MEMORY.
+ * EXISTS (also if there is a PATH.map or PATH.log), IO or NO_MEMORY: then no file
+ * is left or touched.
  * map_name: of a new RuntimeMap of rt with this nonce for the maps, NULL: plain
  * memory.  durable: with a log; then all files are synced, also their directory
  * (and map_name must be NULL). */
@@ -100,8 +101,8 @@ typedef struct {
 Layer *layer_create (Storage *storage, const char *path, uint64_t size,
                      int64_t id, const LayerHome *home, GError **error);
 /* Remove the files' names; the open files and the map live until the last
- * reference goes. */
-void layer_remove_file (Layer *layer);
+ * reference goes.  0 or -errno. */
+int layer_remove_file (Layer *layer);
 /* No writer preserves into it from now on, and it is not to be believed after a
  * kill -9 either. */
 void layer_kill (Layer *layer);
@@ -131,6 +132,10 @@ Layer *layer_replay (Storage *storage, const char *path, uint64_t size,
 /* Remove PATH, PATH.map and PATH.log, whatever is there.  0 or -errno (not
  * -ENOENT). */
 int layer_remove_files (Storage *storage, const char *path);
+/* The same for what layer_create may have left at a path that a user chose, cut
+ * off before the first block was kept: nothing in which anything has been written.
+ * -EEXIST: something else is there, and stays. */
+int layer_remove_unused (Storage *storage, const char *path, uint64_t size);
 
 static inline Presence
 layer_presence (const Layer *layer, uint64_t block)

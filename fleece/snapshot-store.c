@@ -63,7 +63,7 @@ store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
 
   catalog_lock (cat);
   ok = run_sql (cat, "INSERT INTO layer (disk, file, size, state, durable)"
-                " VALUES (?, ?, ?, 'prepared', ?)", error, "itii", disk_id,
+                " VALUES (?, ?, ?, 'retired', ?)", error, "itii", disk_id,
                 file, (int64_t) size, (int64_t) durable);
   if (ok)
     *out_id = catalog_last_id (cat);
@@ -77,6 +77,14 @@ store_set_layer_nonce (Catalog *cat, int64_t id, const uint8_t *nonce,
 {
   return run_sql (cat, "UPDATE layer SET nonce = ? WHERE id = ?", error, "ni",
                   nonce, id);
+}
+
+bool
+store_set_layer_prepared (Catalog *cat, int64_t id, const uint8_t *nonce,
+                          GError **error)
+{
+  return run_sql (cat, "UPDATE layer SET state = 'prepared', nonce = ?"
+                  " WHERE id = ?", error, "ni", nonce, id);
 }
 
 bool
@@ -187,8 +195,8 @@ layer_row_read (sqlite3_stmt *stmt)
   row->id = sqlite3_column_int64 (stmt, 0);
   row->file = g_strdup ((const char *) sqlite3_column_text (stmt, 1));
   row->size = sqlite3_column_int64 (stmt, 2);
-  row->live = g_strcmp0 ((const char *) sqlite3_column_text (stmt, 3),
-                         "live") == 0;
+  row->retired = g_strcmp0 ((const char *) sqlite3_column_text (stmt, 3),
+                            "retired") == 0;
   row->durable = sqlite3_column_int (stmt, 4);
   row->has_nonce = sqlite3_column_bytes (stmt, 5) == RUNTIME_NONCE_BYTES;
   if (row->has_nonce)

@@ -177,8 +177,19 @@ hook_sync_dir (Storage *storage, const char *dir)
   return err < 0 ? err : storage_posix.ops->sync_dir (&storage_posix, dir);
 }
 
+/* Tests do not depend on what is free. */
+static int
+hook_space (Storage *storage, const char *path, uint64_t *out_free,
+            uint64_t *out_total)
+{
+  int err = call_fn (storage, HOOK_SPACE, path);
+
+  return err < 0 ? err : -EOPNOTSUPP;
+}
+
 static const struct storage_ops hook_ops = {
   .open = hook_open, .remove = hook_remove, .sync_dir = hook_sync_dir,
+  .space = hook_space,
 };
 
 Storage *
