@@ -54,8 +54,14 @@ char *epoch_map_name (const char *disk, uint64_t id);   /* in the runtime dir */
 int epoch_log_sync_maps (EpochLog *log);
 
 /* Stores what an unclean stop left in maps; in a transaction.  The names of the
- * files that this makes useless are added to stale once it is committed. */
-bool epoch_recover (EpochLog *log, GPtrArray *stale, GError **error);
+ * files that this makes useless are added to stale once it is committed.
+ * disk_size: the image's. */
+bool epoch_recover (EpochLog *log, uint64_t disk_size, GPtrArray *stale,
+                    GError **error);
+
+/* What the image's size is to be at the next start, if this stops cleanly. */
+bool epoch_put_disk_size (Catalog *cat, int64_t disk, uint64_t size,
+                          GError **error);
 
 /* Writes the row of an epoch, new or changed.  blob: NULL if not stored yet or
  * all_dirty. */

@@ -90,13 +90,43 @@ differ (uint64_t a, uint64_t b)
   return a != 0 && b != 0 && a != b;
 }
 
+/* May the image have this size?  After a clean stop the disk's row tells; else
+ * the open epoch's, and that of one that was to follow it with another size, since
+ * image and catalog do not change in the same instant.  Without either the last
+ * recovery was cut off. */
+static bool
+is_known_size (Catalog *cat, const DiskRow *row, uint64_t size, bool *out_known,
+               GError **error)
+{
+  sqlite3_stmt *stmt;
+  int rc;
+
+  *out_known = row->identity.size == size;
+  if (row->clean)
+    return true;
+  stmt = catalog_stmt (cat,
+    "SELECT ifnull (max (size = ?2), ?3) FROM epoch WHERE disk = ?1"
+    " AND state IN ('open', 'prepared')", error);
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, row->id);
+  sqlite3_bind_int64 (stmt, 2, (int64_t) size);
+  sqlite3_bind_int (stmt, 3, *out_known);
+  rc = catalog_step_row (cat, stmt, error);
+  if (rc == 1) {
+    *out_known = sqlite3_column_int (stmt, 0);
+    sqlite3_reset (stmt);
+  }
+  return rc == 1;
+}
+
 /* Why the image is not the one that was tracked; NULL if it is. */
 static char *
-distrust (const DiskRow *row, const DiskIdentity *now)
+distrust (const DiskRow *row, bool known_size, const DiskIdentity *now)
 {
   const DiskIdentity *then = &row->identity;
 
-  if (then->size != now->size)
+  if (!known_size)
     return g_strdup_printf ("image size changed from %" G_GUINT64_FORMAT
                             " to %" G_GUINT64_FORMAT
                             " bytes since the last clean stop",
@@ -156,7 +186,7 @@ recover_rows (EpochLog *log, uint32_t granularity,
   DiskRow row = { 0 };
   int found = find_disk (cat, log->name, &row, error);
   Epoch like = { .size = identity->size, .granularity = granularity };
-  bool foreign;
+  bool foreign, known_size;
   uint64_t id;
 
   if (found < 0)
@@ -168,16 +198,18 @@ recover_rows (EpochLog *log, uint32_t granularity,
       update_disk (cat, log->disk, granularity, identity, true, error);
   }
   log->disk = row.id;
-  report->reason = distrust (&row, identity);
+  if (!is_known_size (cat, &row, identity->size, &known_size, error))
+    return false;
+  report->reason = distrust (&row, known_size, identity);
   foreign = report->reason != NULL;
   report->same_image = !foreign;
   if (!foreign && !row.clean)
     report->reason = g_strdup ("tracking was not stopped cleanly");
   report->clean = report->reason == NULL;
-  if (!epoch_recover (log, stale, error))
+  if (!epoch_recover (log, identity->size, stale, error))
     return false;
   if (!foreign)
-    return true;
+    return epoch_put_disk_size (cat, log->disk, identity->size, error);
   report->recovery = EPOCHS_ALL_DIRTY;
   return last_epoch (cat, log->disk, &id, error) &&
     add_all_dirty (cat, log->disk, id, &like, &id, error);

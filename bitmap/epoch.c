@@ -109,7 +109,8 @@ epoch_put_row (Catalog *cat, int64_t disk, const Epoch *epoch,
     "INSERT INTO epoch (disk, id, prev, size, granularity, state, all_dirty,"
     "                   count, blob, nonce)"
     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
-    " ON CONFLICT (disk, id) DO UPDATE SET state = excluded.state,"
+    " ON CONFLICT (disk, id) DO UPDATE SET size = excluded.size,"
+    "   state = excluded.state,"
     "   all_dirty = excluded.all_dirty, count = excluded.count,"
     "   blob = excluded.blob, nonce = excluded.nonce", error);
   if (stmt != NULL) {
@@ -129,6 +130,24 @@ epoch_put_row (Catalog *cat, int64_t disk, const Epoch *epoch,
                          SQLITE_STATIC);
     ok = catalog_step_done (cat, stmt, error);
     sqlite3_clear_bindings (stmt);      /* they point to blob */
+  }
+  catalog_unlock (cat);
+  return ok;
+}
+
+bool
+epoch_put_disk_size (Catalog *cat, int64_t disk, uint64_t size,
+                     GError **error)
+{
+  sqlite3_stmt *stmt;
+  bool ok = false;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, "UPDATE disk SET size = ?2 WHERE id = ?1", error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, disk);
+    sqlite3_bind_int64 (stmt, 2, (int64_t) size);
+    ok = catalog_step_done (cat, stmt, error);
   }
   catalog_unlock (cat);
   return ok;
@@ -172,6 +191,40 @@ epoch_log_current (EpochLog *log)
 
 /* --- the cut */
 
+/* I reaches to the end of the disk before the first write there. */
+static bool
+grow_intents (EpochLog *log, uint64_t size, GError **error)
+{
+  int err = log->intents != NULL ? intents_grow (log->intents, size) : 0;
+
+  if (err < 0)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "cannot extend the write intents of disk '%s' to %"
+                 G_GUINT64_FORMAT " bytes: %s", log->name, size,
+                 g_strerror (-err));
+  return err == 0;
+}
+
+/* What comes into being by growing is dirty, whoever asks since when; durably,
+ * so that writes there need no intents.  Nobody else has the epoch yet. */
+static bool
+mark_growth (EpochLog *log, Epoch *epoch, GError **error)
+{
+  uint64_t old_size = epoch_log_current (log)->size;
+  int err = 0;
+
+  if (epoch->size <= old_size)
+    return true;
+  dirty_bitmap_set (epoch->bitmap, old_size, epoch->size - old_size);
+  if (epoch->durable != NULL)
+    err = durable_map_sync (epoch->durable, epoch->bitmap);
+  if (err < 0)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "cannot store the map of changed blocks of disk '%s': %s",
+                 log->name, g_strerror (-err));
+  return err == 0;
+}
+
 /* Its row has to be there before a writer is in it. */
 static Epoch *
 make_prepared (EpochLog *log, uint64_t size, uint32_t granularity,
@@ -180,19 +233,15 @@ make_prepared (EpochLog *log, uint64_t size, uint32_t granularity,
   uint64_t id, prev = epoch_log_current (log)->id;
   Epoch *epoch;
 
-  if (log->intents != NULL && size > intents_reach (log->intents)) {
-    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                 "disk '%s' cannot grow to %" G_GUINT64_FORMAT " bytes while "
-                 "it is served: its write intents reach %" G_GUINT64_FORMAT,
-                 log->name, size, intents_reach (log->intents));
-    return NULL;
-  }
-  if (!epoch_take_ids (log->cat, log->disk, 1, &id, error))
+  if (!granule_check (size, granularity, error) ||
+      !grow_intents (log, size, error) ||
+      !epoch_take_ids (log->cat, log->disk, 1, &id, error))
     return NULL;
   epoch = epoch_new (log, id, prev, size, granularity, error);
   if (epoch != NULL &&
-      !epoch_put_row (log->cat, log->disk, epoch, EPOCH_PREPARED, false, 0,
-                      NULL, error)) {
+      (!mark_growth (log, epoch, error) ||
+       !epoch_put_row (log->cat, log->disk, epoch, EPOCH_PREPARED, false, 0,
+                       NULL, error))) {
     epoch_drop_bits (epoch);
     epoch_free (epoch);
     epoch = NULL;
@@ -236,11 +285,6 @@ epoch_log_prepare (EpochLog *log, uint64_t size, uint32_t granularity,
   epoch = make_prepared (log, size, granularity, error);
   if (epoch == NULL)
     return NULL;
-
-  /* What comes into being by growing is dirty, whoever asks since when.  The
-   * current epoch cannot change while we have one prepared. */
-  if (size > epoch_log_current (log)->size)
-    dirty_bitmap_set (epoch->bitmap, epoch_log_current (log)->size, size);
   pthread_mutex_lock (&log->mutex);
   assert (log->prepared == NULL);
   log->prepared = epoch;
@@ -291,6 +335,13 @@ sync_map_locked (Epoch *epoch)
 {
   return epoch == NULL || epoch->durable == NULL || epoch->final ? 0
     : durable_map_sync (epoch->durable, epoch->bitmap);
+}
+
+int
+epoch_log_mark_lost (EpochLog *log, uint64_t offset, uint64_t length)
+{
+  dirty_bitmap_set (epoch_log_current (log)->bitmap, offset, length);
+  return epoch_log_sync_maps (log);
 }
 
 int
@@ -364,7 +415,8 @@ epoch_log_seal (EpochLog *log, Epoch *next, GError **error)
 
   ok = put_sealed (log, old, error) &&
     epoch_put_row (log->cat, log->disk, next, EPOCH_OPEN, false, 0, NULL,
-                   error);
+                   error) &&
+    epoch_put_disk_size (log->cat, log->disk, next->size, error);
   catalog_unlock (log->cat);
   return ok;
 }

@@ -132,7 +132,11 @@ int epoch_intend (EpochLog *log, const Epoch *epoch, uint64_t offset,
 /* The cut, in three steps (durability.md K1, K5, K6').
  * prepare: makes the next epoch, its row and maps; no writer sees it yet.  It must
  *   be durable before a writer does: commit the transaction, if in one.  At most
- *   one prepared epoch a log.
+ *   one prepared epoch a log.  size: of the disk from the cut on.  What growing
+ *   adds is dirty in the new epoch.  While an epoch of another size is prepared,
+ *   the image may have either size: a start after a crash goes by what it finds
+ *   and accepts both.  It must have the new one durably before seal's transaction
+ *   is committed.
  * sync_map: K4, once no write is in flight on what is open: its bits durable.  If
  *   that fails, seal stores them in the row instead.
  * seal: inside the caller's catalog transaction: next becomes the open one and
@@ -146,6 +150,11 @@ Epoch *epoch_log_prepare (EpochLog *log, uint64_t size, uint32_t granularity,
 void epoch_log_sync_map (EpochLog *log);
 bool epoch_log_seal (EpochLog *log, Epoch *next, GError **error);
 void epoch_log_abandon (EpochLog *log, Epoch *next);
+
+/* Before an image loses bytes by being cut off: they are dirty in the open epoch,
+ * durably, since a power cut may bring back some of them and not others.  0 or
+ * -errno: they are not safe. */
+int epoch_log_mark_lost (EpochLog *log, uint64_t offset, uint64_t length);
 
 /* K7: write the blobs of sealed epochs that are still in memory, then free
  * their bitmaps.  Any thread, also while guests write; not inside a

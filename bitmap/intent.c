@@ -17,6 +17,17 @@
 /* Streams that are told apart. */
 #define STREAMS 8
 
+/* The flags of 4096 neighbouring regions, a bit each.  It never moves: a disk that
+ * grows gets more of them, while writes look at those that are there. */
+#define CHUNK_WORDS 64
+typedef struct {
+  _Atomic uint64_t durable[CHUNK_WORDS];
+  /* A write has relied on the flag since the last look. */
+  _Atomic uint64_t used[CHUNK_WORDS];
+  /* A stream that gets there wants more regions set ahead.  Set under lock. */
+  _Atomic uint64_t milestone[CHUNK_WORDS];
+} Chunk;
+
 struct Intents {
   /* Set in create, never changed. */
   EpochLog *log;
@@ -24,16 +35,14 @@ struct Intents {
   StorageFile *file;
   char *path;
   unsigned shift;               /* log2 (region_bytes) */
-  uint64_t nr_regions, nr_sectors;
 
-  /* Atomic, a bit a region.  used: a write has relied on the flag since the last
-   * look. */
-  _Atomic uint64_t *durable, *used;
-  /* A stream that gets there wants more regions set ahead.  Set under lock. */
-  _Atomic uint64_t *milestone;
+  /* A longer one replaces it; old ones stay, in retired. */
+  _Atomic (Chunk **) chunks;
+  GPtrArray *retired;           /* of Chunk *[] */
   _Atomic uint64_t nr_set, nr_waits;
 
-  /* The committer's. */
+  /* The committer's; nr_regions also under lock, changed in both. */
+  uint64_t nr_regions, nr_sectors, nr_chunks;
   uint64_t *image;              /* what I has */
   uint8_t *age;                 /* ticks a region has been idle */
   bool clearing;                /* false: a durable map has failed */
@@ -46,6 +55,8 @@ struct Intents {
   /* Under lock. */
   GArray *queue;                /* of uint64_t, regions */
   uint64_t *queued;             /* bits */
+  uint64_t grow_to;             /* regions wanted; 0: nobody waits for more */
+  int grow_result;
   uint64_t stream[STREAMS];     /* where each is expected to go on */
   unsigned next_stream;
   bool stop;
@@ -58,10 +69,36 @@ test_bit (const uint64_t *words, uint64_t bit)
   return words[bit / 64] >> (bit % 64) & 1;
 }
 
-static inline bool
-load_bit (const _Atomic uint64_t *words, uint64_t bit, memory_order order)
+/* Where flags 64 * word and on are. */
+static inline Chunk *
+chunk_of (const Intents *in, uint64_t word)
 {
-  return atomic_load_explicit (&words[bit / 64], order) >> (bit % 64) & 1;
+  return atomic_load_explicit (&in->chunks,
+                               memory_order_acquire)[word / CHUNK_WORDS];
+}
+
+static inline _Atomic uint64_t *
+durable_word (const Intents *in, uint64_t word)
+{
+  return &chunk_of (in, word)->durable[word % CHUNK_WORDS];
+}
+
+static inline _Atomic uint64_t *
+used_word (const Intents *in, uint64_t word)
+{
+  return &chunk_of (in, word)->used[word % CHUNK_WORDS];
+}
+
+static inline _Atomic uint64_t *
+milestone_word (const Intents *in, uint64_t word)
+{
+  return &chunk_of (in, word)->milestone[word % CHUNK_WORDS];
+}
+
+static inline bool
+load_bit (const _Atomic uint64_t *word, uint64_t bit, memory_order order)
+{
+  return atomic_load_explicit (word, order) >> (bit % 64) & 1;
 }
 
 static void
@@ -109,12 +146,15 @@ is_covered (Intents *in, const DurableMap *dm, uint64_t offset,
   while (offset < end) {
     uint64_t stop = MIN (end, (region + 1) << in->shift);
 
-    if (load_bit (in->durable, region, memory_order_seq_cst)) {
-      if (!load_bit (in->used, region, memory_order_relaxed)) {
-        atomic_fetch_or_explicit (&in->used[region / 64],
-                                  UINT64_C (1) << (region % 64),
+    if (load_bit (durable_word (in, region / 64), region,
+                  memory_order_seq_cst)) {
+      _Atomic uint64_t *used = used_word (in, region / 64);
+
+      if (!load_bit (used, region, memory_order_relaxed)) {
+        atomic_fetch_or_explicit (used, UINT64_C (1) << (region % 64),
                                   memory_order_relaxed);
-        if (load_bit (in->milestone, region, memory_order_relaxed))
+        if (load_bit (milestone_word (in, region / 64), region,
+                      memory_order_relaxed))
           *out_milestone = region;
       }
     }
@@ -130,7 +170,7 @@ static void
 enqueue_locked (Intents *in, uint64_t region)
 {
   if (region >= in->nr_regions || test_bit (in->queued, region) ||
-      load_bit (in->durable, region, memory_order_relaxed))
+      load_bit (durable_word (in, region / 64), region, memory_order_relaxed))
     return;
   in->queued[region / 64] |= UINT64_C (1) << (region % 64);
   g_array_append_val (in->queue, region);
@@ -162,7 +202,7 @@ set_ahead_locked (Intents *in, uint64_t region)
   for (unsigned i = 1; i <= AHEAD; i++)
     enqueue_locked (in, region + i);
   if (next < in->nr_regions)
-    atomic_fetch_or_explicit (&in->milestone[next / 64],
+    atomic_fetch_or_explicit (milestone_word (in, next / 64),
                               UINT64_C (1) << (next % 64),
                               memory_order_relaxed);
 }
@@ -172,7 +212,7 @@ pass_milestone (Intents *in, uint64_t region)
 {
   uint64_t bit = UINT64_C (1) << (region % 64);
 
-  if ((atomic_fetch_and_explicit (&in->milestone[region / 64], ~bit,
+  if ((atomic_fetch_and_explicit (milestone_word (in, region / 64), ~bit,
                                   memory_order_relaxed) & bit) == 0)
     return;                     /* another write has passed it */
   pthread_mutex_lock (&in->lock);
@@ -232,10 +272,22 @@ intents_wait (Intents *in, const DurableMap *dm, uint64_t offset,
   return err;
 }
 
-uint64_t
-intents_reach (const Intents *in)
+int
+intents_grow (Intents *in, uint64_t disk_size)
 {
-  return in->nr_regions << in->shift;
+  uint64_t nr = granule_count (disk_size, in->options.region_bytes);
+  int err = 0;
+
+  pthread_mutex_lock (&in->lock);
+  if (nr > in->nr_regions) {
+    in->grow_to = nr;
+    pthread_cond_signal (&in->work);
+    while (in->grow_to != 0)
+      pthread_cond_wait (&in->done, &in->lock);
+    err = in->grow_result;
+  }
+  pthread_mutex_unlock (&in->lock);
+  return err;
 }
 
 uint64_t
@@ -326,7 +378,7 @@ set_round (Intents *in, GArray *queue)
     bit = UINT64_C (1) << (r % 64);
     /* Counted already if it was asked for while its flag was withdrawn, and the
      * flag was put back since the durable map could not be synced. */
-    fresh += !(atomic_fetch_or (&in->durable[r / 64], bit) & bit);
+    fresh += !(atomic_fetch_or (durable_word (in, r / 64), bit) & bit);
   }
   atomic_fetch_add (&in->nr_set, fresh);
   pthread_mutex_lock (&in->lock);
@@ -346,10 +398,10 @@ withdraw_idle (Intents *in, unsigned ticks)
   GArray *idle = g_array_new (FALSE, FALSE, sizeof (uint64_t));
 
   for (uint64_t w = 0; w <= (in->nr_regions - 1) / 64; w++) {
-    uint64_t set = atomic_load_explicit (&in->durable[w],
+    uint64_t set = atomic_load_explicit (durable_word (in, w),
                                          memory_order_relaxed);
     uint64_t used = set == 0 ? 0
-      : atomic_exchange_explicit (&in->used[w], 0, memory_order_relaxed);
+      : atomic_exchange_explicit (used_word (in, w), 0, memory_order_relaxed);
     uint64_t gone = 0;
 
     for (uint64_t left = set; left != 0; left &= left - 1) {
@@ -366,7 +418,7 @@ withdraw_idle (Intents *in, unsigned ticks)
       }
     }
     if (gone != 0)
-      atomic_fetch_and (&in->durable[w], ~gone);
+      atomic_fetch_and (durable_word (in, w), ~gone);
   }
   return idle;
 }
@@ -402,7 +454,7 @@ tick (Intents *in)
       uint64_t r = g_array_index (idle, uint64_t, i);
 
       /* I still has them. */
-      atomic_fetch_or (&in->durable[r / 64], UINT64_C (1) << (r % 64));
+      atomic_fetch_or (durable_word (in, r / 64), UINT64_C (1) << (r % 64));
     }
     return;
   }
@@ -419,6 +471,103 @@ tick (Intents *in)
   if (err < 0)
     fail (in, err);
 }
+
+/* --- growing */
+
+/* A larger copy of nr_old bytes, zeroes behind it; NULL: no memory.  The old one
+ * stays. */
+static void *
+grown_copy (const void *old, size_t nr_old, size_t nr)
+{
+  void *new = g_try_malloc0 (nr);
+
+  if (new != NULL && nr_old > 0)
+    memcpy (new, old, nr_old);
+  return new;
+}
+
+/* The chunks for nr_regions, those that are there and new ones; NULL: no
+ * memory. */
+static Chunk **
+make_chunks (Intents *in, uint64_t nr_chunks)
+{
+  Chunk **chunks = grown_copy (atomic_load (&in->chunks),
+                               in->nr_chunks * sizeof (Chunk *),
+                               nr_chunks * sizeof (Chunk *));
+  uint64_t i;
+
+  if (chunks == NULL)
+    return NULL;
+  for (i = in->nr_chunks; i < nr_chunks; i++) {
+    chunks[i] = g_try_new0 (Chunk, 1);
+    if (chunks[i] == NULL)
+      break;
+  }
+  if (i == nr_chunks)
+    return chunks;
+  while (i > in->nr_chunks)
+    g_free (chunks[--i]);
+  g_free (chunks);
+  return NULL;
+}
+
+/* Memory for nr_regions, in the place of what there is; also at the start.  The
+ * committer's call. */
+static int
+set_regions (Intents *in, uint64_t nr_regions)
+{
+  uint64_t nr_sectors = sector_count (nr_regions);
+  uint64_t nr_chunks = nr_regions / (CHUNK_WORDS * 64) + 1;
+  size_t had = in->nr_sectors * SECTOR_WORDS * 8;
+  size_t bytes = nr_sectors * SECTOR_WORDS * 8;
+  g_autofree uint64_t *image = grown_copy (in->image, had, bytes);
+  g_autofree uint8_t *age = grown_copy (in->age, in->nr_regions, nr_regions);
+  g_autofree uint64_t *queued = g_try_malloc0 (bytes);
+  Chunk **chunks;
+
+  if (image == NULL || age == NULL || queued == NULL)
+    return -ENOMEM;
+  chunks = make_chunks (in, nr_chunks);
+  if (chunks == NULL)
+    return -ENOMEM;
+  pthread_mutex_lock (&in->lock);
+  g_ptr_array_add (in->retired, atomic_load (&in->chunks));
+  atomic_store (&in->chunks, chunks);
+  if (had > 0)
+    memcpy (queued, in->queued, had);
+  g_free (in->queued);
+  in->queued = g_steal_pointer (&queued);
+  in->nr_regions = nr_regions;
+  pthread_mutex_unlock (&in->lock);
+  g_free (in->image);
+  in->image = g_steal_pointer (&image);
+  g_free (in->age);
+  in->age = g_steal_pointer (&age);
+  in->nr_sectors = nr_sectors;
+  in->nr_chunks = nr_chunks;
+  return 0;
+}
+
+/* The file first: what it does not have cannot be set. */
+static void
+grow (Intents *in, uint64_t nr_regions)
+{
+  int err = in->failed;
+
+  if (err == 0)
+    err = sector_file_extend (in->file, SECTOR_INTENTS,
+                              in->options.region_bytes, in->nr_sectors,
+                              sector_count (nr_regions));
+  if (err == 0)
+    err = set_regions (in, nr_regions);
+  pthread_mutex_lock (&in->lock);
+  in->grow_result = err;
+  in->grow_to = 0;
+  pthread_cond_broadcast (&in->done);
+  pthread_mutex_unlock (&in->lock);
+}
+
+/* --- the thread */
 
 static void
 add_ms (struct timespec *ts, unsigned ms)
@@ -452,16 +601,20 @@ committer (void *opaque)
   pthread_mutex_lock (&in->lock);
   while (!in->stop) {
     g_autoptr (GArray) queue = NULL;
+    uint64_t grow_to;
 
-    if (in->queue->len == 0 || in->failed < 0)
+    if ((in->queue->len == 0 || in->failed < 0) && in->grow_to == 0)
       pthread_cond_timedwait (&in->work, &in->lock, &next);
     if (in->queue->len > 0 && in->failed == 0) {
       queue = in->queue;
       in->queue = g_array_new (FALSE, FALSE, sizeof (uint64_t));
     }
+    grow_to = in->grow_to;
     pthread_mutex_unlock (&in->lock);
     if (queue != NULL)
       set_round (in, queue);
+    if (grow_to > 0)
+      grow (in, grow_to);
     if (is_past (&next)) {
       tick (in);
       clock_gettime (CLOCK_MONOTONIC, &next);
@@ -480,6 +633,7 @@ intents_create (EpochLog *log, const char *dir, uint64_t disk_size,
                 GError **error)
 {
   Intents *in = g_new0 (Intents, 1);
+  uint64_t nr_regions;
   pthread_condattr_t attr;
   int err;
 
@@ -487,15 +641,7 @@ intents_create (EpochLog *log, const char *dir, uint64_t disk_size,
   in->options = log->options;
   in->path = intents_path (dir, log->name);
   in->shift = granule_shift (in->options.region_bytes);
-  in->nr_regions = MAX (1, granule_count (disk_size,
-                                          in->options.region_bytes));
-  in->nr_sectors = sector_count (in->nr_regions);
-  in->durable = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
-  in->used = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
-  in->milestone = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
-  in->image = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
-  in->queued = g_try_malloc0_n (in->nr_sectors, SECTOR_WORDS * 8);
-  in->age = g_try_malloc0 (in->nr_regions);
+  in->retired = g_ptr_array_new_with_free_func (g_free);
   in->queue = g_array_new (FALSE, FALSE, sizeof (uint64_t));
   for (unsigned i = 0; i < STREAMS; i++)
     in->stream[i] = UINT64_MAX;
@@ -507,10 +653,9 @@ intents_create (EpochLog *log, const char *dir, uint64_t disk_size,
   pthread_condattr_destroy (&attr);
   pthread_cond_init (&in->done, NULL);
 
-  if (in->durable == NULL || in->used == NULL || in->milestone == NULL ||
-      in->image == NULL || in->queued == NULL || in->age == NULL)
-    err = -ENOMEM;
-  else
+  nr_regions = MAX (1, granule_count (disk_size, in->options.region_bytes));
+  err = set_regions (in, nr_regions);
+  if (err == 0)
     err = sector_file_create (in->options.storage, dir, in->path,
                               SECTOR_INTENTS, in->options.region_bytes,
                               in->nr_sectors, &in->file);
@@ -559,6 +704,8 @@ intents_stop (Intents *in)
 void
 intents_free (Intents *in)
 {
+  Chunk **chunks;
+
   if (in == NULL)
     return;
   intents_stop (in);
@@ -571,9 +718,11 @@ intents_free (Intents *in)
   g_free (in->age);
   g_free (in->queued);
   g_free (in->image);
-  g_free ((void *) in->milestone);
-  g_free ((void *) in->used);
-  g_free ((void *) in->durable);
+  chunks = atomic_load (&in->chunks);
+  for (uint64_t i = 0; i < in->nr_chunks; i++)
+    g_free (chunks[i]);
+  g_free (chunks);
+  g_ptr_array_free (in->retired, TRUE);
   g_free (in->path);
   g_free (in);
 }

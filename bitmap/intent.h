@@ -12,6 +12,9 @@
  * the clear round's copy has them or the write finds the flag withdrawn and waits
  * for a new intent.
  *
+ * A disk that grows: I gets more sectors of zeroes, synced, before a write can come
+ * to what is new, and so do the flags.  For one that shrinks nothing is done.
+ *
  * A failed write or sync of I is final: writes to cold regions fail with -EIO.
  * After a failed sync of a durable map no intent is cleared any more.
  *
@@ -35,8 +38,9 @@ bool intents_start (Intents *in, GError **error);
 void intents_stop (Intents *in);
 void intents_free (Intents *in);                /* NULL is fine; stops first */
 
-/* Bytes that I has regions for. */
-uint64_t intents_reach (const Intents *in);
+/* Have regions for a disk of disk_size bytes.  Waits for the committer.  0 or
+ * -errno: all is as before.  One caller at a time; between start and stop. */
+int intents_grow (Intents *in, uint64_t disk_size);
 
 /* A3.  0, or -EIO. */
 int intents_wait (Intents *in, const DurableMap *dm, uint64_t offset,

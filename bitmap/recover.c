@@ -22,7 +22,7 @@
 
 typedef struct {
   Epoch epoch;                  /* id, prev, size, granularity, nonce */
-  bool has_nonce, sealed;
+  bool has_nonce, sealed, prepared;
 } Lost;
 
 /* Rows without bits. */
@@ -35,7 +35,8 @@ list_lost (EpochLog *log, GError **error)
 
   catalog_lock (log->cat);
   stmt = catalog_stmt (log->cat,
-    "SELECT id, prev, size, granularity, state = 'sealed', nonce FROM epoch"
+    "SELECT id, prev, size, granularity, state = 'sealed', nonce,"
+    "   state = 'prepared' FROM epoch"
     " WHERE disk = ?1 AND blob IS NULL AND NOT all_dirty ORDER BY id", error);
   if (stmt != NULL) {
     sqlite3_bind_int64 (stmt, 1, log->disk);
@@ -51,6 +52,7 @@ list_lost (EpochLog *log, GError **error)
       if (lost.has_nonce)
         memcpy (lost.epoch.nonce, sqlite3_column_blob (stmt, 5),
                 RUNTIME_NONCE_BYTES);
+      lost.prepared = sqlite3_column_int (stmt, 6);
       g_array_append_val (list, lost);
     }
   }
@@ -168,8 +170,12 @@ add_intents (EpochLog *log, const Lost *lost, DirtyBitmap *bm,
     return false;
   nr = MIN (file->size / SECTOR_BYTES, SECTORS_MAX);
   sector_file_read (file, SECTOR_INTENTS, nr, read_region_bytes, &reader);
-  if (reader.region_bytes != 0)
+  if (reader.region_bytes != 0) {
+    /* What was being added for a larger disk may be half there. */
+    nr = MIN (nr, sector_count (granule_count (lost->epoch.size,
+                                               reader.region_bytes)));
     sector_file_read (file, SECTOR_INTENTS, nr, read_intent_sector, &reader);
+  }
   file->ops->close (file);
   *out_bad += reader.bad;
   /* A file that is too short says nothing of the rest. */
@@ -211,10 +217,30 @@ from_disk (EpochLog *log, const Lost *lost, DirtyBitmap *bm)
   return ok;
 }
 
-static bool
-recover_one (EpochLog *log, const Lost *lost, GError **error)
+/* The bits of bm for a disk of another size: what is cut off is gone, and what is
+ * added clean. */
+static DirtyBitmap *
+resized_copy (const DirtyBitmap *bm, uint64_t size, GError **error)
 {
-  const Epoch *epoch = &lost->epoch;
+  uint32_t granularity = dirty_bitmap_granularity (bm);
+  DirtyBitmap *copy = dirty_bitmap_new (size, granularity, error);
+  uint64_t nr = granule_count (MIN (size, dirty_bitmap_size (bm)),
+                               granularity);
+
+  for (uint64_t w = 0; copy != NULL && w * 64 < nr; w += SECTOR_WORDS) {
+    uint64_t words[SECTOR_WORDS];
+
+    dirty_bitmap_get_words (bm, w, words, SECTOR_WORDS);
+    dirty_bitmap_or_words (copy, w, words, SECTOR_WORDS);
+  }
+  return copy;
+}
+
+static bool
+recover_one (EpochLog *log, const Lost *lost, uint64_t disk_size,
+             GError **error)
+{
+  Epoch changed = lost->epoch, *epoch = &changed;
   g_autoptr (GError) geometry = NULL;
   g_autoptr (DirtyBitmap) bm = dirty_bitmap_new (epoch->size,
                                                  epoch->granularity,
@@ -234,6 +260,20 @@ recover_one (EpochLog *log, const Lost *lost, GError **error)
     return false;
   }
   log->report.recovery = MAX (log->report.recovery, how);
+  /* A cut that was to resize the disk, and the image has not that size: as far as
+   * anybody can see the disk never had it. */
+  if (lost->prepared && epoch->size != disk_size &&
+      granule_check (disk_size, epoch->granularity, NULL)) {
+    epoch->size = disk_size;
+    if (how != EPOCHS_ALL_DIRTY) {
+      DirtyBitmap *copy = resized_copy (bm, disk_size, error);
+
+      if (copy == NULL)
+        return false;
+      dirty_bitmap_free (bm);
+      bm = copy;
+    }
+  }
   if (how == EPOCHS_ALL_DIRTY)
     return epoch_put_row (log->cat, log->disk, epoch, EPOCH_SEALED, true,
                           granule_count (epoch->size,
@@ -248,7 +288,8 @@ recover_one (EpochLog *log, const Lost *lost, GError **error)
 }
 
 bool
-epoch_recover (EpochLog *log, GPtrArray *stale, GError **error)
+epoch_recover (EpochLog *log, uint64_t disk_size, GPtrArray *stale,
+               GError **error)
 {
   g_autoptr (GArray) list = list_lost (log, error);
 
@@ -257,7 +298,7 @@ epoch_recover (EpochLog *log, GPtrArray *stale, GError **error)
   for (guint i = 0; i < list->len; i++) {
     const Lost *lost = &g_array_index (list, Lost, i);
 
-    if (!recover_one (log, lost, error))
+    if (!recover_one (log, lost, disk_size, error))
       return false;
     if (log->maps_dir != NULL)
       g_ptr_array_add (stale, durable_map_path (log->maps_dir, log->name,

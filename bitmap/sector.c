@@ -53,12 +53,30 @@ is_good (const struct sector *sector, SectorKind kind, uint64_t index)
 }
 
 int
+sector_file_extend (StorageFile *file, SectorKind kind, uint64_t tag,
+                    uint64_t first, uint64_t nr)
+{
+  static const uint64_t zeroes[SECTOR_WORDS];
+  g_autofree struct sector *buf = g_new (struct sector, BATCH);
+  int err = nr > SECTORS_MAX ? -EFBIG : 0;
+
+  while (err == 0 && first < nr) {
+    size_t n = MIN (nr - first, BATCH);
+
+    for (size_t i = 0; i < n; i++)
+      sector_fill (&buf[i], kind, first + i, tag, zeroes);
+    err = file->ops->pwrite (file, buf, n * SECTOR_BYTES,
+                             first * SECTOR_BYTES, false);
+    first += n;
+  }
+  return err < 0 ? err : file->ops->sync (file);
+}
+
+int
 sector_file_create (Storage *storage, const char *dir, const char *path,
                     SectorKind kind, uint64_t tag, uint64_t nr,
                     StorageFile **out_file)
 {
-  static const uint64_t zeroes[SECTOR_WORDS];
-  g_autofree struct sector *buf = g_new (struct sector, BATCH);
   StorageFile *file;
   int err;
 
@@ -71,17 +89,7 @@ sector_file_create (Storage *storage, const char *dir, const char *path,
                             &file);
   if (err < 0)
     return err;
-  for (uint64_t done = 0; err == 0 && done < nr;) {
-    size_t n = MIN (nr - done, BATCH);
-
-    for (size_t i = 0; i < n; i++)
-      sector_fill (&buf[i], kind, done + i, tag, zeroes);
-    err = file->ops->pwrite (file, buf, n * SECTOR_BYTES, done * SECTOR_BYTES,
-                             false);
-    done += n;
-  }
-  if (err == 0)
-    err = file->ops->sync (file);
+  err = sector_file_extend (file, kind, tag, 0, nr);
   if (err == 0)
     err = storage->ops->sync_dir (storage, dir);
   if (err < 0) {

@@ -4,8 +4,8 @@
  * known to be bad by itself (durability.md 3, torn writes).
  *
  * Files are filled once with sectors of zeroes, synced with their directory, and
- * never extended after: then a sync is no journal commit (H11).  A device writes
- * a sector of 512 bytes whole or not at all.
+ * never extended by a write to a new sector: then a sync is no journal commit
+ * (H11).  A device writes a sector of 512 bytes whole or not at all.
  */
 #ifndef SECTOR_H
 #define SECTOR_H
@@ -47,6 +47,10 @@ void sector_fill (struct sector *sector, SectorKind kind, uint64_t index,
 int sector_file_create (Storage *storage, const char *dir, const char *path,
                         SectorKind kind, uint64_t tag, uint64_t nr,
                         StorageFile **out_file);
+/* Make it longer: sectors of zeroes from index first to nr, synced.  0 or -errno:
+ * then some may be there. */
+int sector_file_extend (StorageFile *file, SectorKind kind, uint64_t tag,
+                        uint64_t first, uint64_t nr);
 /* Write nr sectors, by ascending index; neighbours in one call. */
 int sector_file_write (StorageFile *file, const struct sector *sectors,
                        size_t nr);

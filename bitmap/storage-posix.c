@@ -115,14 +115,22 @@ posix_zero (StorageFile *file, uint64_t offset, uint64_t length)
 }
 
 static int
+size_of_device (int fd, uint64_t *out_size)
+{
+  return ioctl (fd, BLKGETSIZE64, out_size) < 0 ? -errno : 0;
+}
+
+static int
 posix_check_size (StorageFile *file)
 {
   struct stat st;
   uint64_t size;
 
   if (file->is_block) {
-    if (ioctl (fd_of (file), BLKGETSIZE64, &size) < 0)
-      return -errno;
+    int err = size_of_device (fd_of (file), &size);
+
+    if (err < 0)
+      return err;
   }
   else {
     if (fstat (fd_of (file), &st) < 0)
@@ -173,8 +181,25 @@ posix_prefetch (StorageFile *file, uint64_t offset, uint64_t length)
 static int
 posix_set_size (StorageFile *file, uint64_t size)
 {
-  if (ftruncate (fd_of (file), size) < 0)
-    return -errno;
+  uint64_t old = file->size, device_size;
+  int err = 0;
+
+  if (file->is_block) {
+    err = size_of_device (fd_of (file), &device_size);
+    if (err == 0 && device_size != size)
+      err = -EINVAL;
+    if (err == 0)
+      file->size = size;
+    return err;
+  }
+  /* Before it is so: else check_size blames somebody else. */
+  if (size < old)
+    file->size = size;
+  if (ftruncate (fd_of (file), size) < 0) {
+    err = -errno;
+    file->size = old;
+    return err;
+  }
   file->size = size;
   return 0;
 }
@@ -217,6 +242,8 @@ static int
 describe (PosixFile *pf)
 {
   struct stat st;
+  uint64_t size;
+  int err;
 
   if (fstat (pf->fd, &st) < 0)
     return -errno;
@@ -231,7 +258,10 @@ describe (PosixFile *pf)
   pf->file.is_block = true;
   pf->file.device = st.st_rdev;
   pf->file.inode = 0;
-  return ioctl (pf->fd, BLKGETSIZE64, &pf->file.size) < 0 ? -errno : 0;
+  err = size_of_device (pf->fd, &size);
+  if (err == 0)
+    pf->file.size = size;
+  return err;
 }
 
 static int

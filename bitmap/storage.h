@@ -10,6 +10,7 @@
 #ifndef STORAGE_H
 #define STORAGE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,6 +32,8 @@ struct storage_file_ops {
   int (*run) (StorageFile *, uint64_t offset, uint64_t limit,
               uint64_t *out_length, bool *out_hole);
   int (*prefetch) (StorageFile *, uint64_t offset, uint64_t length);
+  /* Cut it off, or make it longer by zeroes.  A block device has the size that it
+   * has: 0 if that is size, which is then taken up; else -EINVAL. */
   int (*set_size) (StorageFile *, uint64_t size);
   /* Is the file still as long as size says?  0, or -EIO if somebody cut it
    * short behind our back; other errors as they come. */
@@ -43,7 +46,7 @@ struct storage_file_ops {
 /* Common head of every implementation's own struct. */
 struct StorageFile {
   const struct storage_file_ops *ops;
-  uint64_t size;                /* bytes, as of open */
+  _Atomic uint64_t size;        /* bytes, as of open or set_size */
   uint64_t device, inode;       /* together they tell two files apart */
   bool is_block;
 };

@@ -24,35 +24,12 @@
 #include <string.h>
 
 #include "bitmap/checkpoint.h"
-#include "fleece/fleece-internal.h"
-
-/* One disk's part, as it is being made. */
-typedef struct {
-  FleeceCutDisk *req;
-  Disk *disk;
-  Segment *seg;
-  Epoch *epoch;
-  int64_t layer_id;             /* 0: no row */
-  char *path;                   /* of the scratch file */
-  bool durable;                 /* the layer */
-  Layer *layer;                 /* new; NULL without a snapshot */
-  Snapshot *snap;
-  bool drained;
-  bool sealed;                  /* epoch_log_seal was called: it holds in memory
-                                 * whatever becomes of the transaction */
-} Part;
-
-typedef struct {
-  Fleece *f;
-  Part *part;
-  size_t nr;
-  uint64_t counter;             /* the flip's */
-} Cut;
+#include "fleece/cut-internal.h"
 
 static gint
 part_compare (gconstpointer a, gconstpointer b)
 {
-  const Part *x = a, *y = b;
+  const CutPart *x = a, *y = b;
 
   return (x->disk->index > y->disk->index) - (x->disk->index < y->disk->index);
 }
@@ -73,8 +50,7 @@ free_older_segments (Segment *seg)
   }
 }
 
-/* Wait until newest's predecessors are drained.  cut_lock held. */
-static bool
+bool
 disk_drain (Disk *disk, unsigned timeout_ms, GError **error)
 {
   Segment *seg = atomic_load (&disk->newest);
@@ -91,6 +67,18 @@ disk_drain (Disk *disk, unsigned timeout_ms, GError **error)
   return true;
 }
 
+static bool
+disk_sync_base (Disk *disk, GError **error)
+{
+  int err = disk->base->ops->sync (disk->base);
+
+  if (err < 0)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "cannot sync disk '%s' ('%s'): %s", disk->name, disk->path,
+                 g_strerror (-err));
+  return err == 0;
+}
+
 bool
 disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error)
 {
@@ -102,6 +90,10 @@ disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error)
   if (!disk_drain (disk, timeout_ms, error))
     return false;
   epoch_log_sync_map (disk->log);
+  /* The image has a new size, which the catalog is about to rely on. */
+  if (late->size != epoch_log_current (disk->log)->size &&
+      !disk_sync_base (disk, error))
+    return false;
   if (!catalog_begin (cat, error))
     return false;
   disk->late = NULL;            /* in memory sealing never fails */
@@ -121,7 +113,7 @@ disk_default_scratch_path (const Disk *disk, int64_t layer_id)
 
 /* The row of a layer that is going to be. */
 static bool
-plan_layer (Part *p, GError **error)
+plan_layer (CutPart *p, GError **error)
 {
   Disk *disk = p->disk;
   Catalog *cat = disk->fleece->cat;
@@ -170,7 +162,7 @@ plan (Cut *cut, GError **error)
 
 /* The scratch file; rows of a snapshot and its layer; the objects. */
 static bool
-prepare_snapshot (Part *p, GError **error)
+prepare_snapshot (CutPart *p, GError **error)
 {
   Disk *disk = p->disk;
   Catalog *cat = disk->fleece->cat;
@@ -203,11 +195,13 @@ prepare_snapshot (Part *p, GError **error)
 }
 
 static bool
-prepare_part (Part *p, GError **error)
+prepare_part (CutPart *p, GError **error)
 {
   Disk *disk = p->disk;
   Segment *now = atomic_load (&disk->newest);
-  int err = disk->base->ops->check_size (disk->base);
+  /* A device that has shrunk is being resized to what is left of it. */
+  int err = disk->base->is_block && p->size != disk->size ? 0
+    : disk->base->ops->check_size (disk->base);
 
   /* A checkpoint would vouch for data that are no longer there. */
   if (err < 0) {
@@ -216,7 +210,7 @@ prepare_part (Part *p, GError **error)
                  "had %" G_GUINT64_FORMAT " bytes"
                  : "cannot get the size of disk '%s' ('%s'), %"
                  G_GUINT64_FORMAT " bytes when opened", disk->name,
-                 disk->path, disk->base->size);
+                 disk->path, atomic_load (&disk->base->size));
     return false;
   }
   if (p->req->snapshot != NULL) {
@@ -229,8 +223,7 @@ prepare_part (Part *p, GError **error)
       return false;
     }
   }
-  p->epoch = epoch_log_prepare (disk->log, disk->size, disk->granularity,
-                                error);
+  p->epoch = epoch_log_prepare (disk->log, p->size, disk->granularity, error);
   if (p->epoch == NULL)
     return false;
   if (p->req->snapshot != NULL && !prepare_snapshot (p, error))
@@ -238,6 +231,7 @@ prepare_part (Part *p, GError **error)
   p->seg = g_new0 (Segment, 1);
   p->seg->epoch = p->epoch;
   p->seg->bitmap = p->epoch->bitmap;
+  p->seg->size = p->size;
   p->seg->layer = p->layer != NULL ? p->layer : now->layer;
   if (p->seg->layer != NULL)
     layer_ref (p->seg->layer);
@@ -248,7 +242,7 @@ prepare_part (Part *p, GError **error)
 /* Take back what plan and prepare_part did; the rows of prepare_part are rolled
  * back by the caller. */
 static void
-unprepare_part (Part *p)
+unprepare_part (CutPart *p)
 {
   int err = 0;
 
@@ -269,9 +263,8 @@ unprepare_part (Part *p)
     epoch_log_abandon (p->disk->log, p->epoch);
 }
 
-/* K1.  On failure nothing remains. */
-static bool
-prepare (Cut *cut, GError **error)
+bool
+cut_prepare (Cut *cut, GError **error)
 {
   Catalog *cat = cut->f->cat;
   bool ok;
@@ -292,6 +285,13 @@ prepare (Cut *cut, GError **error)
   return ok;
 }
 
+void
+cut_undo_prepare (Cut *cut)
+{
+  for (size_t i = cut->nr; i > 0; i--)
+    unprepare_part (&cut->part[i - 1]);
+}
+
 /* K2.  From the store of the counter on, all writes on all of these disks are in
  * the new segments; before it, none is. */
 static void
@@ -302,7 +302,7 @@ flip (Cut *cut)
   pthread_mutex_lock (&f->flip_lock);
   cut->counter = atomic_load (&f->cut_counter) + 1;
   for (size_t i = 0; i < cut->nr; i++) {
-    Part *p = &cut->part[i];
+    CutPart *p = &cut->part[i];
     Disk *disk = p->disk;
     Segment *now = atomic_load (&disk->newest);
 
@@ -328,6 +328,7 @@ flip (Cut *cut)
     disk_update_budget_locked (disk);
     pthread_mutex_unlock (&disk->snap_lock);
     disk->current = p->epoch;
+    atomic_store (&disk->size, p->size);
     atomic_store (&disk->newest, p->seg);
   }
   atomic_store (&f->cut_counter, cut->counter);
@@ -339,7 +340,7 @@ static bool
 drain_and_sync (Cut *cut, GError **error)
 {
   for (size_t i = 0; i < cut->nr; i++) {
-    Part *p = &cut->part[i];
+    CutPart *p = &cut->part[i];
 
     if (!disk_drain (p->disk, cut->f->drain_timeout_ms, error))
       return false;
@@ -347,20 +348,12 @@ drain_and_sync (Cut *cut, GError **error)
   }
   for (size_t i = 0; i < cut->nr; i++) {
     Disk *disk = cut->part[i].disk;
-    int err;
 
     epoch_log_sync_map (disk->log);
-#ifdef BROKEN_K4_SYNC           /* see test-crash-controls.sh */
-    err = 0;
-#else
-    err = disk->base->ops->sync (disk->base);
-#endif
-    if (err < 0) {
-      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
-                   "cannot sync disk '%s' ('%s'): %s", disk->name, disk->path,
-                   g_strerror (-err));
+#ifndef BROKEN_K4_SYNC          /* see test-crash-controls.sh */
+    if (!disk_sync_base (disk, error))
       return false;
-    }
+#endif
   }
   return true;
 }
@@ -371,7 +364,7 @@ commit_rows (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
              GError **error)
 {
   for (size_t i = 0; i < cut->nr; i++) {
-    Part *p = &cut->part[i];
+    CutPart *p = &cut->part[i];
 
     if (p->snap != NULL &&
         (!store_set_layer_live (cut->f->cat, p->layer->id, error) ||
@@ -409,7 +402,7 @@ static void
 abort_flipped (Cut *cut)
 {
   for (size_t i = 0; i < cut->nr; i++) {
-    Part *p = &cut->part[i];
+    CutPart *p = &cut->part[i];
     g_autoptr (GError) error = NULL;
 
     if (!p->sealed)
@@ -450,51 +443,66 @@ check_request (FleeceCutDisk *disks, size_t nr, GError **error)
   return true;
 }
 
-static bool
-run_locked (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
-            GError **error)
+/* Its snapshots go live, unless they broke meanwhile, and belong to the caller. */
+static void
+finish (Cut *cut)
 {
-  for (size_t i = 0; i < cut->nr; i++)
-    if (!disk_finish_late (cut->part[i].disk, cut->f->drain_timeout_ms, error))
-      return false;
-  if (!prepare (cut, error))
-    return false;
-  flip (cut);
-  if (!drain_and_sync (cut, error) ||
-      !commit_cut (cut, commit, opaque, error)) {
-    abort_flipped (cut);
-    return false;
-  }
   for (size_t i = 0; i < cut->nr; i++) {
-    Part *p = &cut->part[i];
+    CutPart *p = &cut->part[i];
 
     atomic_fetch_add (&p->disk->cuts, 1);
     if (p->snap != NULL) {
       SnapshotState prepared = SNAPSHOT_PREPARED;
 
-      /* Not if it broke meanwhile. */
       atomic_compare_exchange_strong (&p->snap->state, &prepared,
                                       SNAPSHOT_LIVE);
       layer_unref (p->layer);
     }
     p->req->out_snapshot = p->snap;
   }
+}
+
+bool
+cut_run (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
+         GError **error)
+{
+  flip (cut);
+  if (!drain_and_sync (cut, error) ||
+      !commit_cut (cut, commit, opaque, error)) {
+    abort_flipped (cut);
+    return false;
+  }
+  finish (cut);
   return true;
+}
+
+static bool
+run_locked (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
+            GError **error)
+{
+  for (size_t i = 0; i < cut->nr; i++) {
+    CutPart *p = &cut->part[i];
+
+    if (!disk_finish_late (p->disk, cut->f->drain_timeout_ms, error))
+      return false;
+    p->size = p->disk->size;
+  }
+  return cut_prepare (cut, error) && cut_run (cut, commit, opaque, error);
 }
 
 bool
 fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
             bool (*commit) (void *, GError **), void *opaque, GError **error)
 {
-  g_autofree Part *part = NULL;
+  g_autofree CutPart *part = NULL;
   Cut cut = { .f = f, .nr = nr };
   bool ok;
 
   if (!check_request (disks, nr, error))
     return false;
-  part = g_new0 (Part, nr);     /* NULL without a disk, and qsort wants none */
+  part = g_new0 (CutPart, nr);     /* NULL without a disk, and qsort wants none */
   for (size_t i = 0; i < nr; i++)
-    part[i] = (Part) { .req = &disks[i], .disk = disks[i].disk };
+    part[i] = (CutPart) { .req = &disks[i], .disk = disks[i].disk };
   if (nr > 1)
     qsort (part, nr, sizeof part[0], part_compare);
   cut.part = part;
@@ -523,9 +531,8 @@ layer_needed_locked (Disk *disk, const Layer *layer)
   return false;
 }
 
-/* New writes preserve nothing any more. */
-static void
-flip_to_no_layer (Disk *disk)
+void
+disk_flip (Disk *disk, Layer *layer, uint64_t size)
 {
   Fleece *f = disk->fleece;
   Segment *seg = g_new0 (Segment, 1);
@@ -534,8 +541,12 @@ flip_to_no_layer (Disk *disk)
   seg->older = atomic_load (&disk->newest);
   seg->epoch = seg->older->epoch;
   seg->bitmap = seg->older->bitmap;
+  seg->size = size;
+  seg->layer = layer != NULL ? layer_ref (layer) : NULL;
   seg->first_counter = atomic_load (&f->cut_counter) + 1;
-  seg->layer_counter = seg->first_counter;
+  seg->layer_counter = layer != NULL ? seg->older->layer_counter
+    : seg->first_counter;
+  atomic_store (&disk->size, size);
   atomic_store (&disk->newest, seg);
   atomic_store (&f->cut_counter, seg->first_counter);
   pthread_mutex_unlock (&f->flip_lock);
@@ -574,7 +585,7 @@ disk_drop_layers (Disk *disk)
   pthread_mutex_unlock (&disk->snap_lock);
 
   if (gone->len > 0 && !any_left) {
-    flip_to_no_layer (disk);
+    disk_flip (disk, NULL, disk->size);
     /* A write that hangs keeps the layer's memory until the next drain. */
     disk_drain (disk, disk->late != NULL ? 0 : 1000, NULL);
   }

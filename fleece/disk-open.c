@@ -24,7 +24,7 @@ disk_identity (Disk *disk, DiskIdentity *out, GError **error)
   int err;
 
   memset (out, 0, sizeof *out);
-  out->size = disk->size;
+  out->size = atomic_load (&disk->size);
   /* Device numbers change from boot to boot: not part of the identity. */
   out->inode = disk->base->inode;
   err = disk->base->ops->mtime (disk->base, &out->mtime_ns);
@@ -316,6 +316,7 @@ disk_start (Disk *disk, GError **error)
   seg = g_new0 (Segment, 1);
   seg->first_counter = INFLIGHT_FIRST_COUNTER;
   seg->layer_counter = INFLIGHT_FIRST_COUNTER;
+  seg->size = disk->size;
   seg->epoch = disk->current;
   seg->bitmap = disk->current->bitmap;
   if (disk->layers->len > 0)

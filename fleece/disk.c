@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* disk.c - the guest's I/O.  A write goes, in this order (durability.md 3):
- *   A1 admitted to the epoch that is open now
+ *   A1 admitted to the epoch that is open now; refused if it reaches past the
+ *      disk's end there, as of a client that knows an older, larger size
  *   A2 its granules marked there, before anything is looked at
  *   A3 known to a power cut: by the durable map or an intent; only a write to a
  *      region that was cold waits
@@ -21,6 +22,12 @@ typedef struct {
   struct inflight_slot *slot;
 } Write;
 
+static bool
+range_fits (uint64_t size, uint64_t offset, uint64_t length)
+{
+  return length <= size && offset <= size - length;
+}
+
 /* A1 - A4.  On success write_end must follow; on error it has been done. */
 static int
 write_begin (Disk *disk, uint64_t offset, uint64_t length, bool preserve,
@@ -36,6 +43,11 @@ write_begin (Disk *disk, uint64_t offset, uint64_t length, bool preserve,
   while (seg->first_counter > counter)  /* a cut has just been prepared */
     seg = seg->older;
   w->seg = seg;
+  /* Never passed on: it would make the image longer again. */
+  if (!range_fits (seg->size, offset, length)) {
+    inflight_leave (disk->inflight, w->slot);
+    return -ENOSPC;
+  }
   dirty_bitmap_set (seg->bitmap, offset, length);
   full_fence ();
 #ifndef BROKEN_A3_WAIT          /* see test-crash-controls.sh */
@@ -57,7 +69,14 @@ write_end (Disk *disk, Write *w)
 int
 disk_pread (Disk *disk, void *buf, size_t length, uint64_t offset)
 {
-  return disk->base->ops->pread (disk->base, buf, length, offset);
+  int err;
+
+  if (!range_fits (atomic_load (&disk->size), offset, length))
+    return -EINVAL;
+  err = disk->base->ops->pread (disk->base, buf, length, offset);
+  /* It may have shrunk meanwhile. */
+  return err < 0 && !range_fits (atomic_load (&disk->size), offset, length)
+    ? -EINVAL : err;
 }
 
 int
@@ -126,16 +145,21 @@ punch_preserved (Disk *disk, Layer *layer, uint64_t offset, uint64_t length)
 {
   uint64_t block = (offset + LAYER_BLOCK - 1) / LAYER_BLOCK;
   uint64_t end = (offset + length) / LAYER_BLOCK;
+  uint64_t kept = MIN (end, layer->nr_blocks);
   int err = 0;
 
-  while (err == 0 && block < end) {
-    uint64_t first = layer_next_present (layer, block, end);
+  while (err == 0 && block < kept) {
+    uint64_t first = layer_next_present (layer, block, kept);
 
-    block = layer_next_absent (layer, first, end);
+    block = layer_next_absent (layer, first, kept);
     if (block > first)
       err = disk->base->ops->punch (disk->base, first * LAYER_BLOCK,
                                     (block - first) * LAYER_BLOCK);
   }
+  /* What the disk has grown by since, no snapshot needs. */
+  if (err == 0 && block < end)
+    err = disk->base->ops->punch (disk->base, block * LAYER_BLOCK,
+                                  (end - block) * LAYER_BLOCK);
   return err;
 }
 
@@ -149,7 +173,8 @@ disk_trim (Disk *disk, uint64_t length, uint64_t offset, bool fua)
     return 0;
   err = write_begin (disk, offset, length, false, &w);
   if (err < 0)
-    return err;
+    return err == -ENOSPC &&
+      !range_fits (atomic_load (&disk->size), offset, length) ? -EINVAL : err;
   if (w.seg->layer == NULL || atomic_load (&w.seg->layer->dead))
     err = disk->base->ops->punch (disk->base, offset, length);
   else
@@ -171,6 +196,8 @@ disk_flush (Disk *disk)
 int
 disk_cache (Disk *disk, uint64_t length, uint64_t offset)
 {
+  if (!range_fits (atomic_load (&disk->size), offset, length))
+    return -EINVAL;
   return disk->base->ops->prefetch (disk->base, offset, length);
 }
 
@@ -178,11 +205,18 @@ int
 disk_extents (Disk *disk, uint64_t length, uint64_t offset,
               FleeceRunFn fn, void *opaque)
 {
+  uint64_t size = atomic_load (&disk->size);
+
+  if (offset >= size)
+    return length > 0 ? -EINVAL : 0;
+  length = MIN (length, size - offset);
   while (length > 0) {
     uint64_t run;
     bool hole;
     int err = disk->base->ops->run (disk->base, offset, length, &run, &hole);
 
+    if (err < 0 && offset >= atomic_load (&disk->size))
+      return -EINVAL;           /* it has shrunk meanwhile */
     if (err == 0)
       err = fn (opaque, run, hole);
     if (err != 0)
@@ -208,7 +242,7 @@ disk_path (const Disk *disk)
 uint64_t
 disk_size (const Disk *disk)
 {
-  return disk->size;
+  return atomic_load (&disk->size);
 }
 
 bool

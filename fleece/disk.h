@@ -3,7 +3,8 @@
  * durability.md section 3 demands (A1-A7).
  *
  * All I/O functions return 0 or -errno, are thread-safe, and take no lock but to
- * preserve a block for a snapshot.  Ranges must lie inside the disk.
+ * preserve a block for a snapshot.  What lies past the disk's end, since it has
+ * shrunk, is -ENOSPC to write and -EINVAL else; offset + length must not overflow.
  */
 #ifndef DISK_H
 #define DISK_H
@@ -13,7 +14,7 @@
 
 const char *disk_name (const Disk *disk);
 const char *disk_path (const Disk *disk);
-uint64_t disk_size (const Disk *disk);          /* bytes */
+uint64_t disk_size (const Disk *disk);          /* bytes, as of now */
 bool disk_is_block (const Disk *disk);
 uint32_t disk_granularity (const Disk *disk);   /* of tracking, bytes */
 /* For epoch_log_changed, and _report; NULL before fleece_start. */
@@ -37,7 +38,8 @@ int disk_flush (Disk *disk);
 int disk_cache (Disk *disk, uint64_t length, uint64_t offset);
 
 /* Called for consecutive runs; neighbours may be alike.  zero: reads as zeroes
- * (a promise).  Return nonzero to stop: the caller's function then returns it. */
+ * (a promise).  Return nonzero to stop: the caller's function then returns it.
+ * On a disk that ends inside the range the runs stop there. */
 typedef int (*FleeceRunFn) (void *opaque, uint64_t length, bool zero);
 int disk_extents (Disk *disk, uint64_t length, uint64_t offset,
                   FleeceRunFn fn, void *opaque);

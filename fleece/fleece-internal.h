@@ -31,6 +31,8 @@ typedef struct Segment Segment;
 struct Segment {
   uint64_t first_counter;       /* belongs to writes with counter >= this */
   Segment *older;               /* NULL once those are drained */
+  uint64_t size;                /* of the disk: what lies beyond is refused.  Not
+                                 * more than the epoch's */
   const Epoch *epoch;           /* the epoch log's */
   DirtyBitmap *bitmap;          /* the epoch's */
   Layer *layer;                 /* where to preserve; NULL: nothing to */
@@ -45,11 +47,13 @@ struct Disk {
   /* Set in fleece_add_disk, never changed. */
   Fleece *fleece;
   char *name, *path;
-  uint64_t size;
   uint32_t granularity;
   StorageFile *base;
   unsigned index;               /* in Fleece::disks */
   EpochLog *log;                /* set in fleece_start */
+
+  /* Bytes, of newest; changed with cut_lock held. */
+  _Atomic uint64_t size;
 
   /* The write path. */
   _Atomic (Segment *) newest;
@@ -150,6 +154,11 @@ bool disk_space_is_low (const Disk *disk, const char *path);
 bool disk_identity (Disk *disk, DiskIdentity *out, GError **error);
 
 /* cut.c; cut_lock held. */
+/* From now on writes go by a new segment of the same epoch, with this layer (NULL:
+ * they preserve nothing; else the one that there is) and size. */
+void disk_flip (Disk *disk, Layer *layer, uint64_t size);
+/* Wait until no write is left of before the last flip.  TIMEOUT. */
+bool disk_drain (Disk *disk, unsigned timeout_ms, GError **error);
 /* Seal what an earlier, aborted cut left unsealed.  TIMEOUT if its writes are
  * still in flight. */
 bool disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error);

@@ -102,6 +102,17 @@ bool fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
                  bool (*commit) (void *opaque, GError **error), void *opaque,
                  GError **error);
 
+/* Gives a disk another size (bytes), at one instant as a cut does, while guests
+ * write.  What is added reads as zeroes and is dirty; what is cut off is preserved
+ * for the snapshots, which keep their size, and refused to whoever still writes
+ * there.  Done and durable when it returns true; the same size again is done at
+ * once.  A block device cannot be given a size: the one it has is taken up.
+ * On failure the size is as before, unless the message says that it is new and not
+ * recorded yet: doing it again then ends it.  Errors: INVALID (the size), TIMEOUT
+ * as fleece_cut, IO (also: what is cut off cannot be preserved for a snapshot
+ * that must not break), NO_MEMORY. */
+bool fleece_resize (Fleece *f, Disk *disk, uint64_t size, GError **error);
+
 /* K7: store sealed epochs still in memory.  Call it now and then from a
  * background thread, and after a cut. */
 bool fleece_store_epochs (Fleece *f, GError **error);

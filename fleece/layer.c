@@ -350,7 +350,11 @@ reserve_crc (Layer *layer, uint64_t block, uint64_t nr)
 static uint64_t
 next_block (const Layer *layer, uint64_t first, uint64_t end, bool want)
 {
-  while (first < end) {
+  uint64_t stop = MIN (end, layer->nr_blocks);
+  /* Past the layer's end everything is absent. */
+  uint64_t other = want ? end : MIN (MAX (first, stop), end);
+
+  while (first < stop) {
     uint64_t page = first / PRESENCE_PAGE_BLOCKS;
     uint64_t word, hit;
 
@@ -367,11 +371,12 @@ next_block (const Layer *layer, uint64_t first, uint64_t end, bool want)
     hit &= ~UINT64_C (0) << (first % 32 * 2);
     if (hit != 0) {
       uint64_t block = first / 32 * 32 + __builtin_ctzll (hit) / 2;
-      return MIN (block, end);
+
+      return block < stop ? block : other;
     }
     first = (first / 32 + 1) * 32;
   }
-  return end;
+  return other;
 }
 
 uint64_t

@@ -142,12 +142,16 @@ layer_presence (const Layer *layer, uint64_t block)
 {
   uint64_t page = block / PRESENCE_PAGE_BLOCKS;
 
+  if (block >= layer->nr_blocks)
+    return PRESENCE_ABSENT;
   if ((atomic_load (&layer->presence_there[page / 64]) >> page % 64 & 1) == 0)
     return PRESENCE_ABSENT;
   return atomic_load (&layer->presence[block / 32]) >> (block % 32 * 2) & 3;
 }
 
-/* The first absent block in [first, end), or end. */
+/* Both and layer_presence take blocks past the layer's end, which a disk that has
+ * grown has, as absent.
+ * The first absent block in [first, end), or end. */
 uint64_t layer_next_absent (const Layer *layer, uint64_t first, uint64_t end);
 /* The first block in [first, end) that is not absent, or end. */
 uint64_t layer_next_present (const Layer *layer, uint64_t first, uint64_t end);

@@ -29,15 +29,18 @@ stripe_of (Disk *disk, uint64_t block)
   return &disk->stripe[block / STRIPE_BLOCKS % DISK_STRIPES];
 }
 
-/* Read nr old blocks; short at the end of the disk: zero-padded. */
+/* Read nr old blocks; short at the end of the disk as it was when the layer was
+ * made: zero-padded.  (It may be longer now, not shorter: see resize.c.) */
 static int
-read_old (Disk *disk, uint64_t block, uint64_t nr, char *buf)
+read_old (Disk *disk, const Layer *layer, uint64_t block, uint64_t nr,
+          char *buf)
 {
   uint64_t offset = block * LAYER_BLOCK, length = nr * LAYER_BLOCK;
+  uint64_t left = layer->size - offset;
 
-  if (length > disk->size - offset) {
-    memset (buf + (disk->size - offset), 0, length - (disk->size - offset));
-    length = disk->size - offset;
+  if (length > left) {
+    memset (buf + left, 0, length - left);
+    length = left;
   }
   return disk->base->ops->pread (disk->base, buf, length, offset);
 }
@@ -47,7 +50,7 @@ static int
 copy_run (Disk *disk, Layer *layer, uint64_t block, uint64_t nr)
 {
   char buf[STRIPE_BYTES];
-  int err = read_old (disk, block, nr, buf);
+  int err = read_old (disk, layer, block, nr, buf);
 
   if (err < 0 && nr > 1) {      /* find out which ones */
     err = 0;
@@ -138,7 +141,7 @@ preserve_large (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
 
   while (err == 0 && (first = layer_next_absent (layer, first, end)) < end) {
     uint64_t offset = first * LAYER_BLOCK;
-    uint64_t limit = MIN (end * LAYER_BLOCK, disk->size) - offset;
+    uint64_t limit = MIN (end * LAYER_BLOCK, layer->size) - offset;
     uint64_t run, next;
     bool hole;
 
@@ -211,12 +214,15 @@ disk_preserve (Disk *disk, const Segment *seg, uint64_t offset,
                uint64_t length)
 {
   uint64_t first = offset / LAYER_BLOCK;
-  uint64_t end = (offset + length - 1) / LAYER_BLOCK + 1;
   Layer *layer = seg->layer;
+  /* What the disk has grown by since the layer was made, no snapshot needs: one of
+   * a larger disk that has shrunk before has it in an older layer. */
+  uint64_t end = MIN ((offset + length - 1) / LAYER_BLOCK + 1,
+                      layer->nr_blocks);
   int err;
 
   do {
-    if (atomic_load (&layer->dead) ||
+    if (atomic_load (&layer->dead) || first >= end ||
         layer_next_absent (layer, first, end) == end)
       return 0;
     if (atomic_load (&disk->drained) < seg->layer_counter &&

@@ -120,11 +120,14 @@ read_blocks (Snapshot *snap, uint64_t block, uint64_t nr, char *buf)
     Source src = find_source (snap, block);
     uint64_t run = source_run (snap, block, MIN (nr, READ_STEP), src);
     int err = read_run (snap, block, run, src, buf);
+    uint64_t tried = run;
 
     full_fence ();
     run = still_from (snap, block, run, src);
-    if (run == 0)
-      continue;                 /* the source moved: at most once a layer */
+    /* The source moved: at most once a layer and block.  A base that has just
+     * shrunk is an error, and what it lost is in a layer. */
+    if (run == 0 || (err < 0 && run < tried))
+      continue;
     if (err < 0)
       return err;
     block += run;
@@ -244,9 +247,10 @@ status_of_base (Snapshot *snap, uint64_t block, uint64_t end, Status *st)
     bool hole;
     int err = base->ops->run (base, from, limit - from, &run, &hole);
 
-    if (err < 0)
-      return err;
     full_fence ();
+    if (err < 0)                /* unless it has just shrunk */
+      return next_preserved (snap, from / LAYER_BLOCK, from / LAYER_BLOCK + 1)
+        == from / LAYER_BLOCK ? 0 : err;
     stop = next_preserved (snap, from / LAYER_BLOCK,
                            (from + run - 1) / LAYER_BLOCK + 1) * LAYER_BLOCK;
     if (stop <= from)

@@ -95,8 +95,10 @@ hook_prefetch (StorageFile *f, uint64_t offset, uint64_t length)
 static int
 hook_set_size (StorageFile *f, uint64_t size)
 {
-  int err = HF (f)->real->ops->set_size (HF (f)->real, size);
+  int err = hook (HF (f), HOOK_SET_SIZE, size, 0);
 
+  if (err == 0)
+    err = HF (f)->real->ops->set_size (HF (f)->real, size);
   f->size = HF (f)->real->size;
   return err;
 }

@@ -13,6 +13,7 @@ typedef enum {
   HOOK_PREAD, HOOK_PWRITE, HOOK_SYNC, HOOK_PUNCH, HOOK_ZERO, HOOK_RUN,
   HOOK_OPEN, HOOK_REMOVE, HOOK_SYNC_DIR,
   HOOK_SPACE,                   /* which then says that it does not know */
+  HOOK_SET_SIZE,                /* offset: the new size */
 } HookCall;
 
 struct hook_info {

@@ -82,7 +82,8 @@ scribble (Writer *w)
 {
   static const char bytes[65536] = "scribble";
   uint64_t at = FREE + next_random (w) % (SIZE - FREE);
-  uint64_t length = MIN (1 + next_random (w) % 60000, SIZE - at);
+  uint64_t any = 1 + next_random (w) % 60000;   /* MIN takes its values twice */
+  uint64_t length = MIN (any, SIZE - at);
   int err;
 
   switch (next_random (w) % 4) {

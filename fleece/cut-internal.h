@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* cut-internal.h - the steps of a cut, for cut.c and resize.c.  All with the
+ * cut_locks of its disks held. */
+#ifndef CUT_INTERNAL_H
+#define CUT_INTERNAL_H
+
+#include "fleece/fleece-internal.h"
+
+/* One disk's part, as it is being made. */
+typedef struct {
+  FleeceCutDisk *req;
+  Disk *disk;
+  uint64_t size;                /* of the disk from the cut on */
+  Segment *seg;
+  Epoch *epoch;
+  int64_t layer_id;             /* 0: no row */
+  char *path;                   /* of the scratch file; owned by the caller */
+  bool durable;                 /* the layer */
+  Layer *layer;                 /* new; NULL without a snapshot */
+  Snapshot *snap;
+  bool drained;
+  bool sealed;                  /* epoch_log_seal was called: it holds in memory
+                                 * whatever becomes of the transaction */
+} CutPart;
+
+typedef struct {
+  Fleece *f;
+  CutPart *part;
+  size_t nr;
+  uint64_t counter;             /* the flip's */
+} Cut;
+
+/* K1.  On failure nothing remains.  undo_prepare: instead of a flip. */
+bool cut_prepare (Cut *cut, GError **error);
+void cut_undo_prepare (Cut *cut);
+/* K2 to K5.  On failure what the flip did remains (K6'). */
+bool cut_run (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
+              GError **error);
+
+#endif
