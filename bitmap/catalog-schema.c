@@ -170,8 +170,14 @@ static const char version_2[] =
 "ALTER TABLE snapshot ADD COLUMN durable INTEGER NOT NULL DEFAULT 0"
 "  CHECK (durable IN (0, 1));";
 
+/* Snapshots made before it was kept had no timeout. */
+static const char version_3[] =
+"ALTER TABLE snapshot ADD COLUMN cbw_timeout INTEGER NOT NULL DEFAULT 0"
+"  CHECK (cbw_timeout BETWEEN 0 AND 4294967295);";
+
 const char *const catalog_migrations[] = {
   version_1,
   version_2,
+  version_3,
 };
 const int catalog_schema_version = G_N_ELEMENTS (catalog_migrations);

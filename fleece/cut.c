@@ -180,7 +180,9 @@ prepare_snapshot (CutPart *p, GError **error)
   if (p->layer == NULL ||
       !store_set_layer_prepared (cat, p->layer_id, home.nonce, error))
     return false;
-  if (disk_space_is_low (disk, p->path)) {
+  if (space_is_low (disk->fleece->storage, p->path,
+                    disk->fleece->scratch_reserve_set,
+                    disk->fleece->scratch_reserve)) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                  "disk '%s': too little space is free for scratch file '%s' "
                  "beyond the scratch reserve", disk->name, p->path);
@@ -189,6 +191,7 @@ prepare_snapshot (CutPart *p, GError **error)
   p->snap = snapshot_new (disk, p->req->snapshot, p->epoch->id, p->layer);
   p->snap->limit_bytes = p->req->scratch_limit;
   p->snap->on_error = p->req->on_error;
+  p->snap->cbw_timeout = p->req->cbw_timeout;
   p->snap->durable = p->req->durable;
   return store_delete_prepared (cat, disk_id, p->req->snapshot, error) &&
     store_add_snapshot (cat, p->snap, disk_id, p->layer_id, error);
@@ -325,7 +328,7 @@ flip (Cut *cut)
     p->seg->layer_counter = p->layer != NULL ? cut->counter
       : now->layer_counter;
     p->seg->older = now;
-    disk_update_budget_locked (disk);
+    disk_update_limits_locked (disk);
     pthread_mutex_unlock (&disk->snap_lock);
     disk->current = p->epoch;
     atomic_store (&disk->size, p->size);
@@ -581,7 +584,7 @@ disk_drop_layers (Disk *disk)
     g_ptr_array_add (gone, layer);
   }
   any_left = disk->layers->len > 0;
-  disk_update_budget_locked (disk);
+  disk_update_limits_locked (disk);
   pthread_mutex_unlock (&disk->snap_lock);
 
   if (gone->len > 0 && !any_left) {

@@ -47,6 +47,7 @@ snapshot_from_row (Disk *disk, const SnapshotRow *row)
   snap->size = row->size;
   snap->limit_bytes = row->limit_bytes;
   snap->on_error = row->on_error;
+  snap->cbw_timeout = row->cbw_timeout;
   snap->durable = row->durable;
   snap->reason = g_strdup (row->reason);
   atomic_store (&snap->state, row->state);

@@ -20,6 +20,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/runtime.h"
+#include "fleece/copier.h"
 #include "fleece/inflight.h"
 #include "fleece/layer.h"
 #include "fleece/snapshot.h"
@@ -67,6 +68,9 @@ struct Disk {
   Epoch *late;                  /* an aborted cut's epoch: in use, not sealed;
                                  * then current == late.  cut_lock */
   _Atomic uint64_t cuts;
+  /* How long a write may wait for its old data to be preserved: what the strictest
+   * snapshot says.  0: for ever. */
+  _Atomic int64_t cbw_timeout_ms;
   /* Copied since the free space was looked at, about. */
   _Atomic uint64_t unchecked_blocks;
 
@@ -88,6 +92,7 @@ struct Fleece {
   char *scratch_dir;
   char *runtime_dir;            /* NULL: the default */
   Runtime *runtime;             /* from fleece_start to _free */
+  Copier *copier;
   unsigned drain_timeout_ms;
   EpochOptions epochs;          /* what the user chose */
   bool scratch_reserve_set;
@@ -112,6 +117,7 @@ struct Snapshot {
   uint64_t size, boundary;
   Layer *layer;                 /* a reference; NULL if lost */
   uint64_t limit_bytes;         /* 0: none */
+  uint32_t cbw_timeout;         /* seconds, 0: none */
   FleeceOnError on_error;
   bool durable;
   _Atomic SnapshotState state;
@@ -149,8 +155,10 @@ char *disk_layer_map_name (const Disk *disk, int64_t layer_id);
 LayerHome disk_layer_home (const Disk *disk, int64_t layer_id, bool durable,
                            uint8_t nonce[RUNTIME_NONCE_BYTES],
                            char **out_name);
-/* Is less than the reserve free where the scratch file at path is? */
-bool disk_space_is_low (const Disk *disk, const char *path);
+/* Is less than the reserve free where the scratch file at path is?  reserve: bytes;
+ * not set: the default (fleece.h). */
+bool space_is_low (Storage *storage, const char *path, bool reserve_set,
+                   uint64_t reserve);
 bool disk_identity (Disk *disk, DiskIdentity *out, GError **error);
 
 /* cut.c; cut_lock held. */
@@ -186,8 +194,9 @@ bool snapshot_over_limit_locked (const Snapshot *snap);
 /* Must a new layer be durable, for the sake of an older snapshot?  snap_lock
  * held. */
 bool disk_has_durable_locked (Disk *disk);
-/* After a cut or an end: the newest layer's budget.  snap_lock held. */
-void disk_update_budget_locked (Disk *disk);
+/* After a cut, an end or a break: the newest layer's budget and the timeout of
+ * copies.  snap_lock held. */
+void disk_update_limits_locked (Disk *disk);
 
 /* End it in memory; cut_lock held. */
 void snapshot_forget_locked (Snapshot *snap);
@@ -230,6 +239,7 @@ typedef struct {
   int64_t id, layer_id, created;
   char *name, *reason;
   uint64_t boundary, size, limit_bytes;
+  uint32_t cbw_timeout;
   FleeceOnError on_error;
   bool durable;
   SnapshotState state;

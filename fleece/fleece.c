@@ -24,6 +24,7 @@ fleece_new (const FleeceOptions *options, GError **error)
   f->scratch_reserve = options->scratch_reserve;
   f->notify = options->notify;
   f->notify_opaque = options->notify_opaque;
+  f->copier = copier_new ();
   f->disks = g_ptr_array_new ();
   pthread_mutex_init (&f->flip_lock, NULL);
   atomic_init (&f->cut_counter, INFLIGHT_FIRST_COUNTER);
@@ -64,6 +65,7 @@ fleece_free (Fleece *f)
 {
   if (f == NULL)
     return;
+  copier_free (f->copier);      /* first: its jobs use what follows */
   for (unsigned i = 0; i < f->disks->len; i++)
     disk_free (f->disks->pdata[i]);
   g_ptr_array_unref (f->disks);
@@ -269,15 +271,15 @@ fleece_stop (Fleece *f, GError **error)
 #define DEFAULT_RESERVE (UINT64_C (2) << 30)
 
 bool
-disk_space_is_low (const Disk *disk, const char *path)
+space_is_low (Storage *storage, const char *path, bool reserve_set,
+              uint64_t reserve)
 {
-  const Fleece *f = disk->fleece;
-  uint64_t reserve = f->scratch_reserve, available, total;
+  uint64_t available, total;
 
-  if (f->storage->ops->space == NULL ||
-      f->storage->ops->space (f->storage, path, &available, &total) < 0)
+  if (storage->ops->space == NULL ||
+      storage->ops->space (storage, path, &available, &total) < 0)
     return false;               /* a full one still fails the copy */
-  if (!f->scratch_reserve_set)
+  if (!reserve_set)
     reserve = MAX (total / 20, DEFAULT_RESERVE);
   return available < reserve;
 }

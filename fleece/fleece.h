@@ -71,6 +71,8 @@ bool fleece_start (Fleece *f, Catalog *cat, GError **error);
  * stopped, and the disk in question will read all dirty. */
 bool fleece_stop (Fleece *f, GError **error);
 
+#define FLEECE_CBW_TIMEOUT 30   /* seconds; durability.md 5 */
+
 typedef enum {
   FLEECE_BREAK_SNAPSHOT,        /* default: the guest goes on */
   FLEECE_BREAK_GUEST_WRITE,     /* the guest's write fails, snapshot stays good */
@@ -85,6 +87,10 @@ typedef struct {
   bool durable;                 /* survives power loss; each first write to a
                                  * part of the disk then waits for two syncs */
   FleeceOnError on_error;
+  /* Seconds that a guest's write may wait for its old data to be preserved, before
+   * that counts as failed; 0: for ever.  Of all snapshots of a disk the least
+   * counts. */
+  uint32_t cbw_timeout;
   /* Out: set before commit is called. */
   uint64_t boundary;            /* epoch that starts at the cut */
   Snapshot *out_snapshot;       /* a reference for the caller; NULL if none */

@@ -78,6 +78,7 @@ struct Layer {
    * See layer_kill. */
   atomic_bool dead;
   atomic_bool removed;          /* the map goes with the last reference */
+  atomic_uint late_copies;      /* see copier.h */
   _Atomic uint64_t data_blocks; /* with data, in the scratch file */
   _Atomic uint64_t zero_blocks;
   /* data_blocks may not grow past this: UINT64_MAX without a limit. */

@@ -6,6 +6,12 @@
  * would be missing in the older snapshot (H6b).  And a write of a newer epoch
  * first waits for overlapping older ones, before it takes any lock: else it
  * would preserve content that the older write is still changing, or deadlock.
+ *
+ * A scratch file may hang for ever, and the guest must not (durability.md 5): what
+ * is done to it is done by a copier, which is waited for until the snapshot's
+ * timeout.  A copy that was given up on may still be stored some day: it is of old
+ * data, and right, since whoever overwrites them either found the layer dead, and
+ * all its snapshots broken, or has preserved them itself, after the copy's end.
  */
 #include <config.h>
 
@@ -45,32 +51,141 @@ read_old (Disk *disk, const Layer *layer, uint64_t block, uint64_t nr,
   return disk->base->ops->pread (disk->base, buf, length, offset);
 }
 
+/* Goes on alone if the scratch file hangs: owns all that it touches. */
+typedef struct {
+  CopierJob job;
+  Layer *layer;                 /* a reference */
+  uint64_t block, nr;
+  Presence what;                /* to be recorded, of a job without data */
+  bool look_at_space;
+  bool reserve_set;
+  uint64_t reserve;             /* as in Fleece */
+  char buf[];
+} Copy;
+
+/* What a copy returns when it has not begun: the reserve would be used. */
+#define SPACE_IS_LOW 1
+
+static void
+copy_free (CopierJob *job)
+{
+  Copy *copy = (Copy *) job;
+
+  layer_unref (copy->layer);
+  g_free (copy);
+}
+
+static int
+copy_data (CopierJob *job)
+{
+  Copy *copy = (Copy *) job;
+  Layer *layer = copy->layer;
+
+  if (copy->look_at_space &&
+      space_is_low (layer->storage, layer->path, copy->reserve_set,
+                    copy->reserve))
+    return SPACE_IS_LOW;
+  return layer_store (layer, copy->block, copy->nr, copy->buf);
+}
+
+static int
+copy_record (CopierJob *job)
+{
+  Copy *copy = (Copy *) job;
+
+  return layer_record (copy->layer, copy->block, copy->nr, copy->what);
+}
+
+static Copy *
+copy_new (Disk *disk, Layer *layer, uint64_t block, uint64_t nr,
+          size_t buf_bytes)
+{
+  Copy *copy = g_malloc (sizeof *copy + buf_bytes);
+
+  memset (copy, 0, sizeof *copy);
+  copy->job.free = copy_free;
+  copy->layer = layer_ref (layer);
+  copy->block = block;
+  copy->nr = nr;
+  copy->reserve_set = disk->fleece->scratch_reserve_set;
+  copy->reserve = disk->fleece->scratch_reserve;
+  return copy;
+}
+
+/* While one copy hangs all others fail: else those of a guest that goes on trying
+ * would pile up. */
+static int
+copy_run (Disk *disk, Copy *copy, CopierDeadline deadline)
+{
+  Layer *layer = copy->layer;
+
+  if (deadline != 0 && atomic_load (&layer->late_copies) > 0) {
+    copy_free (&copy->job);
+    return -ETIMEDOUT;
+  }
+  return copier_run (disk->fleece->copier, &copy->job, deadline,
+                     &layer->late_copies);
+}
+
+/* Before layer_mark. */
+static int
+record (Disk *disk, Layer *layer, uint64_t block, uint64_t nr, Presence what,
+        CopierDeadline deadline)
+{
+  Copy *copy;
+
+  if (layer->log == NULL)
+    return 0;
+  copy = copy_new (disk, layer, block, nr, 0);
+  copy->job.fn = copy_record;
+  copy->what = what;
+  return copy_run (disk, copy, deadline);
+}
+
+/* The watermark: is so little left of the scratch file system that what else
+ * lives there, or the next copies, would fail soon?  Looked at now and then. */
+static bool
+time_to_look_at_space (Disk *disk, uint64_t nr)
+{
+  if (atomic_fetch_add (&disk->unchecked_blocks, nr) + nr < SPACE_CHECK_BLOCKS)
+    return false;
+  atomic_store (&disk->unchecked_blocks, 0);
+  return true;
+}
+
 /* Blocks [block, block + nr) are absent and inside one stripe, which is held. */
 static int
-copy_run (Disk *disk, Layer *layer, uint64_t block, uint64_t nr)
+preserve_run (Disk *disk, Layer *layer, uint64_t block, uint64_t nr,
+              CopierDeadline deadline)
 {
-  char buf[STRIPE_BYTES];
-  int err = read_old (disk, layer, block, nr, buf);
+  Copy *copy = copy_new (disk, layer, block, nr, nr * LAYER_BLOCK);
+  int err = read_old (disk, layer, block, nr, copy->buf);
 
-  if (err < 0 && nr > 1) {      /* find out which ones */
+  if (err < 0) {
+    copy_free (&copy->job);
+    if (nr == 1) {
+      /* The guest may be overwriting a bad sector: that must succeed. */
+      err = record (disk, layer, block, 1, PRESENCE_UNREADABLE, deadline);
+      return err < 0 ? err : layer_mark (layer, block, 1,
+                                         PRESENCE_UNREADABLE);
+    }
     err = 0;
-    for (uint64_t i = 0; err == 0 && i < nr; i++)
-      err = copy_run (disk, layer, block + i, 1);
+    for (uint64_t i = 0; err == 0 && i < nr; i++)       /* which ones? */
+      err = preserve_run (disk, layer, block + i, 1, deadline);
     return err;
   }
-  if (err < 0) {
-    /* The guest may be overwriting a bad sector: that must succeed. */
-    err = layer_record (layer, block, 1, PRESENCE_UNREADABLE);
-    return err < 0 ? err : layer_mark (layer, block, 1, PRESENCE_UNREADABLE);
-  }
-  atomic_fetch_add_explicit (&disk->unchecked_blocks, nr,
-                             memory_order_relaxed);
-  return layer_store (layer, block, nr, buf);
+  copy->job.fn = copy_data;
+  copy->look_at_space = time_to_look_at_space (disk, nr);
+  err = copy_run (disk, copy, deadline);
+  if (err == SPACE_IS_LOW)      /* the next one looks as well */
+    atomic_store (&disk->unchecked_blocks, SPACE_CHECK_BLOCKS);
+  return err;
 }
 
 /* Preserve what is absent of [first, end), all in one stripe. */
 static int
-preserve_stripe (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
+preserve_stripe (Disk *disk, Layer *layer, uint64_t first, uint64_t end,
+                 CopierDeadline deadline)
 {
   pthread_mutex_t *stripe = stripe_of (disk, first);
   int err = 0;
@@ -88,7 +203,7 @@ preserve_stripe (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
          !atomic_load (&layer->dead)) {
     uint64_t next = layer_next_present (layer, first, end);
 
-    err = copy_run (disk, layer, first, next - first);
+    err = preserve_run (disk, layer, first, next - first, deadline);
     first = next;
   }
   pthread_mutex_unlock (stripe);
@@ -98,9 +213,10 @@ preserve_stripe (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
 /* A hole of the base, as seen a moment ago: what is still absent is zero, since
  * only writes that preserve first could have changed it. */
 static int
-preserve_hole (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
+preserve_hole (Disk *disk, Layer *layer, uint64_t first, uint64_t end,
+               CopierDeadline deadline)
 {
-  int err = layer_record (layer, first, end - first, PRESENCE_ZERO);
+  int err = record (disk, layer, first, end - first, PRESENCE_ZERO, deadline);
 
   while (err == 0 && first < end) {
     uint64_t stop = MIN (end, (first / STRIPE_BLOCKS + 1) * STRIPE_BLOCKS);
@@ -120,14 +236,15 @@ preserve_hole (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
 }
 
 static int
-preserve_blocks (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
+preserve_blocks (Disk *disk, Layer *layer, uint64_t first, uint64_t end,
+                 CopierDeadline deadline)
 {
   int err = 0;
 
   while (err == 0 && first < end && !atomic_load (&layer->dead)) {
     uint64_t stop = MIN (end, (first / STRIPE_BLOCKS + 1) * STRIPE_BLOCKS);
 
-    err = preserve_stripe (disk, layer, first, stop);
+    err = preserve_stripe (disk, layer, first, stop, deadline);
     first = stop;
   }
   return err;
@@ -135,7 +252,8 @@ preserve_blocks (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
 
 /* Large ranges (mkfs, write zeroes): skip the base's holes without reading. */
 static int
-preserve_large (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
+preserve_large (Disk *disk, Layer *layer, uint64_t first, uint64_t end,
+                CopierDeadline deadline)
 {
   int err = 0;
 
@@ -159,9 +277,9 @@ preserve_large (Disk *disk, Layer *layer, uint64_t first, uint64_t end)
       hole = false;
     }
     if (hole)
-      err = preserve_hole (disk, layer, first, next);
+      err = preserve_hole (disk, layer, first, next, deadline);
     else
-      err = preserve_blocks (disk, layer, first, next);
+      err = preserve_blocks (disk, layer, first, next, deadline);
     first = next;
     if (atomic_load (&layer->dead))
       break;
@@ -187,7 +305,7 @@ preserve_failed (Disk *disk, Layer *layer, int err, const char *what)
   }
   pthread_mutex_unlock (&disk->snap_lock);
   if (guest_fails)
-    return err == -EDQUOT ? -ENOSPC : err;
+    return err == -EDQUOT ? -ENOSPC : err == -ETIMEDOUT ? -EIO : err;
   if (err == -EDQUOT) {
     disk_break_over_limit (disk);
     return -EAGAIN;             /* for the others, or another thread gave back
@@ -197,16 +315,16 @@ preserve_failed (Disk *disk, Layer *layer, int err, const char *what)
   return 0;
 }
 
-/* The watermark: is so little left of the scratch file system that what else
- * lives there, or the next copies, would fail soon?  Looked at now and then. */
-static bool
-space_is_low (Disk *disk, const Layer *layer)
+static int
+preserve (Disk *disk, const Segment *seg, uint64_t first, uint64_t end)
 {
-  if (atomic_load_explicit (&disk->unchecked_blocks, memory_order_relaxed) <
-      SPACE_CHECK_BLOCKS)
-    return false;
-  atomic_store (&disk->unchecked_blocks, 0);
-  return disk_space_is_low (disk, layer->path);
+  int64_t timeout_ms = atomic_load (&disk->cbw_timeout_ms);
+  CopierDeadline deadline
+    = timeout_ms == 0 ? 0 : copier_now_ms () + timeout_ms;
+
+  if (end - first > 2 * STRIPE_BLOCKS)
+    return preserve_large (disk, seg->layer, first, end, deadline);
+  return preserve_blocks (disk, seg->layer, first, end, deadline);
 }
 
 int
@@ -229,16 +347,19 @@ disk_preserve (Disk *disk, const Segment *seg, uint64_t offset,
         !inflight_wait_older (disk->inflight, seg->layer_counter,
                               first * LAYER_BLOCK, end * LAYER_BLOCK,
                               OVERLAP_TIMEOUT_MS))
-      err = -ETIMEDOUT;
-    else if (end - first > 2 * STRIPE_BLOCKS)
-      err = preserve_large (disk, layer, first, end);
-    else
-      err = preserve_blocks (disk, layer, first, end);
-    if (err < 0)
-      err = preserve_failed (disk, layer, err, "cannot preserve old data");
-    else if (space_is_low (disk, layer))
-      err = preserve_failed (disk, layer, -ENOSPC,
-                             "the scratch reserve would be used up");
+      err = preserve_failed (disk, layer, -ETIMEDOUT,
+                             "an older write to the same place hangs");
+    else {
+      err = preserve (disk, seg, first, end);
+      if (err == SPACE_IS_LOW)
+        err = preserve_failed (disk, layer, -ENOSPC,
+                               "the scratch reserve would be used up");
+      else if (err == -ETIMEDOUT)
+        err = preserve_failed (disk, layer, err,
+                               "old data cannot be preserved in time");
+      else if (err < 0)
+        err = preserve_failed (disk, layer, err, "cannot preserve old data");
+    }
   } while (err == -EAGAIN);
   return err;
 }

@@ -126,12 +126,13 @@ store_add_snapshot (Catalog *cat, Snapshot *snap, int64_t disk_id,
 
   catalog_lock (cat);
   ok = run_sql (cat, "INSERT INTO snapshot (disk, name, boundary, layer, size,"
-                " state, created, on_error, scratch_limit, durable)"
-                " VALUES (?, ?, ?, ?, ?, 'prepared', ?, ?, ?, ?)", error,
-                "itiiiitii", disk_id, snap->name, (int64_t) snap->boundary,
+                " state, created, on_error, scratch_limit, durable,"
+                " cbw_timeout)"
+                " VALUES (?, ?, ?, ?, ?, 'prepared', ?, ?, ?, ?, ?)", error,
+                "itiiiitiii", disk_id, snap->name, (int64_t) snap->boundary,
                 layer_id, (int64_t) snap->size, snap->created,
                 on_error_name (snap->on_error), (int64_t) snap->limit_bytes,
-                (int64_t) snap->durable);
+                (int64_t) snap->durable, (int64_t) snap->cbw_timeout);
   if (ok)
     snap->id = catalog_last_id (cat);
   catalog_unlock (cat);
@@ -231,6 +232,7 @@ snapshot_row_read (sqlite3_stmt *stmt)
     ? FLEECE_BREAK_GUEST_WRITE : FLEECE_BREAK_SNAPSHOT;
   row->limit_bytes = sqlite3_column_int64 (stmt, 9);
   row->durable = sqlite3_column_int (stmt, 10);
+  row->cbw_timeout = sqlite3_column_int64 (stmt, 11);
   return row;
 }
 
@@ -270,8 +272,8 @@ GPtrArray *
 store_list_snapshots (Catalog *cat, int64_t disk_id, GError **error)
 {
   return list_rows (cat, "SELECT id, name, boundary, layer, size, state,"
-                    " reason, created, on_error, scratch_limit, durable"
-                    " FROM snapshot"
+                    " reason, created, on_error, scratch_limit, durable,"
+                    " cbw_timeout FROM snapshot"
                     " WHERE disk = ? ORDER BY id", disk_id, snapshot_row_read,
                     snapshot_row_free, error);
 }

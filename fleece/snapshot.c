@@ -163,10 +163,22 @@ is_readable (const Snapshot *snap)
   return state == SNAPSHOT_PREPARED || state == SNAPSHOT_LIVE;
 }
 
+/* What is left of snap's limit for the newest layer, in blocks. */
+static uint64_t
+budget_of (const Snapshot *snap, const Layer *newest)
+{
+  uint64_t sealed = used_locked (snap)
+    - atomic_load (&newest->data_blocks) * LAYER_BLOCK;
+
+  return snap->limit_bytes > sealed
+    ? (snap->limit_bytes - sealed) / LAYER_BLOCK : 0;
+}
+
 void
-disk_update_budget_locked (Disk *disk)
+disk_update_limits_locked (Disk *disk)
 {
   uint64_t budget = UINT64_MAX;
+  uint32_t timeout = 0;
   Layer *newest;
 
   if (disk->layers->len == 0)
@@ -174,16 +186,17 @@ disk_update_budget_locked (Disk *disk)
   newest = disk->layers->pdata[disk->layers->len - 1];
   for (unsigned i = 0; i < disk->snapshots->len; i++) {
     Snapshot *snap = disk->snapshots->pdata[i];
-    uint64_t sealed, left;
 
-    if (!is_readable (snap) || snap->limit_bytes == 0)
+    if (!is_readable (snap))
       continue;
-    sealed = used_locked (snap)
-      - atomic_load (&newest->data_blocks) * LAYER_BLOCK;
-    left = snap->limit_bytes > sealed ? snap->limit_bytes - sealed : 0;
-    budget = MIN (budget, left / LAYER_BLOCK);
+    if (snap->limit_bytes != 0)
+      budget = MIN (budget, budget_of (snap, newest));
+    if (snap->cbw_timeout != 0)
+      timeout = timeout == 0 ? snap->cbw_timeout
+        : MIN (timeout, snap->cbw_timeout);
   }
   atomic_store (&newest->budget_blocks, budget);
+  atomic_store (&disk->cbw_timeout_ms, (int64_t) timeout * 1000);
 }
 
 /* Mark those unreadable and tell; *broken gets references.  snap_lock held. */
@@ -223,8 +236,9 @@ disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
 {
   g_autoptr (GPtrArray) broken
     = g_ptr_array_new_with_free_func ((GDestroyNotify) snapshot_unref);
-  g_autofree char *reason = g_strdup_printf ("%s: %s", what,
-                                             g_strerror (error_number));
+  /* ETIMEDOUT is about networks, to its readers. */
+  g_autofree char *reason = error_number == ETIMEDOUT ? g_strdup (what)
+    : g_strdup_printf ("%s: %s", what, g_strerror (error_number));
 
   pthread_mutex_lock (&disk->break_lock);
   pthread_mutex_lock (&disk->snap_lock);
@@ -234,6 +248,7 @@ disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
     if (snap->layer != NULL && snap->layer->id <= layer->id)
       break_locked (snap, reason, broken);
   }
+  disk_update_limits_locked (disk);
   pthread_mutex_unlock (&disk->snap_lock);
   report_broken (disk, broken, error_number);
   /* Last: a write that finds the layer dead overwrites at once, and a reader
@@ -268,7 +283,7 @@ break_over_limit_locked (Disk *disk, GPtrArray *broken, Layer **out_idle)
                               " bytes is used up", snap->limit_bytes);
     break_locked (snap, reason, broken);
   }
-  disk_update_budget_locked (disk);
+  disk_update_limits_locked (disk);
   for (unsigned i = 0; i < disk->snapshots->len; i++)
     any |= is_readable (disk->snapshots->pdata[i]);
   if (broken->len > 0 && disk->layers->len > 0 && !any)

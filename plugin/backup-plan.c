@@ -35,9 +35,6 @@ refuse_unsupported (json_t *args, GError **error)
   else if (qmp_get_bool (args, "reuse-external", false))
     command_set_error (error, "'reuse-external' is not supported: scratch "
                        "files are made and removed by the server");
-  else if (qmp_get_int (args, "cbw-timeout", 0) != 0)
-    command_set_error (error, "'cbw-timeout' is not supported: only 0, no "
-                       "timeout");
   else
     return true;
   return false;
@@ -166,6 +163,7 @@ plan_disk (BackupPlan *plan, Disk *disk, json_t *args, json_t *item,
     return false;
   if (on_error != NULL && strcmp (on_error, "break-guest-write") == 0)
     cut.on_error = FLEECE_BREAK_GUEST_WRITE;
+  cut.cbw_timeout = qmp_get_int (args, "cbw-timeout", FLEECE_CBW_TIMEOUT);
   cut.durable = qmp_get_bool (args, "durable", false);
   if (!plan_scratch (plan, &cut, item, error))
     return false;

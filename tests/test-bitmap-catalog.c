@@ -47,7 +47,7 @@ test_newer (void)
   test_sql (cat, "PRAGMA user_version = 77");
   catalog_free (cat);
   refused (dir, BITMAP_ERROR_INVALID,
-           "schema version 77 of a newer program; this one knows up to 2");
+           "schema version 77 of a newer program; this one knows up to 3");
   test_dir_free (dir);
 }
 
@@ -77,7 +77,8 @@ test_migrate (void)
 
   cat = test_catalog (dir);
   g_assert_cmpstr (catalog_uuid (cat), ==, "some-uuid");
-  g_assert_cmpint (test_sql_int (cat, "PRAGMA user_version"), ==, 2);
+  g_assert_cmpint (test_sql_int (cat, "PRAGMA user_version"), ==,
+                   catalog_schema_version);
   g_assert_cmpint (test_sql_int (cat,
     "SELECT count (*) FROM epoch WHERE disk = 1 AND id = 7 AND prev = 0 AND"
     " size = 10 AND granularity = 65536 AND state = 'sealed' AND"

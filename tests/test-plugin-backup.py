@@ -77,7 +77,7 @@ refused("missing", disks=[{"disk": "vda"}, {"disk": "vdb", "scratch": {
     "file": t.path("missing/scratch")}}], checkpoint={"name": "c9"})
 assert os.path.getsize(there) == 1
 for args in ({"mode": "push"}, {"reuse_external": True},
-             {"cbw_timeout": 5},
+             {"cbw_timeout": 1 << 32}, {"cbw_timeout": -1},
              {"disks": [{"disk": "vda", "target": "x"}]}):
     refused("", **args)
 for args in ({"redefine": True}, {"redefine_validate": True}):
@@ -88,7 +88,7 @@ assert names() == ["c0", "c1"]
 # What works, with every choice made.
 reply = q.command(
     "backup-begin", id="b1", mode="pull", incremental="c1", durable=True,
-    cbw_timeout=0, on_cbw_error="break-guest-write",
+    cbw_timeout=7, on_cbw_error="break-guest-write",
     checkpoint={"name": "c2", "description": "d",
                 "disks": [{"disk": "vdb"},
                           {"disk": "vda", "checkpoint": "no"}]},
