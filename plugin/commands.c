@@ -99,6 +99,14 @@ static const struct qmp_arg args_backup_end[] = {
   { NULL }
 };
 
+static const struct qmp_arg args_block_resize[] = {
+  { "device", QMP_STR },
+  { "node-name", QMP_STR },
+  { "size", QMP_INT, .required = true, .min = 0, .max = INT64_MAX,
+    .range = "a >0 size" },
+  { NULL }
+};
+
 static const struct qmp_arg args_query_changes[] = {
   { "disk", QMP_STR, .required = true },
   { "since", QMP_STR },
@@ -165,6 +173,7 @@ server_reexec (struct qmp_session *session, json_t *args, GError **error)
 const struct qmp_command commands_table[] = {
   { "backup-begin", args_backup_begin, command_backup_begin },
   { "backup-end", args_backup_end, command_backup_end },
+  { "block_resize", args_block_resize, command_block_resize },
   { "checkpoint-create", args_checkpoint_create, command_checkpoint_create },
   { "checkpoint-delete", args_checkpoint_delete, command_checkpoint_delete },
   { "checkpoint-list", args_checkpoint_list, command_checkpoint_list },

@@ -30,6 +30,8 @@ json_t *command_backup_begin (struct qmp_session *session, json_t *args,
                               GError **error);
 json_t *command_backup_end (struct qmp_session *session, json_t *args,
                             GError **error);
+json_t *command_block_resize (struct qmp_session *session, json_t *args,
+                              GError **error);
 json_t *command_query_backups (struct qmp_session *session, json_t *args,
                                GError **error);
 

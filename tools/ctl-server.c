@@ -75,8 +75,26 @@ disk_list (struct ctl *ctl)
   return EXIT_OK;
 }
 
+static int
+disk_resize (struct ctl *ctl)
+{
+  uint64_t bytes;
+
+  if (!human_parse_size (ctl_word (ctl, 1), &bytes)) {
+    g_autofree char *shown = human_escape (ctl_word (ctl, 1), 100);
+
+    return ctl_usage (ctl, "disk resize needs a size such as 512M or 10G, not "
+                      "'%s'", shown);
+  }
+  return ctl_simple (ctl, "block_resize",
+                     json_pack ("{s:s, s:I}", "node-name", ctl_word (ctl, 0),
+                                "size", (json_int_t) bytes), NULL);
+}
+
 const struct verb disk_verbs[] = {
   { "disk list", "", 0, 0, "the disks being served", no_options, disk_list },
+  { "disk resize", "DISK SIZE", 2, 2, "make a disk larger or smaller",
+    no_options, disk_resize },
   { NULL }
 };
 
