@@ -41,17 +41,19 @@
 #define DISK_BYTES ((UINT64_C (5) << 20) + 3 * SIM_SECTOR)
 #define REGION (UINT64_C (1) << 20)
 #define NR_SECTORS (DISK_BYTES / SIM_SECTOR)
+#define START_BYTES ((UINT64_C (3) << 20) + SIM_SECTOR)
+#define LEAST_BYTES (UINT64_C (1) << 20)
 #define GRANULE 4096
 #define MAX_CUTS 12
 #define MAX_OPS 200
 
-typedef enum { WRITE, FUA, ZERO, TRIM, FLUSH, CUT, CHECKPOINT, END, STORE,
-               RESTART, NR_KINDS } Kind;
+typedef enum { WRITE, FUA, ZERO, TRIM, FLUSH, RESIZE, CUT, CHECKPOINT, END,
+               STORE, RESTART, NR_KINDS } Kind;
 
 typedef struct {
   Kind kind;
   unsigned disk;
-  uint64_t offset, length;
+  uint64_t offset, length;      /* RESIZE: length is the new size */
 } Op;
 
 /* What a history has promised; shared. */
@@ -59,12 +61,14 @@ typedef struct {
   atomic_uint version;          /* of the last write */
   struct oracle_disk {
     uint32_t submitted[NR_SECTORS], acked[NR_SECTORS], stable[NR_SECTORS];
-    uint32_t zeroed[NR_SECTORS];        /* last zeroing or trim */
+    uint32_t zeroed[NR_SECTORS];        /* last zeroing, trim or resize */
+    uint32_t edge[DISK_BYTES / GRANULE + 1];    /* last resize from or to it */
+    uint64_t size, other_size;  /* it has one or the other */
   } disk[NR_DISKS];
   struct oracle_cut {
     bool done, snapshot, ended;
     unsigned version;           /* writes up to this are before it, surely */
-    uint64_t boundary[NR_DISKS];
+    uint64_t boundary[NR_DISKS], size[NR_DISKS];
     uint8_t replica[NR_DISKS][DISK_BYTES];
   } cut[MAX_CUTS];
   atomic_uint nr_cuts;
@@ -168,6 +172,29 @@ do_write (const Op *op)
   }
 }
 
+/* What it adds or takes away is zeroed as of then. */
+static void
+do_resize (const Op *op)
+{
+  struct oracle_disk *o = &oracle->disk[op->disk];
+  uint32_t version = atomic_load (&oracle->version) + 1;
+  uint64_t first = MIN (o->size, op->length) / SIM_SECTOR;
+  uint64_t end = MAX (o->size, op->length) / SIM_SECTOR;
+  g_autoptr (GError) error = NULL;
+
+  for (uint64_t s = first; s < end; s++)
+    o->submitted[s] = o->zeroed[s] = version;
+  o->edge[o->size / GRANULE] = o->edge[op->length / GRANULE] = version;
+  o->other_size = op->length;
+  atomic_store (&oracle->version, version);
+  fleece_resize (fleece, disk[op->disk], op->length, &error);
+  g_assert_no_error (error);
+  g_assert_cmpuint (disk_size (disk[op->disk]), ==, op->length);
+  o->size = op->length;
+  for (uint64_t s = first; s < end; s++)
+    o->acked[s] = o->stable[s] = version;
+}
+
 /* A backup of both disks: what a client would have, and keeps. */
 static void
 do_cut (bool snapshots)
@@ -193,13 +220,15 @@ do_cut (bool snapshots)
   cut->ended = false;
   for (unsigned i = 0; i < NR_DISKS; i++) {
     cut->boundary[i] = part[i].boundary;
+    cut->size[i] = snapshots ? snapshot_size (part[i].out_snapshot)
+      : disk_size (disk[i]);
     if (snapshots) {
       g_assert_cmpint (snapshot_pread (part[i].out_snapshot, cut->replica[i],
-                                       DISK_BYTES, 0), ==, 0);
+                                       cut->size[i], 0), ==, 0);
       snapshot_unref (part[i].out_snapshot);
     }
     else                        /* only when nobody writes */
-      g_assert_cmpint (disk_pread (disk[i], cut->replica[i], DISK_BYTES, 0),
+      g_assert_cmpint (disk_pread (disk[i], cut->replica[i], cut->size[i], 0),
                        ==, 0);
   }
   cut->done = true;
@@ -243,6 +272,9 @@ do_op (const Op *op)
     g_assert_cmpint (disk_flush (disk[op->disk]), ==, 0);
     memcpy (o->stable, o->acked, sizeof o->stable);
     break;
+  case RESIZE:
+    do_resize (op);
+    break;
   case CUT:
     do_cut (true);
     break;
@@ -273,9 +305,12 @@ static const Op script[] = {
   { FLUSH, 0 }, { ZERO, 0, 0, 65536 }, { CUT }, { FUA, 1, 65536, 512 },
   { WRITE, 1, 512, 1536 }, { TRIM, 0, 1 << 20, 65536 }, { STORE },
   { END, 0, 0 }, { WRITE, 0, 131072, 65536 }, { CHECKPOINT },
+  { RESIZE, 1, 0, DISK_BYTES }, { RESIZE, 0, 0, LEAST_BYTES + 3584 },
   { WRITE, 0, 0, 512 }, { WRITE, 1, 5 << 20, 1536 }, { FLUSH, 1 },
+  { RESIZE, 0, 0, DISK_BYTES - 512 },
   { WRITE, 1, 3 << 20, 4096 }, { FLUSH, 1 }, { WRITE, 0, 4 << 20, 4096 },
-  { RESTART }, { WRITE, 0, 262144, 4096 }, { CUT }, { WRITE, 0, 262144, 4096 },
+  { RESTART }, { RESIZE, 0, 0, 4 << 20 }, { WRITE, 0, 262144, 4096 }, { CUT },
+  { WRITE, 0, 262144, 4096 },
   { WRITE, 1, 0, 4096 }, { END, 0, 1 }, { STORE }, { WRITE, 1, 4096, 4096 },
 };
 
@@ -284,22 +319,29 @@ random_op (GRand *rand)
 {
   static const Kind kinds[] = {
     WRITE, WRITE, WRITE, WRITE, WRITE, WRITE, FUA, ZERO, TRIM, FLUSH, FLUSH,
-    CUT, CUT, CHECKPOINT, END, END, STORE, WRITE, WRITE, WRITE, WRITE, WRITE,
+    RESIZE, RESIZE, CUT, CUT, CHECKPOINT, END, END, STORE, WRITE, WRITE, WRITE, WRITE, WRITE,
   };
   Op op = { .kind = kinds[g_rand_int_range (rand, 0, G_N_ELEMENTS (kinds))],
             .disk = g_rand_int_range (rand, 0, NR_DISKS) };
-  uint64_t sector = g_rand_int_range (rand, 0, NR_SECTORS);
+  uint64_t nr_sectors = oracle->disk[op.disk].size / SIM_SECTOR;
+  uint64_t sector = g_rand_int_range (rand, 0, nr_sectors);
   uint64_t nr = g_rand_int_range (rand, 1, 25);
 
   if (g_rand_int_range (rand, 0, 40) == 0)
     op.kind = RESTART;
   if (op.kind == END)
     op.offset = g_rand_int_range (rand, 0, MAX_CUTS);
+  else if (op.kind == RESIZE) {
+    op.length = g_rand_int_range (rand, LEAST_BYTES / SIM_SECTOR,
+                                  NR_SECTORS + 1) * SIM_SECTOR;
+    if (g_rand_boolean (rand))
+      op.length = op.length / GRANULE * GRANULE;
+  }
   else {
     if (g_rand_boolean (rand))  /* some places are hot */
       sector %= 512;
     op.offset = sector * SIM_SECTOR;
-    op.length = MIN (nr, NR_SECTORS - sector) * SIM_SECTOR;
+    op.length = MIN (nr, nr_sectors - sector) * SIM_SECTOR;
   }
   return op;
 }
@@ -379,10 +421,17 @@ static void
 check_base (bool power)
 {
   for (unsigned d = 0; d < NR_DISKS; d++) {
-    g_autofree uint64_t *now = g_malloc (DISK_BYTES);
+    struct oracle_disk *o = &oracle->disk[d];
+    uint64_t size = disk_size (disk[d]);
+    g_autofree uint64_t *now = g_malloc (size);
 
-    g_assert_cmpint (disk_pread (disk[d], now, DISK_BYTES, 0), ==, 0);
-    for (uint64_t s = 0; s < NR_SECTORS; s++)
+    if (size != o->size && size != o->other_size)
+      g_error ("base: disk %u has %" G_GUINT64_FORMAT " bytes, not %"
+               G_GUINT64_FORMAT " or %" G_GUINT64_FORMAT, d, size, o->size,
+               o->other_size);
+    o->size = o->other_size = size;
+    g_assert_cmpint (disk_pread (disk[d], now, size, 0), ==, 0);
+    for (uint64_t s = 0; s < size / SIM_SECTOR; s++)
       check_sector (d, s, now + s * (SIM_SECTOR / 8), power);
   }
 }
@@ -409,19 +458,21 @@ check_chain (unsigned nr, unsigned d, Crash crash, bool precise)
   const struct oracle_cut *cut = &oracle->cut[nr];
   const struct oracle_disk *o = &oracle->disk[d];
   g_autoptr (GError) error = NULL;
-  g_autofree uint8_t *now = g_malloc (DISK_BYTES);
+  uint64_t size = disk_size (disk[d]);
+  g_autofree uint8_t *now = g_malloc (size);
   g_autoptr (ChangeSet) set = NULL;
 
   set = epoch_log_changed (disk_epoch_log (disk[d]), cut->boundary[d], 0, NULL,
                            &error);
   g_assert_no_error (error);
-  g_assert_cmpint (disk_pread (disk[d], now, DISK_BYTES, 0), ==, 0);
-  for (uint64_t at = 0; at < DISK_BYTES; at += GRANULE) {
-    uint64_t n = MIN (GRANULE, DISK_BYTES - at);
-    bool written = false;
+  g_assert_cmpuint (change_set_size (set), ==, size);
+  g_assert_cmpint (disk_pread (disk[d], now, size, 0), ==, 0);
+  for (uint64_t at = 0; at < size; at += GRANULE) {
+    uint64_t n = MIN (GRANULE, size - at);
+    bool written = o->edge[at / GRANULE] > cut->version;
 
     if (!change_set_get (set, at)) {
-      if (memcmp (now + at, cut->replica[d] + at, n) != 0)
+      if (at + n > cut->size[d] || memcmp (now + at, cut->replica[d] + at, n) != 0)
         g_error ("chain: disk %u offset %" G_GUINT64_FORMAT " has changed "
                  "since cut %u and is reported clean", d, at, nr);
       continue;
@@ -442,7 +493,7 @@ static void
 check_snapshot (unsigned nr, unsigned d, Crash crash, bool must_live)
 {
   const struct oracle_cut *cut = &oracle->cut[nr];
-  g_autofree uint8_t *got = g_malloc (DISK_BYTES);
+  g_autofree uint8_t *got = g_malloc (cut->size[d]);
   g_autoptr (Snapshot) snap = NULL;
   char name[16];
   int err;
@@ -450,10 +501,11 @@ check_snapshot (unsigned nr, unsigned d, Crash crash, bool must_live)
   cut_name (nr, name);
   snap = disk_find_snapshot (disk[d], name);
   g_assert_nonnull (snap);
-  err = snapshot_pread (snap, got, DISK_BYTES, 0);
+  g_assert_cmpuint (snapshot_size (snap), ==, cut->size[d]);
+  err = snapshot_pread (snap, got, cut->size[d], 0);
   if (err == 0) {
     g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_LIVE);
-    if (memcmp (got, cut->replica[d], DISK_BYTES) != 0)
+    if (memcmp (got, cut->replica[d], cut->size[d]) != 0)
       g_error ("snapshot: %s of disk %u is not what it was", name, d);
     return;
   }
@@ -590,8 +642,9 @@ new_disks (void)
     StorageFile *file;
 
     g_assert_cmpint (sim_storage.ops->open (&sim_storage, image[i],
-                                            STORAGE_CREATE, DISK_BYTES, &file),
-                     ==, 0);
+                                            STORAGE_CREATE, START_BYTES,
+                                            &file), ==, 0);
+    oracle->disk[i].size = oracle->disk[i].other_size = START_BYTES;
     file->ops->sync (file);
     file->ops->close (file);
   }

@@ -357,10 +357,14 @@ slot_of (StorageFile *f)
 static int
 sim_pread (StorageFile *f, void *buf, size_t length, uint64_t offset)
 {
+  bool there;
+
   pthread_mutex_lock (&sim->mutex);
-  memcpy (buf, bytes_of (now_bytes, slot_of (f)) + offset, length);
+  there = offset + length <= slot_of (f)->size;
+  if (there)
+    memcpy (buf, bytes_of (now_bytes, slot_of (f)) + offset, length);
   end ();
-  return 0;
+  return there ? 0 : -EIO;
 }
 
 static int
