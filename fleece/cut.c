@@ -561,6 +561,7 @@ forget_layer (Disk *disk, Layer *layer)
   g_autoptr (GError) error = NULL;
 
   layer_remove_file (layer);
+  layer_release_space (layer);
   if (!store_delete_layer (disk->fleece->cat, layer->id, &error))
     fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
                  "removing a layer: %s", error->message);
@@ -573,6 +574,9 @@ disk_drop_layers (Disk *disk)
   g_autoptr (GPtrArray) gone = g_ptr_array_new ();
   bool any_left;
 
+  /* A snapshot that is breaking has to be recorded as broken before its layer is
+   * dead. */
+  pthread_mutex_lock (&disk->break_lock);
   pthread_mutex_lock (&disk->snap_lock);
   while (disk->layers->len > 0 &&
          !layer_needed_locked (disk, disk->layers->pdata[0])) {
@@ -586,6 +590,7 @@ disk_drop_layers (Disk *disk)
   any_left = disk->layers->len > 0;
   disk_update_limits_locked (disk);
   pthread_mutex_unlock (&disk->snap_lock);
+  pthread_mutex_unlock (&disk->break_lock);
 
   if (gone->len > 0 && !any_left) {
     disk_flip (disk, NULL, disk->size);

@@ -393,6 +393,7 @@ disk_stop (Disk *disk, GError **error)
   bool ok;
 
   pthread_mutex_lock (&disk->cut_lock);
+  disk->stopped = true;
   ok = stop_locked (disk, error);
   pthread_mutex_unlock (&disk->cut_lock);
   return ok;

@@ -67,6 +67,7 @@ struct Disk {
   Epoch *current;               /* what newest->bitmap belongs to; cut_lock */
   Epoch *late;                  /* an aborted cut's epoch: in use, not sealed;
                                  * then current == late.  cut_lock */
+  bool stopped;                 /* disk_stop was called; cut_lock */
   _Atomic uint64_t cuts;
   /* How long a write may wait for its old data to be preserved: what the strictest
    * snapshot says.  0: for ever. */

@@ -268,6 +268,26 @@ fleece_stop (Fleece *f, GError **error)
   return ok;
 }
 
+bool
+fleece_drop_broken (Fleece *f)
+{
+  bool all = true;
+
+  for (unsigned i = 0; i < f->disks->len; i++) {
+    Disk *disk = f->disks->pdata[i];
+
+    /* A cut may take a minute, and the caller has other things to do. */
+    if (pthread_mutex_trylock (&disk->cut_lock) != 0) {
+      all = false;
+      continue;
+    }
+    if (!disk->stopped)
+      disk_drop_layers (disk);
+    pthread_mutex_unlock (&disk->cut_lock);
+  }
+  return all;
+}
+
 #define DEFAULT_RESERVE (UINT64_C (2) << 30)
 
 bool

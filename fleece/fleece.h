@@ -119,6 +119,11 @@ bool fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
  * that must not break), NO_MEMORY. */
 bool fleece_resize (Fleece *f, Disk *disk, uint64_t size, GError **error);
 
+/* Frees the scratch space that only broken snapshots use; they stay, with their
+ * reason.  Call it from a background thread after FLEECE_NOTE_SNAPSHOT_BROKEN.
+ * False: a disk was busy with a cut; call it again. */
+bool fleece_drop_broken (Fleece *f);
+
 /* K7: store sealed epochs still in memory.  Call it now and then from a
  * background thread, and after a cut. */
 bool fleece_store_epochs (Fleece *f, GError **error);

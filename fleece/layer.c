@@ -298,6 +298,14 @@ layer_remove_file (Layer *layer)
   return layer_remove_files (layer->storage, layer->path);
 }
 
+void
+layer_release_space (Layer *layer)
+{
+  /* Closing the file does the same; where this is not supported, that will. */
+  if (atomic_load (&layer->refs) > 1 && layer->nr_blocks > 0)
+    layer->file->ops->punch (layer->file, 0, layer->nr_blocks * LAYER_BLOCK);
+}
+
 static bool
 is_there (const _Atomic uint64_t *there, uint64_t page)
 {

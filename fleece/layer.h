@@ -104,6 +104,9 @@ Layer *layer_create (Storage *storage, const char *path, uint64_t size,
 /* Remove the files' names; the open files and the map live until the last
  * reference goes.  0 or -errno. */
 int layer_remove_file (Layer *layer);
+/* Nobody will read it any more: give back the space of its scratch file, whose
+ * name is gone, though there are references. */
+void layer_release_space (Layer *layer);
 /* No writer preserves into it from now on, and it is not to be believed after a
  * kill -9 either. */
 void layer_kill (Layer *layer);

@@ -16,8 +16,10 @@
 
 #define MAX_NOTES 1000
 
-/* A store that failed (disk full) is tried again this often. */
+/* A store that failed (disk full) is tried again this often; space that could not
+ * be freed since a cut was under way, sooner. */
 #define RETRY_SECONDS 10
+#define RETRY_DROP_SECONDS 1
 
 typedef struct {
   FleeceNoteKind kind;
@@ -36,6 +38,7 @@ struct Keeper {
   GQueue notes;                 /* of Note */
   uint64_t dropped;
   bool store;                   /* there may be something to store */
+  bool drop;                    /* a snapshot broke: its space can go */
   bool stop;
 };
 
@@ -86,6 +89,7 @@ keeper_notify (void *opaque, FleeceNoteKind kind, const char *disk,
   note->error_number = error_number;
 
   pthread_mutex_lock (&keeper->lock);
+  keeper->drop |= kind == FLEECE_NOTE_SNAPSHOT_BROKEN;
   if (keeper->notes.length < MAX_NOTES) {
     g_queue_push_tail (&keeper->notes, g_steal_pointer (&note));
     pthread_cond_signal (&keeper->cond);
@@ -163,39 +167,52 @@ store_epochs (Keeper *keeper, bool *was_failing)
   return false;
 }
 
+/* Wait until there is something to do, or something to try again.  lock held. */
+static void
+wait_locked (Keeper *keeper, bool store_failed, bool drop_failed)
+{
+  while (!keeper->stop && !keeper->store && !keeper->drop &&
+         keeper->notes.length == 0) {
+    struct timespec until;
+
+    if (!store_failed && !drop_failed) {
+      pthread_cond_wait (&keeper->cond, &keeper->lock);
+      continue;
+    }
+    clock_gettime (CLOCK_MONOTONIC, &until);
+    until.tv_sec += drop_failed ? RETRY_DROP_SECONDS : RETRY_SECONDS;
+    if (pthread_cond_timedwait (&keeper->cond, &keeper->lock,
+                                &until) == ETIMEDOUT) {
+      keeper->store = store_failed;
+      keeper->drop = drop_failed;
+    }
+  }
+}
+
 static void *
 keeper_thread (void *opaque)
 {
   Keeper *keeper = opaque;
-  bool failing = false;
+  bool store_failed = false, drop_failed = false;
 
   for (;;) {
-    bool stop, store;
+    bool stop, store, drop;
 
     pthread_mutex_lock (&keeper->lock);
-    while (!keeper->stop && !keeper->store && keeper->notes.length == 0) {
-      if (failing) {
-        struct timespec until;
-
-        clock_gettime (CLOCK_MONOTONIC, &until);
-        until.tv_sec += RETRY_SECONDS;
-        if (pthread_cond_timedwait (&keeper->cond, &keeper->lock,
-                                    &until) == ETIMEDOUT)
-          keeper->store = true;
-      }
-      else
-        pthread_cond_wait (&keeper->cond, &keeper->lock);
-    }
+    wait_locked (keeper, store_failed, drop_failed);
     stop = keeper->stop;
     store = keeper->store;
-    keeper->store = false;
+    drop = keeper->drop;
+    keeper->store = keeper->drop = false;
     pthread_mutex_unlock (&keeper->lock);
 
     keeper_flush (keeper);
     if (stop)
       return NULL;
     if (store)
-      store_epochs (keeper, &failing);
+      store_epochs (keeper, &store_failed);
+    if (drop)
+      drop_failed = !fleece_drop_broken (keeper->fleece);
   }
 }
 

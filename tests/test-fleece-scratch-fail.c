@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "tests/fleece-fixture.h"
 #include "tests/storage-hook.h"
@@ -178,6 +179,67 @@ test_failing (void)
   break_by_default (EIO);
 }
 
+/* Bytes of scratch files that have no name any more but are open. */
+static uint64_t
+nameless_bytes (void)
+{
+  g_autoptr (GDir) dir = g_dir_open ("/proc/self/fd", 0, NULL);
+  uint64_t bytes = 0;
+  const char *name;
+
+  g_assert_nonnull (dir);
+  while ((name = g_dir_read_name (dir)) != NULL) {
+    g_autofree char *link = g_build_filename ("/proc/self/fd", name, NULL);
+    g_autofree char *path = g_file_read_link (link, NULL);
+    struct stat st;
+
+    if (path != NULL && g_str_has_suffix (path, ".layer (deleted)") &&
+        stat (link, &st) == 0)
+      bytes += (uint64_t) st.st_blocks * 512;
+  }
+  return bytes;
+}
+
+/* What only a broken snapshot used is free before it ends, though a reader still
+ * has it; what an older one reads through stays. */
+static void
+test_space (void)
+{
+  Snapshot *old, *tiny;
+
+  setup ();
+  old = cut ("old", FLEECE_BREAK_SNAPSHOT, 0);
+  tiny = cut ("tiny", FLEECE_BREAK_SNAPSHOT, 16 * BLOCK);
+  g_assert_cmpint (try_write (0, 16 * BLOCK, 'b'), ==, 0);
+  g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, 0);
+  check_broken (tiny, "limit");
+  g_assert_true (fleece_drop_broken (fx->f));
+  g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 2);
+  fixture_check_snapshot (old, 0, SIZE, 'a');
+
+  set_fail (HOOK_PWRITE, ".layer", 0, SIZE, -ENOSPC);
+  g_assert_cmpint (try_write (2 * AT, BLOCK, 'b'), ==, 0);
+  set_fail (HOOK_PWRITE, NULL, 0, 0, 0);
+  g_assert_true (fleece_drop_broken (fx->f));
+  g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
+  g_assert_cmpuint (nameless_bytes (), ==, 0);
+  g_assert_cmpint (try_write (3 * AT, BLOCK, 'b'), ==, 0);
+  check_broken (old, g_strerror (ENOSPC));
+  check_broken (tiny, "limit");
+  snapshot_unref (old);
+  snapshot_unref (tiny);
+
+  fixture_crash (fx);
+  fixture_start (fx);
+  old = disk_find_snapshot (fx->disk[0], "old");
+  tiny = disk_find_snapshot (fx->disk[0], "tiny");
+  check_broken (old, g_strerror (ENOSPC));
+  check_broken (tiny, "limit");
+  fixture_end (old);
+  fixture_end (tiny);
+  teardown ();
+}
+
 static void
 test_break_guest_write (void)
 {
@@ -310,6 +372,7 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/fleece/scratch-fail/full", test_full);
   g_test_add_func ("/fleece/scratch-fail/failing", test_failing);
+  g_test_add_func ("/fleece/scratch-fail/space", test_space);
   g_test_add_func ("/fleece/scratch-fail/break-guest-write",
                    test_break_guest_write);
   g_test_add_func ("/fleece/scratch-fail/limit", test_limit);

@@ -154,6 +154,10 @@ e = [e["data"] for e in q.events if e["event"] == "SNAPSHOT_BROKEN"]
 assert len(e) == 1 and e[0]["disk"] == "vda" and e[0]["snapshot"] == "tiny", e
 assert e[0]["nospace"] is True, e
 assert vda.pread(65536, 0) == b"y" * 65536
+# Its space is free at once, not when it ends.
+fixture.wait_until("the scratch file to go", lambda: not os.listdir(scratch))
+d = q.command("query-backups")[0]["disks"][0]
+assert d["state"] == "broken" and d["reason"] and d["scratch-used"] == 0, d
 h = t.connect("vda@tiny")
 try:
     h.pread(4096, 0)
