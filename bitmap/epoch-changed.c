@@ -268,6 +268,20 @@ merge (EpochLog *log, GPtrArray *parts, const Interval *iv, GError **error)
   return change_set_union_finish (u, error);
 }
 
+/* why: NULL: a row is missing, or has neither bits nor maps. */
+static void
+tell_damage (EpochLog *log, const GError *why)
+{
+  g_autofree char *text = NULL;
+
+  if (log->options.notify == NULL || atomic_exchange (&log->told_damage, true))
+    return;
+  text = g_strdup_printf ("a stored record of changes is damaged (%s): "
+                          "everything since counts as changed",
+                          why != NULL ? why->message : "a part of it is missing");
+  log->options.notify (log->options.opaque, log->name, text, 0);
+}
+
 ChangeSet *
 epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to, bool *out_damaged,
                    GError **error)
@@ -295,6 +309,8 @@ epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to, bool *out_damaged,
     }
     iv.damaged = set == NULL;
   }
+  if (iv.damaged)
+    tell_damage (log, local);
   if (set == NULL)
     set = change_set_new_full (iv.disk_size,
                                granule_fit (iv.disk_size, iv.granularity),

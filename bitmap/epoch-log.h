@@ -28,6 +28,7 @@ struct EpochLog {
   EpochOptions options;         /* defaults filled in */
   char *maps_dir;               /* NULL: no files */
   struct Intents *intents;      /* NULL: none */
+  atomic_bool told_damage;      /* options.notify was called for it */
 
   _Atomic (Epoch *) current;    /* changed under mutex */
 

@@ -66,8 +66,8 @@ typedef struct {
   unsigned idle_ms;             /* before an intent is cleared: 30000 */
   unsigned idle_over_cap_ms;    /* the same above the cap: 5000 */
   uint64_t cap_bytes;           /* max (16 GiB, 2 % of the disk) */
-  /* Storing failed; text: one phrase.  Any thread, no lock held; must not call
-   * back.  NULL: none. */
+  /* Storing failed, or what was stored is damaged (told once a log); text: one
+   * phrase.  Any thread, no lock held; must not call back.  NULL: none. */
   void (*notify) (void *opaque, const char *disk, const char *text,
                   int error_number);
   void *opaque;

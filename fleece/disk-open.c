@@ -65,8 +65,8 @@ lose (Disk *disk, Snapshot *snap, const char *why, GError **error)
   g_free (snap->reason);
   snap->reason = g_strdup (why);
   atomic_store (&snap->state, SNAPSHOT_LOST);
-  fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, snap->name, 0,
-               "the snapshot is lost: %s", why);
+  fleece_note (disk->fleece, FLEECE_NOTE_SNAPSHOT_LOST, disk->name, snap->name,
+               0, "%s", why);
   return store_set_snapshot_state (disk->fleece->cat, snap->id, SNAPSHOT_LOST,
                                    why, error);
 }
@@ -282,11 +282,17 @@ open_snapshots (Disk *disk, GError **error)
 }
 
 static void
-note_tracking (void *opaque, const char *disk, const char *text,
+note_tracking (void *opaque, const char *name, const char *text,
                int error_number)
 {
-  fleece_note (opaque, FLEECE_NOTE_WARNING, disk, NULL, error_number, "%s",
-               text);
+  Disk *disk = opaque;
+
+  pthread_mutex_lock (&disk->snap_lock);
+  g_free (disk->tracking_error);
+  disk->tracking_error = g_strdup (text);
+  pthread_mutex_unlock (&disk->snap_lock);
+  fleece_note (disk->fleece, FLEECE_NOTE_TRACKING, name, NULL, error_number,
+               "%s", text);
 }
 
 bool
@@ -302,7 +308,7 @@ disk_start (Disk *disk, GError **error)
   options.storage = disk->fleece->storage;
   options.runtime = disk->fleece->runtime;
   options.notify = note_tracking;
-  options.opaque = disk->fleece;
+  options.opaque = disk;
   disk->log = epoch_log_open (disk->fleece->cat, disk->name,
                               disk->granularity, &identity, &options, error);
   if (disk->log == NULL) {

@@ -257,6 +257,17 @@ disk_granularity (const Disk *disk)
   return disk->granularity;
 }
 
+char *
+disk_tracking_error (Disk *disk)
+{
+  char *text;
+
+  pthread_mutex_lock (&disk->snap_lock);
+  text = g_strdup (disk->tracking_error);
+  pthread_mutex_unlock (&disk->snap_lock);
+  return text;
+}
+
 EpochLog *
 disk_epoch_log (Disk *disk)
 {

@@ -17,6 +17,9 @@ const char *disk_path (const Disk *disk);
 uint64_t disk_size (const Disk *disk);          /* bytes, as of now */
 bool disk_is_block (const Disk *disk);
 uint32_t disk_granularity (const Disk *disk);   /* of tracking, bytes */
+/* What last went wrong with recording changes since the start, or with reading
+ * what was recorded; NULL: nothing.  Caller frees. */
+char *disk_tracking_error (Disk *disk);
 /* For epoch_log_changed, and _report; NULL before fleece_start. */
 EpochLog *disk_epoch_log (Disk *disk);
 

@@ -86,6 +86,7 @@ struct Disk {
   /* Of layers that are gone, minus what loaded ones held at the start (so it
    * may wrap below 0): with the layers' own counts, the sum of this process. */
   uint64_t blocks_copied, blocks_zero;
+  char *tracking_error;         /* under snap_lock alone; NULL: none */
 };
 
 struct Fleece {

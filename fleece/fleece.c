@@ -57,6 +57,7 @@ disk_free (Disk *disk)
   pthread_mutex_destroy (&disk->snap_lock);
   g_free (disk->name);
   g_free (disk->path);
+  g_free (disk->tracking_error);
   g_free (disk);
 }
 

@@ -26,6 +26,8 @@ typedef enum {
   FLEECE_NOTE_INFO,             /* worth a log line */
   FLEECE_NOTE_WARNING,
   FLEECE_NOTE_SNAPSHOT_BROKEN,  /* the first failure only; see snapshot_state */
+  FLEECE_NOTE_SNAPSHOT_LOST,    /* found so by a start */
+  FLEECE_NOTE_TRACKING,         /* a warning; see disk_tracking_error */
 } FleeceNoteKind;
 
 /* disk, snapshot: names, either may be NULL.  text: one phrase.  Called from any

@@ -32,6 +32,7 @@ tracking_of (Disk *disk)
   static const char *const recoveries[] = {
     "exact", "exact", "bounded", "all-dirty",
   };
+  g_autofree char *failure = disk_tracking_error (disk);
   struct disk_stats stats;
   json_t *tracking;
 
@@ -61,6 +62,8 @@ tracking_of (Disk *disk)
     json_object_set_new (tracking, "bad-sectors",
                          json_integer (report->bad_sectors));
   }
+  if (failure != NULL)
+    json_object_set_new (tracking, "error", qmp_text (failure));
   return tracking;
 }
 

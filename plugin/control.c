@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -74,7 +75,7 @@ struct Control {
   const struct qmp_command *table;
   int wake_fd;                  /* eventfd */
   pthread_t thread;
-  bool started;
+  atomic_bool started;
   bool no_files;                /* the I/O thread's: accept has just failed */
   bool said_no_files;           /* the I/O thread's: since the last client */
   GPtrArray *clients;           /* of Client; changed by the I/O thread only,

@@ -102,7 +102,17 @@ keeper_notify (void *opaque, FleeceNoteKind kind, const char *disk,
 }
 
 static void
-log_note (const Note *note)
+send_event (const char *name, json_t *data)
+{
+  if (plugin.control != NULL)
+    control_event (plugin.control, name, data);
+  else
+    json_decref (data);
+}
+
+/* To the log, and what a program wants to know of to control clients. */
+static void
+tell_note (const Note *note)
 {
   g_autoptr (GString) where = g_string_new (NULL);
 
@@ -110,19 +120,35 @@ log_note (const Note *note)
     g_string_append_printf (where, "disk '%s': ", note->disk);
   if (note->snapshot != NULL)
     g_string_append_printf (where, "snapshot '%s': ", note->snapshot);
-  if (note->kind == FLEECE_NOTE_INFO)
+  switch (note->kind) {
+  case FLEECE_NOTE_INFO:
     nbdkit_debug ("%s%s", where->str, note->text);
-  else if (note->kind == FLEECE_NOTE_WARNING)
+    break;
+  case FLEECE_NOTE_WARNING:
     nbdkit_error ("warning: %s%s", where->str, note->text);
-  else {
+    break;
+  case FLEECE_NOTE_SNAPSHOT_BROKEN:
     nbdkit_error ("warning: %sbroken: %s", where->str, note->text);
-    if (plugin.control != NULL)
-      control_event (plugin.control, "SNAPSHOT_BROKEN",
-                     json_pack ("{s:s?, s:s?, s:o, s:b}",
-                                "disk", note->disk,
-                                "snapshot", note->snapshot,
-                                "reason", qmp_text (note->text),
-                                "nospace", note->error_number == ENOSPC));
+    send_event ("SNAPSHOT_BROKEN",
+                json_pack ("{s:s?, s:s?, s:o, s:b}", "disk", note->disk,
+                           "snapshot", note->snapshot,
+                           "reason", qmp_text (note->text),
+                           "nospace", note->error_number == ENOSPC));
+    break;
+  case FLEECE_NOTE_SNAPSHOT_LOST:
+    nbdkit_error ("warning: %slost: %s", where->str, note->text);
+    send_event ("SNAPSHOT_LOST",
+                json_pack ("{s:s?, s:s?, s:o}", "disk", note->disk,
+                           "snapshot", note->snapshot,
+                           "reason", qmp_text (note->text)));
+    break;
+  case FLEECE_NOTE_TRACKING:
+    nbdkit_error ("warning: %s%s", where->str, note->text);
+    send_event ("TRACKING_ERROR",
+                json_pack ("{s:s?, s:o, s:b}", "disk", note->disk,
+                           "reason", qmp_text (note->text),
+                           "nospace", note->error_number == ENOSPC));
+    break;
   }
 }
 
@@ -145,7 +171,7 @@ keeper_flush (Keeper *keeper)
                     "dropped", dropped);
     if (note == NULL)
       return;
-    log_note (note);
+    tell_note (note);
     note_free (note);
   }
 }

@@ -66,18 +66,12 @@ cached_map_boundary (const CachedMap *map)
 ChangeSet *
 cached_map_load (CachedMap *map, GError **error)
 {
-  bool damaged = false;
   SCOPED_LOCK (&map->lock);
 
-  if (map->set == NULL) {
+  if (map->set == NULL)
     map->set = epoch_log_changed (disk_epoch_log (map->bd->disk),
                                   map->boundary,
                                   snapshot_boundary (map->bd->snapshot),
-                                  &damaged, error);
-    if (damaged)
-      nbdkit_error ("warning: disk '%s': a stored record of changes is "
-                    "damaged: everything counts as changed",
-                    map->bd->disk_name);
-  }
+                                  NULL, error);
   return map->set;
 }

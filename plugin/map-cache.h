@@ -20,7 +20,7 @@ void cached_map_put (CachedMap *map);
 uint64_t cached_map_boundary (const CachedMap *map);
 
 /* Builds it if that has not been done; borrowed, lives as long as the map.  An
- * epoch that cannot be read counts as all dirty, which is logged.  NOT_FOUND if
+ * epoch that cannot be read counts as all dirty, which is told (FLEECE_NOTE_TRACKING).  NOT_FOUND if
  * the epochs since boundary are not kept any more. */
 ChangeSet *cached_map_load (CachedMap *map, GError **error);
 

@@ -220,10 +220,14 @@ tell_recovery (const char *disk, const EpochOpenReport *report)
                   "every checkpoint: %s", disk, report->reason);
     break;
   }
-  if (report->bad_sectors > 0)
-    nbdkit_error ("warning: disk '%s': %u sectors of its maps in the state "
-                  "directory were damaged; all that they stand for counts as "
-                  "changed", disk, report->bad_sectors);
+  if (report->bad_sectors > 0) {
+    g_autofree char *text =
+      g_strdup_printf ("%u sectors of its maps in the state directory were "
+                       "damaged; all that they stand for counts as changed",
+                       report->bad_sectors);
+
+    keeper_notify (plugin.keeper, FLEECE_NOTE_TRACKING, disk, NULL, text, 0);
+  }
 }
 
 static void

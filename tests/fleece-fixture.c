@@ -45,7 +45,9 @@ static void
 note (void *opaque, FleeceNoteKind kind, const char *disk,
       const char *snapshot, const char *text, int error_number)
 {
-  static const char *const kinds[] = { "info", "warning", "broken" };
+  static const char *const kinds[] = {
+    "info", "warning", "broken", "lost", "tracking",
+  };
   Fixture *fx = opaque;
 
   pthread_mutex_lock (&fx->notes_lock);
@@ -63,6 +65,7 @@ fixture_start (Fixture *fx)
     .storage = fx->storage, .scratch_dir = fx->scratch,
     .runtime_dir = fx->runtime,
     .drain_timeout_ms = fx->drain_timeout_ms,
+    .epochs.sync_interval_ms = fx->sync_interval_ms,
     .notify = note, .notify_opaque = fx,
   };
 

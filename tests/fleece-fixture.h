@@ -18,8 +18,9 @@ typedef struct {
   uint32_t granularity;         /* of tracking */
   Storage *storage;             /* NULL: the kernel's */
   unsigned drain_timeout_ms;
+  unsigned sync_interval_ms;    /* of durable maps */
   GString *notes;               /* what notify was told, a line each; the first
-                                 * word is info, warning or broken */
+                                 * word is that of FleeceNoteKind */
   pthread_mutex_t notes_lock;
   /* Between fixture_start and _stop or _crash. */
   Catalog *cat;

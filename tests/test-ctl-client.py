@@ -226,9 +226,30 @@ status, out, _ = ctl(scripted([
         "tracking": {"clean": False, "reason": "no clean stop"},
         "dirty-bitmaps": [{"name": "b0"}, {"name": "b1"}]}}]), "disk", "list")
 assert out == """\
-DISK     SIZE     USED  ACCESS    STATUS  TRACKING       BITMAPS  FILE
-vda   3.0 GiB  4.0 KiB  writable  ok      no clean stop  b0,b1    /x/a\\x1b.raw
+DISK     SIZE     USED  ACCESS    STATUS  TRACKING                                     BITMAPS  FILE
+vda   3.0 GiB  4.0 KiB  writable  ok      everything counts as changed: no clean stop  b0,b1    /x/a\\x1b.raw
 """, out
+for tracking, shown in (
+        ({"clean": True}, None),
+        ({"clean": True, "error": "no space"}, "no space"),
+        ({"clean": False, "recovery": "exact", "reason": "r",
+          "over-reported": 0, "bad-sectors": 0}, "recovered exactly"),
+        ({"clean": False, "recovery": "bounded", "reason": "r",
+          "over-reported": 3 << 20, "bad-sectors": 0},
+         "recovered, 3.0 MiB more than changed reported"),
+        ({"clean": False, "recovery": "bounded", "reason": "r",
+          "over-reported": 248 << 20, "bad-sectors": 2},
+         "recovered, 248.0 MiB more than changed reported "
+         "(2 sectors of its maps damaged)"),
+        ({"clean": False, "recovery": "all-dirty", "reason": "gone",
+          "over-reported": 0, "bad-sectors": 0},
+         "everything counts as changed: gone")):
+    status, out, _ = ctl(scripted([{"device": "vda", "inserted": {
+        "tracking": tracking}}]), "disk", "list")
+    if shown is None:
+        assert "TRACKING" not in out, out
+    else:
+        assert f"  {shown}\n" in out, (shown, out)
 
 
 def checkpoint(name, parent=None, current=False, **kwargs):

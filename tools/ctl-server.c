@@ -29,16 +29,41 @@ bitmap_names (const json_t *inserted)
   return g_string_free (names, FALSE);
 }
 
-/* Something only where not every change is known exactly. */
-static const char *
+/* What a start after something else than a clean end found. */
+static char *
+recovery_text (const json_t *tracking)
+{
+  const char *recovery = ctl_get (tracking, "recovery");
+  const char *reason = ctl_get (tracking, "reason");
+  g_autofree char *more = ctl_get_size (tracking, "over-reported");
+
+  if (g_strcmp0 (recovery, "exact") == 0)
+    return g_strdup ("recovered exactly");
+  if (g_strcmp0 (recovery, "bounded") == 0 && more != NULL)
+    return g_strdup_printf ("recovered, %s more than changed reported", more);
+  return g_strdup_printf ("everything counts as changed%s%s",
+                          reason != NULL ? ": " : "",
+                          reason != NULL ? reason : "");
+}
+
+/* Something only where there was more than a clean end; caller frees. */
+static char *
 tracking_text (const json_t *inserted)
 {
   const json_t *tracking = json_object_get (inserted, "tracking");
-  const char *reason = ctl_get (tracking, "reason");
+  const char *failure = ctl_get (tracking, "error");
+  json_int_t bad =
+    json_integer_value (json_object_get (tracking, "bad-sectors"));
+  g_autofree char *text = NULL;
 
+  if (failure != NULL)          /* since the start: it matters more */
+    return g_strdup (failure);
   if (!json_is_false (json_object_get (tracking, "clean")))
     return NULL;
-  return reason != NULL ? reason : "everything counts as changed";
+  text = recovery_text (tracking);
+  return bad > 0 ? g_strdup_printf ("%s (%lld sectors of its maps damaged)",
+                                    text, (long long) bad)
+    : g_steal_pointer (&text);
 }
 
 static int
@@ -65,7 +90,7 @@ disk_list (struct ctl *ctl)
                   : json_is_true (json_object_get (inserted, "ro"))
                     ? "read-only" : "writable");
       table_cell (table, ctl_get (disk, "io-status"));
-      table_cell (table, tracking_text (inserted));
+      table_cell_take (table, tracking_text (inserted));
       table_cell_take (table, bitmap_names (inserted));
       table_cell (table, ctl_get (inserted, "file"));
     }
