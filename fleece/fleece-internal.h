@@ -124,6 +124,9 @@ struct Snapshot {
   bool durable;
   _Atomic SnapshotState state;
   char *reason;                 /* under disk->snap_lock */
+  /* Of one that broke in this process, under disk->break_lock: does its row say
+   * that? */
+  enum { ROW_SAYS_SO = 0, ROW_SAYS_LIVE, ROW_FAILED } row;
 };
 
 /* gcc does not compile fences for ThreadSanitizer; a read-modify-write orders as
@@ -184,13 +187,14 @@ int disk_preserve (Disk *disk, const Segment *seg, uint64_t offset,
 /* snapshot.c */
 Snapshot *snapshot_new (Disk *disk, const char *name, uint64_t boundary,
                         Layer *layer);
-/* All snapshots that read through this layer are unreadable from now on.
- * No lock held. */
-void disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
-                           const char *what);
+/* All snapshots that read through this layer are unreadable from now on, and the
+ * layer is dead.  No lock held.  0, or -EIO: that cannot be made known to a next
+ * start, and the layer is not dead: a write must not go on. */
+int disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
+                          const char *what);
 /* The scratch budget of the newest layer has been used up: break the snapshots
- * whose limit that is. */
-void disk_break_over_limit (Disk *disk);
+ * whose limit that is.  0 or -EIO, as above. */
+int disk_break_over_limit (Disk *disk);
 /* Is it this snapshot's limit that stopped a copy?  snap_lock held. */
 bool snapshot_over_limit_locked (const Snapshot *snap);
 /* Must a new layer be durable, for the sake of an older snapshot?  snap_lock

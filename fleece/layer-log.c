@@ -389,6 +389,19 @@ layer_log_open (Layer *layer, GError **error)
   return log;
 }
 
+int
+layer_remove_log (Layer *layer)
+{
+  Storage *storage = layer->storage;
+  g_autofree char *path = log_path (layer);
+  g_autofree char *dir = g_path_get_dirname (path);
+  int err = storage->ops->remove (storage, path);
+
+  /* Removed before, perhaps not stably. */
+  return err < 0 && err != -ENOENT ? err
+    : storage->ops->sync_dir (storage, dir);
+}
+
 Layer *
 layer_replay (Storage *storage, const char *path, uint64_t size, int64_t id,
               GError **error)

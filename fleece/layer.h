@@ -110,6 +110,9 @@ void layer_release_space (Layer *layer);
 /* No writer preserves into it from now on, and it is not to be believed after a
  * kill -9 either. */
 void layer_kill (Layer *layer);
+/* A durable layer is not to be found by a next start, which layer_kill does not see
+ * to: its log's name goes, stably.  0 or -errno. */
+int layer_remove_log (Layer *layer);
 Layer *layer_ref (Layer *layer);
 void layer_unref (Layer *layer);        /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Layer, layer_unref)

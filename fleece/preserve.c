@@ -307,12 +307,12 @@ preserve_failed (Disk *disk, Layer *layer, int err, const char *what)
   if (guest_fails)
     return err == -EDQUOT ? -ENOSPC : err == -ETIMEDOUT ? -EIO : err;
   if (err == -EDQUOT) {
-    disk_break_over_limit (disk);
+    if (disk_break_over_limit (disk) < 0)
+      return -EIO;
     return -EAGAIN;             /* for the others, or another thread gave back
                                  * what it had taken of the budget */
   }
-  disk_break_snapshots (disk, layer, -err, what);
-  return 0;
+  return disk_break_snapshots (disk, layer, -err, what);
 }
 
 static int

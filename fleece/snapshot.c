@@ -199,38 +199,69 @@ disk_update_limits_locked (Disk *disk)
   atomic_store (&disk->cbw_timeout_ms, (int64_t) timeout * 1000);
 }
 
-/* Mark those unreadable and tell; *broken gets references.  snap_lock held. */
+/* Mark it unreadable; *broken gets a reference if that is news, or if its row does
+ * not say so yet.  break_lock and snap_lock held. */
 static void
 break_locked (Snapshot *snap, const char *reason, GPtrArray *broken)
 {
-  SnapshotState state = atomic_load (&snap->state);
-
-  if (state != SNAPSHOT_PREPARED && state != SNAPSHOT_LIVE)
+  if (is_readable (snap)) {
+    snap->reason = g_strdup (reason);
+    snap->row = ROW_SAYS_LIVE;
+    atomic_store (&snap->state, SNAPSHOT_BROKEN);
+  }
+  else if (atomic_load (&snap->state) != SNAPSHOT_BROKEN ||
+           snap->row == ROW_SAYS_SO)
     return;
-  snap->reason = g_strdup (reason);
-  atomic_store (&snap->state, SNAPSHOT_BROKEN);
   g_ptr_array_add (broken, snapshot_ref (snap));
 }
 
-/* The durable half, and the news.  No lock held. */
-static void
-report_broken (Disk *disk, GPtrArray *broken, int error_number)
+/* The durable half, and the news.  break_lock held.  False: some rows still call
+ * their snapshots live. */
+static bool
+record_broken (Disk *disk, GPtrArray *broken, int error_number)
 {
+  bool all = true;
+
   for (unsigned i = 0; i < broken->len; i++) {
     Snapshot *snap = broken->pdata[i];
+    bool is_news = snap->row == ROW_SAYS_LIVE;
     g_autoptr (GError) error = NULL;
 
+    snap->row = ROW_SAYS_SO;
     if (!store_set_snapshot_state (disk->fleece->cat, snap->id,
-                                   SNAPSHOT_BROKEN, snap->reason, &error))
-      fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, snap->name,
-                   0, "cannot record that the snapshot broke: %s",
-                   error->message);
-    fleece_note (disk->fleece, FLEECE_NOTE_SNAPSHOT_BROKEN, disk->name,
-                 snap->name, error_number, "%s", snap->reason);
+                                   SNAPSHOT_BROKEN, snap->reason, &error)) {
+      all = false;
+      snap->row = ROW_FAILED;
+      if (is_news)
+        fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name,
+                     snap->name, 0, "cannot record that the snapshot broke: "
+                     "%s", error->message);
+    }
+    if (is_news)
+      fleece_note (disk->fleece, FLEECE_NOTE_SNAPSHOT_BROKEN, disk->name,
+                   snap->name, error_number, "%s", snap->reason);
   }
+  return all;
 }
 
-void
+/* Last: a write that finds the layer dead overwrites at once, and a reader that
+ * gets what it wrote must find the snapshot broken, also after a crash (H4).  A
+ * volatile layer's map says so itself; a durable one must not be there any more if
+ * the rows cannot be changed, as on a file system that is full: names can be
+ * removed there.  0, or -EIO: neither can be, so nothing may be overwritten. */
+static int
+kill_broken (Disk *disk, Layer *layer, bool recorded)
+{
+  int err = 0;
+
+  if (!recorded && layer->log != NULL)
+    err = layer_remove_log (layer);
+  if (err == 0)
+    layer_kill (layer);
+  return err == 0 ? 0 : -EIO;
+}
+
+int
 disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
                       const char *what)
 {
@@ -239,6 +270,7 @@ disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
   /* ETIMEDOUT is about networks, to its readers. */
   g_autofree char *reason = error_number == ETIMEDOUT ? g_strdup (what)
     : g_strdup_printf ("%s: %s", what, g_strerror (error_number));
+  int err;
 
   pthread_mutex_lock (&disk->break_lock);
   pthread_mutex_lock (&disk->snap_lock);
@@ -250,12 +282,9 @@ disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
   }
   disk_update_limits_locked (disk);
   pthread_mutex_unlock (&disk->snap_lock);
-  report_broken (disk, broken, error_number);
-  /* Last: a write that finds the layer dead overwrites at once, and a reader
-   * that gets what it wrote must find the snapshot broken, also after a
-   * crash (H4). */
-  layer_kill (layer);
+  err = kill_broken (disk, layer, record_broken (disk, broken, error_number));
   pthread_mutex_unlock (&disk->break_lock);
+  return err;
 }
 
 bool
@@ -290,21 +319,24 @@ break_over_limit_locked (Disk *disk, GPtrArray *broken, Layer **out_idle)
     *out_idle = layer_ref (disk->layers->pdata[disk->layers->len - 1]);
 }
 
-void
+int
 disk_break_over_limit (Disk *disk)
 {
   g_autoptr (GPtrArray) broken
     = g_ptr_array_new_with_free_func ((GDestroyNotify) snapshot_unref);
   g_autoptr (Layer) idle = NULL;
+  bool recorded;
+  int err = 0;
 
   pthread_mutex_lock (&disk->break_lock);
   pthread_mutex_lock (&disk->snap_lock);
   break_over_limit_locked (disk, broken, &idle);
   pthread_mutex_unlock (&disk->snap_lock);
-  report_broken (disk, broken, ENOSPC);
+  recorded = record_broken (disk, broken, ENOSPC);
   if (idle != NULL)
-    layer_kill (idle);
+    err = kill_broken (disk, idle, recorded);
   pthread_mutex_unlock (&disk->break_lock);
+  return err;
 }
 
 bool

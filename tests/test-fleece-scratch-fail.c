@@ -22,6 +22,9 @@ static struct {
   HookCall call;
   uint64_t start, end;
   int err;
+  const char *too_suffix;       /* and these */
+  HookCall too_call;
+  int too_err;
 } fail = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static Fixture *fx;
@@ -34,8 +37,12 @@ hook (void *opaque, const struct hook_info *info)
   pthread_mutex_lock (&fail.lock);
   if (fail.suffix != NULL && fail.call == info->call &&
       g_str_has_suffix (info->path, fail.suffix) &&
-      info->offset < fail.end && info->offset + info->length > fail.start)
+      (info->length == 0 ||
+       (info->offset < fail.end && info->offset + info->length > fail.start)))
     err = fail.err;
+  if (fail.too_suffix != NULL && fail.too_call == info->call &&
+      g_str_has_suffix (info->path, fail.too_suffix))
+    err = fail.too_err;
   pthread_mutex_unlock (&fail.lock);
   return err;
 }
@@ -50,6 +57,16 @@ set_fail (HookCall call, const char *suffix, uint64_t offset, uint64_t length,
   fail.start = offset;
   fail.end = offset + length;
   fail.err = err;
+  pthread_mutex_unlock (&fail.lock);
+}
+
+static void
+set_fail_too (HookCall call, const char *suffix, int err)
+{
+  pthread_mutex_lock (&fail.lock);
+  fail.too_call = call;
+  fail.too_suffix = suffix;
+  fail.too_err = err;
   pthread_mutex_unlock (&fail.lock);
 }
 
@@ -366,6 +383,97 @@ test_unreadable_base (void)
   teardown ();
 }
 
+/* Rows of snapshots cannot be changed, as when the state directory is full. */
+static void
+freeze_rows (bool on)
+{
+  sqlite3_stmt *stmt;
+
+  catalog_lock (fx->cat);
+  stmt = catalog_stmt (fx->cat, on ?
+                       "CREATE TEMP TRIGGER frozen BEFORE UPDATE ON"
+                       " main.snapshot BEGIN SELECT RAISE (ABORT, 'full'); END"
+                       : "DROP TRIGGER frozen", NULL);
+  g_assert_nonnull (stmt);
+  g_assert_true (catalog_step_done (fx->cat, stmt, NULL));
+  catalog_unlock (fx->cat);
+}
+
+static Snapshot *
+cut_durable (const char *name)
+{
+  g_autoptr (GError) error = NULL;
+  FleeceCutDisk cd = {
+    .disk = fx->disk[0], .snapshot = name, .durable = true,
+  };
+
+  fleece_cut (fx->f, &cd, 1, NULL, NULL, &error);
+  g_assert_no_error (error);
+  return cd.out_snapshot;
+}
+
+/* A durable snapshot that broke, and whose row could not say so, came back live
+ * after kill -9, with data that were overwritten since. */
+static void
+test_durable_unrecorded (void)
+{
+  Snapshot *snap;
+  char buf[BLOCK];
+
+  setup ();
+  snap = cut_durable ("s");
+  freeze_rows (true);
+  set_fail (HOOK_PWRITE, ".layer", 0, SIZE, -ENOSPC);
+  g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, 0);
+  g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_BROKEN);
+  g_assert_cmpint (try_write (2 * AT, BLOCK, 'b'), ==, 0);
+  snapshot_unref (snap);
+  fixture_crash (fx);
+  set_fail (HOOK_PWRITE, NULL, 0, 0, 0);
+  fixture_start (fx);
+  snap = disk_find_snapshot (fx->disk[0], "s");
+  g_assert_nonnull (snap);
+  g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_LOST);
+  g_assert_cmpint (snapshot_pread (snap, buf, BLOCK, AT), ==, -EIO);
+  fixture_end (snap);
+  g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
+  teardown ();
+}
+
+/* Nor can its log be removed: there is nothing left that a next start would see, so
+ * the old data stay, as long as that lasts. */
+static void
+test_durable_no_way (void)
+{
+  Snapshot *snap;
+
+  setup ();
+  snap = cut_durable ("s");
+  freeze_rows (true);
+  /* What is new in the scratch file cannot be synced, names cannot go. */
+  set_fail (HOOK_SYNC, ".layer", 0, SIZE, -EIO);
+  set_fail_too (HOOK_REMOVE, ".log", -EROFS);
+  g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, -EIO);
+  g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, -EIO);
+  g_assert_cmpint (try_write (2 * AT, BLOCK, 'b'), ==, -EIO);
+  fixture_check_disk (fx->disk[0], AT, BLOCK, 'a');
+  g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_BROKEN);
+  g_assert_cmpuint (nr_notes ("broken d0 s: "), ==, 1);
+  freeze_rows (false);
+  g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, 0);
+  fixture_check_disk (fx->disk[0], AT, BLOCK, 'b');
+  snapshot_unref (snap);
+  fixture_crash (fx);
+  set_fail (HOOK_PREAD, NULL, 0, 0, 0);
+  set_fail_too (HOOK_PREAD, NULL, 0);
+  fixture_start (fx);
+  snap = disk_find_snapshot (fx->disk[0], "s");
+  g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_BROKEN);
+  fixture_end (snap);
+  g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
+  teardown ();
+}
+
 int
 main (int argc, char **argv)
 {
@@ -382,5 +490,9 @@ main (int argc, char **argv)
                    test_limit_policies);
   g_test_add_func ("/fleece/scratch-fail/unreadable-base",
                    test_unreadable_base);
+  g_test_add_func ("/fleece/scratch-fail/durable-unrecorded",
+                   test_durable_unrecorded);
+  g_test_add_func ("/fleece/scratch-fail/durable-no-way",
+                   test_durable_no_way);
   return g_test_run ();
 }
