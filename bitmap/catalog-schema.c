@@ -175,9 +175,15 @@ static const char version_3[] =
 "ALTER TABLE snapshot ADD COLUMN cbw_timeout INTEGER NOT NULL DEFAULT 0"
 "  CHECK (cbw_timeout BETWEEN 0 AND 4294967295);";
 
+/* What a start looks for, found without reading past all blobs: SQLite keeps a
+ * small one, and the beginning of a large one, in the row. */
+static const char version_4[] =
+"CREATE INDEX epoch_without_blob ON epoch (disk, id) WHERE blob IS NULL;";
+
 const char *const catalog_migrations[] = {
   version_1,
   version_2,
   version_3,
+  version_4,
 };
 const int catalog_schema_version = G_N_ELEMENTS (catalog_migrations);

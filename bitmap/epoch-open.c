@@ -105,7 +105,8 @@ is_known_size (Catalog *cat, const DiskRow *row, uint64_t size, bool *out_known,
   if (row->clean)
     return true;
   stmt = catalog_stmt (cat,
-    "SELECT ifnull (max (size = ?2), ?3) FROM epoch WHERE disk = ?1"
+    "SELECT ifnull (max (size = ?2), ?3) FROM epoch"
+    " INDEXED BY epoch_without_blob WHERE disk = ?1 AND blob IS NULL"
     " AND state IN ('open', 'prepared')", error);
   if (stmt == NULL)
     return false;
@@ -522,7 +523,9 @@ epoch_list_runtime_maps (Catalog *cat, GPtrArray *names, GError **error)
   catalog_lock (cat);
   stmt = catalog_stmt (cat,
     "SELECT name || '.' || epoch.id || '.r' FROM epoch"
-    " JOIN disk ON disk.id = epoch.disk WHERE nonce IS NOT NULL"
+    " INDEXED BY epoch_without_blob"
+    " JOIN disk ON disk.id = epoch.disk"
+    " WHERE blob IS NULL AND nonce IS NOT NULL"
     " UNION ALL SELECT name || '.' || layer.id || '.p' FROM layer"
     " JOIN disk ON disk.id = layer.disk WHERE nonce IS NOT NULL", error);
   if (stmt != NULL)

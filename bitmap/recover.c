@@ -36,7 +36,7 @@ list_lost (EpochLog *log, GError **error)
   catalog_lock (log->cat);
   stmt = catalog_stmt (log->cat,
     "SELECT id, prev, size, granularity, state = 'sealed', nonce,"
-    "   state = 'prepared' FROM epoch"
+    "   state = 'prepared' FROM epoch INDEXED BY epoch_without_blob"
     " WHERE disk = ?1 AND blob IS NULL AND NOT all_dirty ORDER BY id", error);
   if (stmt != NULL) {
     sqlite3_bind_int64 (stmt, 1, log->disk);
