@@ -431,7 +431,24 @@ ticks_of (const Intents *in, unsigned ms)
   return CLAMP ((ms + every - 1) / every, 1, UINT8_MAX);
 }
 
-/* The fine sync, and a clear round with it. */
+/* Flags that were withdrawn are good again: I still has the regions.  Under the
+ * lock: a write that finds its flag gone asks for it and waits, in one go, and
+ * must not find it back in between; it would ask for nothing and wait for ever. */
+static void
+put_back (Intents *in, const GArray *regions)
+{
+  pthread_mutex_lock (&in->lock);
+  for (guint i = 0; i < regions->len; i++) {
+    uint64_t r = g_array_index (regions, uint64_t, i);
+
+    atomic_fetch_or (durable_word (in, r / 64), UINT64_C (1) << (r % 64));
+  }
+  pthread_cond_broadcast (&in->done);
+  pthread_mutex_unlock (&in->lock);
+}
+
+/* The fine sync, and a clear round with it; once I has failed, only the first:
+ * a region that lost its intent would not get another one. */
 static void
 tick (Intents *in)
 {
@@ -442,23 +459,19 @@ tick (Intents *in)
 
   if (!in->clearing)
     return;
-  idle = withdraw_idle (in, ticks_of (in, over ? in->options.idle_over_cap_ms
-                                      : in->options.idle_ms));
+  idle = in->failed < 0 ? g_array_new (FALSE, FALSE, sizeof (uint64_t))
+    : withdraw_idle (in, ticks_of (in, over ? in->options.idle_over_cap_ms
+                                   : in->options.idle_ms));
   full_fence ();
   err = epoch_log_sync_maps (in->log);
   if (err < 0) {
     in->clearing = false;
     note (in, err, "cannot store the map of changed blocks; until the next "
           "start a power cut will report more than what changed");
-    for (guint i = 0; i < idle->len; i++) {
-      uint64_t r = g_array_index (idle, uint64_t, i);
-
-      /* I still has them. */
-      atomic_fetch_or (durable_word (in, r / 64), UINT64_C (1) << (r % 64));
-    }
+    put_back (in, idle);
     return;
   }
-  if (idle->len == 0 || in->failed < 0)
+  if (idle->len == 0)
     return;
   for (guint i = 0; i < idle->len; i++) {
     uint64_t r = g_array_index (idle, uint64_t, i);

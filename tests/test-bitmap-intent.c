@@ -248,6 +248,50 @@ test_intent_sync_fails (void)
   rig_free (rig);
 }
 
+/* Region 0 has an intent when that of region 9 fails.  False: it was idle before
+ * that, and cleared. */
+static bool
+fail_second_intent (Rig *rig)
+{
+  RigWrite w;
+
+  rig->options.sync_interval_ms = 100;
+  rig->options.idle_ms = 200;
+  rig_open (rig);
+  g_assert_cmpint (rig_write (rig, 0, 1), ==, 0);
+  hook_gate_arm (rig->gate, HOOK_SYNC, ".i", 0, 0);
+  rig_write_start (rig, &w, 9 * REGION);
+  hook_gate_wait_held (rig->gate);
+  hook_gate_release (rig->gate, -EIO);
+  g_assert_cmpint (rig_write_join (&w), ==, -EIO);
+  return epoch_log_intent_bytes (rig->log) == REGION;
+}
+
+/* Once I has failed, the regions that have an intent keep it, however idle: it
+ * was withdrawn after a while, and writes that were safe failed as well. */
+static void
+test_intent_sync_fails_idle (void)
+{
+  Rig *rig = rig_new ();
+
+  while (!fail_second_intent (rig)) {
+    rig_free (rig);
+    rig = rig_new ();
+  }
+  for (unsigned looks = 0; looks < 4; looks++) {
+    g_free (rig_calls (rig));
+    dirty_bitmap_set (epoch_log_current (rig->log)->bitmap,
+                      (40 + looks) * REGION, 1);
+    for (bool synced = false; !synced; g_usleep (1000)) {
+      g_autofree char *calls = rig_calls (rig);
+
+      synced = strstr (calls, "sd") != NULL;
+    }
+  }
+  g_assert_cmpint (rig_write (rig, GRAN, 1), ==, 0);
+  rig_free (rig);
+}
+
 /* Then no intent is cleared; and a cut puts the bits into its row. */
 static void
 test_map_sync_fails (void)
@@ -325,6 +369,8 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/intent/cap", test_cap);
   g_test_add_func ("/bitmap/intent/intent-sync-fails",
                    test_intent_sync_fails);
+  g_test_add_func ("/bitmap/intent/intent-sync-fails-idle",
+                   test_intent_sync_fails_idle);
   g_test_add_func ("/bitmap/intent/map-sync-fails", test_map_sync_fails);
   g_test_add_func ("/bitmap/intent/map-sync-fails-while-asked",
                    test_map_sync_fails_while_asked);
