@@ -39,6 +39,7 @@ struct EpochLog {
   GPtrArray *unstored;          /* of Epoch, sealed, oldest first; borrowed */
   GPtrArray *all;               /* of Epoch: owns every one ever made */
   uint64_t forgotten_before;    /* ids below need not be stored any more */
+  uint64_t closed;              /* id of the time after a clean stop; 0: open */
 };
 
 typedef enum { EPOCH_PREPARED, EPOCH_OPEN, EPOCH_SEALED } EpochState;

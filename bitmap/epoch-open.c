@@ -17,6 +17,7 @@
 typedef struct {
   int64_t id;
   bool clean;
+  uint64_t next_epoch;
   DiskIdentity identity;
 } DiskRow;
 
@@ -25,7 +26,7 @@ static int
 find_disk (Catalog *cat, const char *name, DiskRow *row, GError **error)
 {
   sqlite3_stmt *stmt = catalog_stmt (cat,
-    "SELECT id, clean, size, device, inode, mtime_ns FROM disk"
+    "SELECT id, clean, size, device, inode, mtime_ns, next_epoch FROM disk"
     " WHERE name = ?1", error);
   int rc;
 
@@ -40,6 +41,7 @@ find_disk (Catalog *cat, const char *name, DiskRow *row, GError **error)
     row->identity.device = (uint64_t) sqlite3_column_int64 (stmt, 3);
     row->identity.inode = (uint64_t) sqlite3_column_int64 (stmt, 4);
     row->identity.mtime_ns = sqlite3_column_int64 (stmt, 5);
+    row->next_epoch = (uint64_t) sqlite3_column_int64 (stmt, 6);
     sqlite3_reset (stmt);
   }
   return rc;
@@ -121,11 +123,55 @@ is_known_size (Catalog *cat, const DiskRow *row, uint64_t size, bool *out_known,
   return rc == 1;
 }
 
+/* MARK_VERSION UUID EPOCH DISK */
+#define MARK_VERSION "1"
+
+char *
+epoch_log_mark (EpochLog *log)
+{
+  uint64_t id;
+
+  pthread_mutex_lock (&log->mutex);
+  id = log->closed != 0 ? log->closed
+    : log->prepared != NULL ? log->prepared->id
+    : epoch_log_current (log)->id;
+  pthread_mutex_unlock (&log->mutex);
+  return g_strdup_printf (MARK_VERSION " %s %" G_GUINT64_FORMAT " %s",
+                          catalog_uuid (log->cat), id, log->name);
+}
+
+/* Why the mark on the image says that our rows are not the whole story. */
+static char *
+distrust_mark (const EpochLog *log, const DiskRow *row, const char *mark)
+{
+  g_auto (GStrv) part = g_strsplit (mark, " ", 4);
+  uint64_t epoch;
+  char *end;
+
+  if (mark[0] == '\0')
+    return NULL;
+  if (g_strv_length (part) != 4 || strcmp (part[0], MARK_VERSION) != 0)
+    return g_strdup ("image has since been tracked by another program");
+  if (strcmp (part[1], catalog_uuid (log->cat)) != 0)
+    return g_strdup ("image has since been tracked with another state "
+                     "directory");
+  if (strcmp (part[3], log->name) != 0)
+    return g_strdup_printf ("image has since been tracked as disk '%s'",
+                            part[3]);
+  epoch = g_ascii_strtoull (part[2], &end, 10);
+  if (*end != '\0' || end == part[2] || epoch >= row->next_epoch)
+    return g_strdup ("state directory is older than the image: it was put back "
+                     "from a copy");
+  return NULL;
+}
+
 /* Why the image is not the one that was tracked; NULL if it is. */
 static char *
-distrust (const DiskRow *row, bool known_size, const DiskIdentity *now)
+distrust (const EpochLog *log, const DiskRow *row, bool known_size,
+          const DiskIdentity *now)
 {
   const DiskIdentity *then = &row->identity;
+  char *reason;
 
   if (!known_size)
     return g_strdup_printf ("image size changed from %" G_GUINT64_FORMAT
@@ -135,6 +181,9 @@ distrust (const DiskRow *row, bool known_size, const DiskIdentity *now)
   if (differ (then->device, now->device) || differ (then->inode, now->inode))
     return g_strdup ("image is another file or device than at the last clean "
                      "stop");
+  reason = distrust_mark (log, row, now->mark);
+  if (reason != NULL)
+    return reason;
   /* Until a clean stop the guest's own writes change it. */
   if (row->clean && differ ((uint64_t) then->mtime_ns, (uint64_t) now->mtime_ns))
     return g_strdup ("image was written by something else since the last clean "
@@ -201,7 +250,7 @@ recover_rows (EpochLog *log, uint32_t granularity,
   log->disk = row.id;
   if (!is_known_size (cat, &row, identity->size, &known_size, error))
     return false;
-  report->reason = distrust (&row, known_size, identity);
+  report->reason = distrust (log, &row, known_size, identity);
   foreign = report->reason != NULL;
   report->same_image = !foreign;
   if (!foreign && !row.clean)
@@ -465,6 +514,7 @@ bool
 epoch_log_close (EpochLog *log, const DiskIdentity *identity, GError **error)
 {
   Epoch *current = epoch_log_current (log);
+  uint64_t closed;
   bool ok;
 
   /* Every write must fit the epoch: a disk that is larger than it thinks has
@@ -481,14 +531,18 @@ epoch_log_close (EpochLog *log, const DiskIdentity *identity, GError **error)
   pthread_mutex_lock (&log->mutex);
   ok = store_all_locked (log, error);
   pthread_mutex_unlock (&log->mutex);
-  ok = ok && update_disk (log->cat, log->disk, current->granularity, identity,
-                          true, error);
+  /* A copy of the rows from before must not pass for these. */
+  ok = ok && epoch_take_ids (log->cat, log->disk, 1, &closed, error) &&
+    update_disk (log->cat, log->disk, current->granularity, identity, true,
+                 error);
   if (ok)
     ok = catalog_commit (log->cat, error);
   else
     catalog_rollback (log->cat);
-  if (ok)
+  if (ok) {
+    log->closed = closed;
     remove_maps (log);
+  }
   else
     g_prefix_error (error, "cannot store the changes of disk '%s': ",
                     log->name);
@@ -527,7 +581,8 @@ epoch_list_runtime_maps (Catalog *cat, GPtrArray *names, GError **error)
     " JOIN disk ON disk.id = epoch.disk"
     " WHERE blob IS NULL AND nonce IS NOT NULL"
     " UNION ALL SELECT name || '.' || layer.id || '.p' FROM layer"
-    " JOIN disk ON disk.id = layer.disk WHERE nonce IS NOT NULL", error);
+    " JOIN disk ON disk.id = layer.disk WHERE nonce IS NOT NULL"
+    " UNION ALL SELECT name || '" EPOCH_MARK_SUFFIX "' FROM disk", error);
   if (stmt != NULL)
     while ((rc = catalog_step_row (cat, stmt, error)) == 1)
       g_ptr_array_add (names,

@@ -30,6 +30,8 @@
 #include "bitmap/runtime.h"
 #include "bitmap/storage.h"
 
+#define EPOCH_MARK_BYTES 160
+
 /* What tells that an image is still the one we tracked (H8).  Recorded at a
  * clean stop, compared at the next open. */
 typedef struct {
@@ -38,6 +40,10 @@ typedef struct {
   int64_t mtime_ns;             /* 0 for block devices */
   /* device, inode and mtime_ns are not compared where either side is 0: give
    * 0 for what may change by itself, as numbers of block device nodes do. */
+  /* What epoch_log_mark said when the image was last used, as far as that has
+   * been kept with the image (and not in the state directory); "": unknown.  Only
+   * epoch_log_open looks at it. */
+  char mark[EPOCH_MARK_BYTES];
 } DiskIdentity;
 
 /* A recording epoch, or one that was. */
@@ -113,6 +119,13 @@ bool epoch_log_close (EpochLog *log, const DiskIdentity *identity,
 void epoch_log_free (EpochLog *log);            /* without close: not clean */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (EpochLog, epoch_log_free)
 
+/* Says which epoch of whose log the image is in, to be kept with the image: that
+ * is how a state directory that was put back from an older copy is found, and an
+ * image that was used with another one meanwhile.  Keep it there before a guest
+ * writes, after prepare and before the flip, and after close.  Never ahead of what
+ * the catalog has durably.  Caller frees. */
+char *epoch_log_mark (EpochLog *log);
+
 int64_t epoch_log_disk_id (const EpochLog *log);        /* catalog's disk row */
 const char *epoch_log_disk_name (const EpochLog *log);
 /* Bytes that a power cut would now add to what is dirty, at most. */
@@ -169,8 +182,13 @@ bool epoch_log_store (EpochLog *log, GError **error);
 ChangeSet *epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to,
                               bool *out_damaged, GError **error);
 
-/* Adds the names of all maps in the runtime directory that rows of the catalog
- * need: of epochs (DISK.EPOCH.r) and layers (DISK.LAYER.p), of every disk. */
+/* Of the file in the runtime directory that has the mark of a disk whose image
+ * cannot keep it itself. */
+#define EPOCH_MARK_SUFFIX ".mark"
+
+/* Adds the names of all files in the runtime directory that rows of the catalog
+ * need: maps of epochs (DISK.EPOCH.r) and layers (DISK.LAYER.p), marks, of every
+ * disk. */
 bool epoch_list_runtime_maps (Catalog *cat, GPtrArray *names, GError **error);
 
 /* Drop epochs that no boundary needs any more: all sealed ones with id <

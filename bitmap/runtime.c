@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -202,6 +203,42 @@ runtime_sweep (Runtime *rt, const GPtrArray *keep)
     if (!is_kept (keep, name))
       unlinkat (rt->fd, name, 0);
   g_dir_close (dir);
+}
+
+void
+runtime_read_text (Runtime *rt, const char *name, char *buf, size_t size)
+{
+  ssize_t n = -1;
+  int fd = -1;
+
+  if (rt->trusted)
+    fd = openat (rt->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd >= 0) {
+    n = read (fd, buf, size - 1);
+    close (fd);
+  }
+  buf[MAX (n, 0)] = '\0';
+}
+
+int
+runtime_write_text (Runtime *rt, const char *name, const char *text)
+{
+  g_autofree char *temporary = g_strconcat (name, ".new", NULL);
+  int err = 0, fd;
+
+  unlinkat (rt->fd, temporary, 0);
+  fd = openat (rt->fd, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
+               0600);
+  if (fd < 0)
+    return -errno;
+  if (write (fd, text, strlen (text)) != (ssize_t) strlen (text))
+    err = -ENOSPC;
+  close (fd);
+  if (err == 0 && renameat (rt->fd, temporary, rt->fd, name) < 0)
+    err = -errno;
+  if (err < 0)
+    unlinkat (rt->fd, temporary, 0);
+  return err;
 }
 
 void

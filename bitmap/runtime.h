@@ -43,6 +43,11 @@ bool runtime_is_trusted (const Runtime *rt);
 /* Remove every file of the folder but those named in keep (of char *). */
 void runtime_sweep (Runtime *rt, const GPtrArray *keep);
 
+/* A short text under a name, for as long as the tmpfs lives.  read: "" if there is
+ * none, or none to trust. */
+void runtime_read_text (Runtime *rt, const char *name, char *buf, size_t size);
+int runtime_write_text (Runtime *rt, const char *name, const char *text);
+
 void runtime_draw_nonce (uint8_t nonce[RUNTIME_NONCE_BYTES]);
 
 /* A new map of bytes of zeroes; an old file of that name is replaced.  name: one

@@ -8,10 +8,12 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "bitmap/storage.h"
@@ -216,6 +218,40 @@ posix_mtime (StorageFile *file, int64_t *out_ns)
   return 0;
 }
 
+/* Extended attribute of an image. */
+#define MARK "user.nbdfleece.tracked"
+
+static int
+mark_errno (int err)
+{
+  /* EPERM: what a file is not that cannot have attributes of users. */
+  return err == ENOTSUP || err == ENOSYS || err == EPERM || err == ENODEV
+    ? -EOPNOTSUPP : -err;
+}
+
+static int
+posix_get_mark (StorageFile *file, char *buf, size_t size)
+{
+  ssize_t r;
+
+  if (file->is_block)           /* of its node, which comes and goes */
+    return -EOPNOTSUPP;
+  r = fgetxattr (fd_of (file), MARK, buf, size - 1);
+  if (r < 0)
+    return mark_errno (errno);
+  buf[r] = '\0';
+  return 0;
+}
+
+static int
+posix_set_mark (StorageFile *file, const char *text)
+{
+  if (file->is_block)
+    return -EOPNOTSUPP;
+  return fsetxattr (fd_of (file), MARK, text, strlen (text), 0) < 0
+    ? mark_errno (errno) : 0;
+}
+
 static void
 posix_close (StorageFile *file)
 {
@@ -234,6 +270,8 @@ static const struct storage_file_ops posix_file_ops = {
   .set_size = posix_set_size,
   .check_size = posix_check_size,
   .mtime = posix_mtime,
+  .get_mark = posix_get_mark,
+  .set_mark = posix_set_mark,
   .close = posix_close,
 };
 

@@ -40,6 +40,11 @@ struct storage_file_ops {
   int (*check_size) (StorageFile *);
   /* Modification time, nanoseconds since 1970; 0 for a block device. */
   int (*mtime) (StorageFile *, int64_t *out_ns);
+  /* A line of text kept with the file, beside its data, by whoever had it last;
+   * it need not be durable.  get: -ENODATA: it has none.  -EOPNOTSUPP: it cannot
+   * have one.  Both may be NULL: as that. */
+  int (*get_mark) (StorageFile *, char *buf, size_t size);
+  int (*set_mark) (StorageFile *, const char *text);
   void (*close) (StorageFile *);                /* frees it */
 };
 

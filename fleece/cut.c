@@ -469,6 +469,8 @@ bool
 cut_run (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
          GError **error)
 {
+  for (size_t i = 0; i < cut->nr; i++)
+    disk_mark (cut->part[i].disk);
   flip (cut);
   if (!drain_and_sync (cut, error) ||
       !commit_cut (cut, commit, opaque, error)) {

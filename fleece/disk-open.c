@@ -14,9 +14,53 @@
  */
 #include <config.h>
 
+#include <errno.h>
 #include <string.h>
 
 #include "fleece/fleece-internal.h"
+
+static char *
+mark_name (const Disk *disk)
+{
+  return g_strconcat (disk->name, EPOCH_MARK_SUFFIX, NULL);
+}
+
+/* With the image if it can be; else in the runtime directory, which at least
+ * outlives us. */
+void
+disk_mark (Disk *disk)
+{
+  const struct storage_file_ops *ops = disk->base->ops;
+  g_autofree char *text = epoch_log_mark (disk->log);
+  int err = ops->set_mark != NULL ? ops->set_mark (disk->base, text)
+    : -EOPNOTSUPP;
+
+  /* Without it, less is found out; nothing else depends on it. */
+  if (err < 0) {
+    g_autofree char *name = mark_name (disk);
+
+    runtime_write_text (disk->fleece->runtime, name, text);
+  }
+}
+
+static void
+read_mark (Disk *disk, DiskIdentity *out)
+{
+  const struct storage_file_ops *ops = disk->base->ops;
+  int err = ops->get_mark != NULL
+    ? ops->get_mark (disk->base, out->mark, sizeof out->mark) : -EOPNOTSUPP;
+
+  if (err == -EOPNOTSUPP) {
+    g_autofree char *name = mark_name (disk);
+
+    runtime_read_text (disk->fleece->runtime, name, out->mark,
+                       sizeof out->mark);
+  }
+  else if (err == -ERANGE)
+    g_strlcpy (out->mark, "?", sizeof out->mark);       /* not one of ours */
+  else if (err < 0)
+    out->mark[0] = '\0';
+}
 
 bool
 disk_identity (Disk *disk, DiskIdentity *out, GError **error)
@@ -27,6 +71,7 @@ disk_identity (Disk *disk, DiskIdentity *out, GError **error)
   out->size = atomic_load (&disk->size);
   /* Device numbers change from boot to boot: not part of the identity. */
   out->inode = disk->base->inode;
+  read_mark (disk, out);
   err = disk->base->ops->mtime (disk->base, &out->mtime_ns);
   if (err < 0) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
@@ -319,6 +364,7 @@ disk_start (Disk *disk, GError **error)
     g_prefix_error (error, "disk '%s': ", disk->name);
     return false;
   }
+  disk_mark (disk);
   disk->current = epoch_log_current (disk->log);
   seg = g_new0 (Segment, 1);
   seg->first_counter = INFLIGHT_FIRST_COUNTER;
@@ -389,8 +435,11 @@ stop_locked (Disk *disk, GError **error)
                  g_strerror (-err));
     return false;
   }
-  return disk_identity (disk, &identity, error) &&
-    epoch_log_close (disk->log, &identity, error);
+  if (!disk_identity (disk, &identity, error) ||
+      !epoch_log_close (disk->log, &identity, error))
+    return false;
+  disk_mark (disk);
+  return true;
 }
 
 bool

@@ -164,6 +164,8 @@ LayerHome disk_layer_home (const Disk *disk, int64_t layer_id, bool durable,
  * not set: the default (fleece.h). */
 bool space_is_low (Storage *storage, const char *path, bool reserve_set,
                    uint64_t reserve);
+/* Note with the image how far its log is; see epoch_log_mark. */
+void disk_mark (Disk *disk);
 bool disk_identity (Disk *disk, DiskIdentity *out, GError **error);
 
 /* cut.c; cut_lock held. */

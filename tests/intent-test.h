@@ -20,6 +20,7 @@
 
 typedef struct {
   char *dir, *runtime_dir;
+  uint64_t size;                /* of the disk, bytes: SIZE */
   Storage *storage;
   HookGate *gate;
   /* Storage calls on maps, under lock: "wd", "sd", "wi", "si" and blanks for
@@ -70,6 +71,7 @@ rig_new (void)
   Rig *rig = g_new0 (Rig, 1);
 
   rig->dir = test_dir_new ();
+  rig->size = SIZE;
   rig->runtime_dir = g_strdup ("/dev/shm/nbdfleece-test-XXXXXX");
   g_assert_nonnull (g_mkdtemp (rig->runtime_dir));
   pthread_mutex_init (&rig->lock, NULL);
@@ -89,7 +91,7 @@ rig_new (void)
 static inline void
 rig_open (Rig *rig)
 {
-  static const DiskIdentity identity = { SIZE, 0, 1, 0 };
+  DiskIdentity identity = { .size = rig->size, .inode = 1 };
   GError *error = NULL;
 
   rig->cat = test_catalog (rig->dir);
@@ -165,7 +167,7 @@ static inline uint64_t
 rig_cut (Rig *rig)
 {
   GError *error = NULL;
-  Epoch *next = epoch_log_prepare (rig->log, SIZE, GRAN, &error);
+  Epoch *next = epoch_log_prepare (rig->log, rig->size, GRAN, &error);
 
   g_assert_no_error (error);
   epoch_log_sync_map (rig->log);

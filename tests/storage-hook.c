@@ -110,6 +110,23 @@ hook_check_size (StorageFile *f)
 }
 
 static int
+hook_get_mark (StorageFile *f, char *buf, size_t size)
+{
+  int err = hook (HF (f), HOOK_MARK, 0, 0);
+
+  return err < 0 ? err
+    : HF (f)->real->ops->get_mark (HF (f)->real, buf, size);
+}
+
+static int
+hook_set_mark (StorageFile *f, const char *text)
+{
+  int err = hook (HF (f), HOOK_MARK, 0, 0);
+
+  return err < 0 ? err : HF (f)->real->ops->set_mark (HF (f)->real, text);
+}
+
+static int
 hook_mtime (StorageFile *f, int64_t *out_ns)
 {
   return HF (f)->real->ops->mtime (HF (f)->real, out_ns);
@@ -127,7 +144,8 @@ static const struct storage_file_ops hook_file_ops = {
   .pread = hook_pread, .pwrite = hook_pwrite, .sync = hook_sync,
   .punch = hook_punch, .zero = hook_zero, .run = hook_run,
   .prefetch = hook_prefetch, .set_size = hook_set_size,
-  .check_size = hook_check_size, .mtime = hook_mtime, .close = hook_close,
+  .check_size = hook_check_size, .mtime = hook_mtime,
+  .get_mark = hook_get_mark, .set_mark = hook_set_mark, .close = hook_close,
 };
 
 static int

@@ -14,6 +14,7 @@ typedef enum {
   HOOK_OPEN, HOOK_REMOVE, HOOK_SYNC_DIR,
   HOOK_SPACE,                   /* which then says that it does not know */
   HOOK_SET_SIZE,                /* offset: the new size */
+  HOOK_MARK,
 } HookCall;
 
 struct hook_info {

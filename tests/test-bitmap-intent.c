@@ -43,6 +43,28 @@ test_cold (void)
   rig_free (rig);
 }
 
+/* Each region that a write touches needs an intent of its own. */
+static void
+test_across (void)
+{
+  Rig *rig = rig_new ();
+  g_autofree char *calls = NULL;
+
+  rig_open (rig);
+  g_assert_cmpint (rig_write (rig, 5 * REGION, 1), ==, 0);
+  g_free (rig_calls (rig));
+  g_assert_cmpint (rig_write (rig, 6 * REGION - 1, 2), ==, 0);
+  calls = rig_calls (rig);
+  g_assert_cmpstr (calls, ==, "wi si ");
+  g_assert_cmpint (rig_write (rig, 30 * REGION, 1), ==, 0);
+  g_free (calls);
+  g_free (rig_calls (rig));
+  g_assert_cmpint (rig_write (rig, 30 * REGION - 1, 2), ==, 0);
+  calls = rig_calls (rig);
+  g_assert_cmpstr (calls, ==, "wi si ");
+  rig_free (rig);
+}
+
 static void
 test_group (void)
 {
@@ -198,7 +220,8 @@ test_clear (void)
   {
     g_autofree char *calls = rig_calls (rig);
 
-    g_assert_cmpuint (count_calls (calls, "si"), ==, 1);
+    /* Again, if it is cleared before the writer has looked. */
+    g_assert_cmpuint (count_calls (calls, "si"), >=, 1);
   }
   rig_free (rig);
 }
@@ -361,6 +384,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/bitmap/intent/cold", test_cold);
+  g_test_add_func ("/bitmap/intent/across", test_across);
   g_test_add_func ("/bitmap/intent/group", test_group);
   g_test_add_func ("/bitmap/intent/stream", test_stream);
   g_test_add_func ("/bitmap/intent/stream-gone", test_stream_gone);

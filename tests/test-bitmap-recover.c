@@ -93,6 +93,35 @@ test_bounded (void)
   rig_free (rig);
 }
 
+/* Each sector of I, and of D, stands for its own part of the disk. */
+static void
+test_many_sectors (void)
+{
+  const uint64_t place[] = { 8000, 5000, 20 };  /* regions: sectors 2, 1, 0 */
+  Rig *rig = rig_new ();
+  uint64_t b[2];
+
+  rig->size = 8192 * REGION;
+  rig_open (rig);
+  b[0] = epoch_log_current (rig->log)->id;
+  for (unsigned i = 0; i < G_N_ELEMENTS (place); i++)
+    g_assert_cmpint (rig_write (rig, place[i] * REGION, 1), ==, 0);
+  b[1] = rig_cut (rig);
+  g_assert_cmpint (rig_write (rig, 6000 * REGION, 1), ==, 0);
+  rig_crash (rig);
+  rig_lose_runtime (rig);
+  rig_open (rig);
+  g_assert_cmpint (recovery (rig), ==, EPOCHS_BOUNDED);
+  g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, 3);
+  g_assert_cmpuint (rig_count (rig, b[1], 0), ==, 4 * PER_REGION);
+  for (unsigned i = 0; i < G_N_ELEMENTS (place); i++) {
+    g_assert_true (rig_is_dirty (rig, b[0], b[1], place[i] * REGION));
+    g_assert_true (rig_is_dirty (rig, b[1], 0, (place[i] + 1) * REGION - 1));
+  }
+  g_assert_true (rig_is_dirty (rig, b[1], 0, 6000 * REGION));
+  rig_free (rig);
+}
+
 /* With the fine map synced, only what came after is over-reported: nothing. */
 static void
 test_synced (void)
@@ -417,6 +446,7 @@ main (int argc, char **argv)
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/bitmap/recover/exact", test_exact);
   g_test_add_func ("/bitmap/recover/bounded", test_bounded);
+  g_test_add_func ("/bitmap/recover/many-sectors", test_many_sectors);
   g_test_add_func ("/bitmap/recover/synced", test_synced);
   g_test_add_func ("/bitmap/recover/gone", test_gone);
   g_test_add_func ("/bitmap/recover/bad-sector", test_bad_sector);

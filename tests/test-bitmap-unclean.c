@@ -176,6 +176,75 @@ test_identity (void)
   check_identity (&same, &block, NULL);
 }
 
+/* Opens with a mark, and closes. */
+static void
+check_mark (Catalog *cat, const char *mark, const char *reason)
+{
+  DiskIdentity identity = same;
+  GError *error = NULL;
+  EpochLog *log;
+
+  g_strlcpy (identity.mark, mark, sizeof identity.mark);
+  log = open_log (cat, &identity);
+  if (reason != NULL)
+    expect_unclean (log, reason);
+  else
+    g_assert_true (epoch_log_report (log)->clean);
+  g_assert_cmpint (epoch_log_report (log)->same_image, ==, reason == NULL);
+  epoch_log_close (log, &same, &error);
+  g_assert_no_error (error);
+  epoch_log_free (log);
+}
+
+/* The image is ahead of the catalog, or in another's book. */
+static void
+test_mark (void)
+{
+  char *dir = test_dir_new ();
+  Catalog *cat = test_catalog (dir);
+  EpochLog *log = open_log (cat, &same);
+  g_autofree char *open = epoch_log_mark (log), *closed = NULL;
+  g_autofree char *ahead = NULL, *other = NULL, *name = NULL;
+  GError *error = NULL;
+  Epoch *next;
+
+  next = epoch_log_prepare (log, SIZE, GRAN, &error);
+  g_assert_no_error (error);
+  {
+    g_autofree char *prepared = epoch_log_mark (log);
+
+    /* Guests write there before it is sealed. */
+    g_assert_cmpstr (prepared, !=, open);
+    epoch_log_seal (log, next, &error);
+    g_assert_no_error (error);
+    closed = epoch_log_mark (log);
+    g_assert_cmpstr (prepared, ==, closed);
+    g_free (closed);
+  }
+  epoch_log_close (log, &same, &error);
+  g_assert_no_error (error);
+  closed = epoch_log_mark (log);
+  epoch_log_free (log);
+
+  ahead = g_strdup_printf ("1 %s %" G_GINT64_FORMAT " vda", catalog_uuid (cat),
+                           test_sql_int (cat, "SELECT next_epoch FROM disk"));
+  other = g_strdup_printf ("1 %s 1 vdb", catalog_uuid (cat));
+  name = g_strdup_printf ("1 %s 1 vda x", catalog_uuid (cat));
+  check_mark (cat, ahead, "older than the image");
+  check_mark (cat, "", NULL);
+  check_mark (cat, open, NULL);
+  check_mark (cat, closed, NULL);
+  check_mark (cat, other, "as disk 'vdb'");
+  check_mark (cat, name, "as disk 'vda x'");
+  check_mark (cat, "1 8f4b5e5e-0f5e-4f0e-9b3b-000000000000 1 vda",
+              "with another state directory");
+  check_mark (cat, "2 what comes later", "by another program");
+  check_mark (cat, "1", "by another program");
+  check_mark (cat, "", NULL);
+  catalog_free (cat);
+  test_dir_free (dir);
+}
+
 /* Close with a size that is not tracked is refused, and so not clean. */
 static void
 test_close_other_size (void)
@@ -251,6 +320,7 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/unclean/crash-before-store",
                    test_crash_before_store);
   g_test_add_func ("/bitmap/unclean/identity", test_identity);
+  g_test_add_func ("/bitmap/unclean/mark", test_mark);
   g_test_add_func ("/bitmap/unclean/close-other-size", test_close_other_size);
   g_test_add_func ("/bitmap/unclean/damaged", test_damaged);
   return g_test_run ();
