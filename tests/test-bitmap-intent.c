@@ -151,6 +151,19 @@ test_stream_gone (void)
   rig_free (rig);
 }
 
+/* Nothing is set ahead of the end. */
+static void
+test_stream_end (void)
+{
+  Rig *rig = rig_new ();
+
+  rig_open (rig);
+  g_assert_cmpint (rig_write (rig, 62 * REGION, 1), ==, 0);
+  g_assert_cmpint (rig_write (rig, 63 * REGION, 1), ==, 0);
+  g_assert_cmpuint (epoch_log_intent_bytes (rig->log), ==, 2 * REGION);
+  rig_free (rig);
+}
+
 /* Wait until a note that contains text has been given. */
 static void
 wait_for_note (Rig *rig, const char *text)
@@ -389,6 +402,7 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/intent/stream", test_stream);
   g_test_add_func ("/bitmap/intent/stream-gone", test_stream_gone);
   g_test_add_func ("/bitmap/intent/stream-waits", test_stream_waits);
+  g_test_add_func ("/bitmap/intent/stream-end", test_stream_end);
   g_test_add_func ("/bitmap/intent/clear", test_clear);
   g_test_add_func ("/bitmap/intent/cap", test_cap);
   g_test_add_func ("/bitmap/intent/intent-sync-fails",
