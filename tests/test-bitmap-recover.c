@@ -122,6 +122,97 @@ test_many_sectors (void)
   rig_free (rig);
 }
 
+/* Granule 10 of a disk with three sectors of I and 34 of D, sealed; region 20,
+ * open. */
+static void
+make_large (Rig *rig, uint64_t b[2])
+{
+  rig->size = 8192 * REGION;
+  rig_open (rig);
+  b[0] = epoch_log_current (rig->log)->id;
+  g_assert_cmpint (rig_write (rig, 10 * GRAN, 1), ==, 0);
+  b[1] = rig_cut (rig);
+  g_assert_cmpint (rig_write (rig, 20 * REGION, 1), ==, 0);
+  rig_crash (rig);
+  rig_lose_runtime (rig);
+}
+
+/* What a file that is too short does not say any more is dirty. */
+static void
+test_short (void)
+{
+  static const off_t lengths[] = { SECTOR_BYTES, 2 * SECTOR_BYTES - 1 };
+  const uint64_t nr = 8192 * PER_REGION;
+
+  for (unsigned i = 0; i < G_N_ELEMENTS (lengths); i++) {
+    Rig *rig = rig_new ();
+    g_autofree char *d = NULL, *path_i = rig_map_path (rig, "vda.i");
+    g_autofree char *path_d = NULL;
+    uint64_t b[2];
+
+    make_large (rig, b);
+    d = g_strdup_printf ("vda.%" G_GUINT64_FORMAT ".d", b[0]);
+    path_d = rig_map_path (rig, d);
+    g_assert_cmpint (truncate (path_i, lengths[i]), ==, 0);
+    g_assert_cmpint (truncate (path_d, lengths[i]), ==, 0);
+    rig_open (rig);
+    g_assert_cmpint (recovery (rig), ==, EPOCHS_BOUNDED);
+    g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, nr - SECTOR_BITS + 1);
+    g_assert_cmpuint (rig_count (rig, b[1], 0), ==,
+                      nr - SECTOR_BITS * PER_REGION + 2 * PER_REGION);
+    rig_free (rig);
+  }
+}
+
+/* A good sector of something else, in its place. */
+static void
+plant (Rig *rig, const char *name, SectorKind kind, uint64_t index,
+       uint64_t tag)
+{
+  static const uint64_t none[SECTOR_WORDS];
+  g_autofree char *path = rig_map_path (rig, name);
+  int fd = open (path, O_RDWR | O_CLOEXEC);
+  struct sector sector;
+
+  g_assert_cmpint (fd, >=, 0);
+  sector_fill (&sector, kind, index, tag, none);
+  g_assert_cmpint (pwrite (fd, &sector, sizeof sector,
+                           (off_t) (index * SECTOR_BYTES)), ==, sizeof sector);
+  close (fd);
+}
+
+static void
+test_foreign (void)
+{
+  Rig *rig = rig_new ();
+  g_autofree char *d = NULL;
+  uint64_t b[2];
+
+  make_large (rig, b);
+  d = g_strdup_printf ("vda.%" G_GUINT64_FORMAT ".d", b[0]);
+  plant (rig, d, SECTOR_EPOCH_MAP, 1, b[1]);    /* of another epoch */
+  plant (rig, "vda.i", SECTOR_INTENTS, 1, 2 * REGION);
+  rig_open (rig);
+  g_assert_cmpuint (epoch_log_report (rig->log)->bad_sectors, ==, 2);
+  g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, SECTOR_BITS + 1);
+  g_assert_cmpuint (rig_count (rig, b[1], 0), ==,
+                    SECTOR_BITS * PER_REGION + 2 * PER_REGION);
+  rig_free (rig);
+
+  /* D where I should be, and the other way round. */
+  rig = rig_new ();
+  make_large (rig, b);
+  g_free (d);
+  d = g_strdup_printf ("vda.%" G_GUINT64_FORMAT ".d", b[0]);
+  plant (rig, d, SECTOR_INTENTS, 0, b[0]);
+  plant (rig, "vda.i", SECTOR_EPOCH_MAP, 0, REGION);
+  rig_open (rig);
+  g_assert_cmpuint (epoch_log_report (rig->log)->bad_sectors, ==, 2);
+  g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, SECTOR_BITS);
+  g_assert_cmpuint (rig_count (rig, b[1], 0), ==, SECTOR_BITS * PER_REGION);
+  rig_free (rig);
+}
+
 /* With the fine map synced, only what came after is over-reported: nothing. */
 static void
 test_synced (void)
@@ -385,7 +476,7 @@ test_prepared (void)
   for (int lose = 0; lose < 2; lose++) {
     Rig *rig = rig_new ();
     GError *error = NULL;
-    uint64_t b;
+    uint64_t b, at;
     Epoch *next;
 
     rig_open (rig);
@@ -393,6 +484,7 @@ test_prepared (void)
     g_assert_cmpint (rig_write (rig, 1 * GRAN, 1), ==, 0);
     next = epoch_log_prepare (rig->log, SIZE, GRAN, &error);
     g_assert_no_error (error);
+    at = next->id;
     dirty_bitmap_set (next->bitmap, 33 * GRAN, 1);
     g_assert_cmpint (epoch_intend (rig->log, next, 33 * GRAN, 1), ==, 0);
     rig_crash (rig);
@@ -401,6 +493,7 @@ test_prepared (void)
     rig_open (rig);
     g_assert_true (rig_is_dirty (rig, b, 0, 1 * GRAN));
     g_assert_true (rig_is_dirty (rig, b, 0, 33 * GRAN));
+    g_assert_true (rig_is_dirty (rig, at, 0, 33 * GRAN));
     g_assert_cmpuint (rig_count (rig, b, 0), ==, lose ? 2 * PER_REGION : 2);
     rig_free (rig);
   }
@@ -447,6 +540,8 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/recover/exact", test_exact);
   g_test_add_func ("/bitmap/recover/bounded", test_bounded);
   g_test_add_func ("/bitmap/recover/many-sectors", test_many_sectors);
+  g_test_add_func ("/bitmap/recover/short", test_short);
+  g_test_add_func ("/bitmap/recover/foreign", test_foreign);
   g_test_add_func ("/bitmap/recover/synced", test_synced);
   g_test_add_func ("/bitmap/recover/gone", test_gone);
   g_test_add_func ("/bitmap/recover/bad-sector", test_bad_sector);
