@@ -80,6 +80,9 @@ Handle *handle_open (Backend *b, const char *name, bool readonly,
 void handle_close (Handle *h);
 
 const struct export_info *handle_info (const Handle *h);
+/* The client knows this size, of before the program was replaced: from now on
+ * handle_info has no larger one.  No call is running on the handle. */
+void handle_limit_size (Handle *h, uint64_t size);
 const char *handle_name (const Handle *h);
 void *handle_plugin_handle (const Handle *h);
 /* Newly allocated; NULL: none. */

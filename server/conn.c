@@ -439,12 +439,14 @@ conn_hand_over (Handover *h)
 static bool
 same_info (const struct export_info *a, const struct export_info *b)
 {
-  return a->size == b->size && a->flags == b->flags &&
+  return a->flags == b->flags &&
     a->block.min == b->block.min &&
     a->block.preferred == b->block.preferred && a->block.max == b->block.max;
 }
 
-/* A client cannot be told that its export is another one now. */
+/* A client cannot be told that its export is another one now.  A disk that has been
+ * resized meanwhile is the same: he goes on with the size that he knows, and what
+ * lies past the end is refused if that is less by now. */
 static bool
 enter_again (struct conn *c)
 {
@@ -453,12 +455,12 @@ enter_again (struct conn *c)
   if (!conn_enter_again (c, c->export_name))
     return false;
   if (!same_info (handle_info (c->handle), &told)) {
-    log_error ("export '%.128s' has changed: size %" G_GUINT64_FORMAT
-               " and flags 0x%x, not %" G_GUINT64_FORMAT " and 0x%x, or its "
-               "block sizes", c->export_name, handle_info (c->handle)->size,
-               handle_info (c->handle)->flags, told.size, told.flags);
+    log_error ("export '%.128s' has changed: flags 0x%x, not 0x%x, or its block "
+               "sizes", c->export_name, handle_info (c->handle)->flags,
+               told.flags);
     return false;
   }
+  handle_limit_size (c->handle, told.size);
   return true;
 }
 

@@ -197,6 +197,13 @@ handle_info (const Handle *h)
   return &h->info;
 }
 
+void
+handle_limit_size (Handle *h, uint64_t size)
+{
+  if (h->info.size > size)
+    h->info.size = size;
+}
+
 const char *
 handle_name (const Handle *h)
 {

@@ -87,6 +87,20 @@ assert dirty("vda@b1", "qemu:dirty-bitmap:c0") == expected
 assert dirty("vda@b0", "qemu:dirty-bitmap:c0") == []
 assert snap.pread(8 * M, 0) == b"a" * 8 * M
 
+# Replaced, the server goes on with the sizes that its clients know.
+new.pwrite(b"c" * 4096, 12 * M)
+resize(10 * M)
+t.fleecectl("server", "reexec")
+q = t.qmp()
+assert (old.get_size(), new.get_size()) == (8 * M, 20 * M)
+old.pwrite(b"d" * 4096, 7 * M)
+fails(errno.ENOSPC, new.pwrite, b"x" * 4096, 12 * M)
+fails(errno.EINVAL, new.pread, 4096, 12 * M)
+assert new.pread(4096, 7 * M) == b"d" * 4096
+new.zero(4096, 7 * M)
+assert snap.pread(8 * M, 0) == b"a" * 8 * M
+resize(20 * M)
+
 server.kill()
 t.start_disks(f"disk=vda:{image}")
 q = t.qmp()
