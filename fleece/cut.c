@@ -521,7 +521,8 @@ fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
   return ok;
 }
 
-/* Does a readable snapshot need this layer?  snap_lock held. */
+/* Does a snapshot need this layer that is readable, or that a next start would
+ * believe to be?  break_lock and snap_lock held. */
 static bool
 layer_needed_locked (Disk *disk, const Layer *layer)
 {
@@ -529,8 +530,12 @@ layer_needed_locked (Disk *disk, const Layer *layer)
     Snapshot *snap = disk->snapshots->pdata[i];
     SnapshotState state = atomic_load (&snap->state);
 
-    if (snap->layer != NULL && snap->layer->id <= layer->id &&
-        (state == SNAPSHOT_PREPARED || state == SNAPSHOT_LIVE))
+    if (snap->layer == NULL || snap->layer->id > layer->id)
+      continue;
+    if (state == SNAPSHOT_PREPARED || state == SNAPSHOT_LIVE)
+      return true;
+    if (layer->log != NULL && !atomic_load (&layer->dead) &&
+        state == SNAPSHOT_BROKEN && snap->row != ROW_SAYS_SO)
       return true;
   }
   return false;

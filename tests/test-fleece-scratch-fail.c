@@ -456,6 +456,9 @@ test_durable_no_way (void)
   g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, -EIO);
   g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, -EIO);
   g_assert_cmpint (try_write (2 * AT, BLOCK, 'b'), ==, -EIO);
+  /* Nor is the layer given up to get its space back. */
+  g_assert_true (fleece_drop_broken (fx->f));
+  g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, -EIO);
   fixture_check_disk (fx->disk[0], AT, BLOCK, 'a');
   g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_BROKEN);
   g_assert_cmpuint (nr_notes ("broken d0 s: "), ==, 1);
