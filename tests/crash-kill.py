@@ -23,20 +23,17 @@ def one_kill(rig, rnd):
         rig.backup("exact")
         rig.guest.run(rnd.uniform(0, 0.1))
     rig.kill()
-    kept = rnd.random() < 0.5
-    if not kept:
-        crash.shutil.rmtree(rig.runtime, ignore_errors=True)
+    kept = rig.crash_runtime()
     while rnd.random() < 0.4:
         rig.interrupt_recovery()
     for i, journal in enumerate(rig.journals):
         journal.check_acked(rig.image(i))               # check 1
     rig.start()
-    kept = kept and crash.HAS_RUNTIME
-    rig.check_snapshots(must_survive=kept)
+    rig.check_snapshots(kept=kept)
     # What was in flight is sent again and so done; the chain is whole in the
     # middle of that.
     rig.backup("exact" if kept else "any")
-    rig.check_snapshots(must_survive=True)
+    rig.check_snapshots()
 
 
 def main():

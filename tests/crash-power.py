@@ -4,72 +4,44 @@
 down in the middle of writing, with or without their log being written; then
 the server is killed and all is mounted again.  See crash.py for the checks.
 
-    crash-power.py [SHUTDOWNS]  # default: the short form
+    crash-power.py [SHUTDOWNS [FS/LAYOUT]...]   # default: the short form
+
+LAYOUT: images and state on one file system, or each on its own, of which the
+first, the second or both are shut down.
 
 The tmpfs goes too (a power cut), or it stays (the page cache alone is lost,
 which is what a shut down file system or a forced unmount does).  Writeback is
 adversarial: sometimes only the images reach the disk, sometimes only the
-scratch files.
+scratch files or what tells of them.  The runtime directory may be no tmpfs but
+on the disk that fails: then it must never be believed.
+
+Both file systems may say what is not so while they are shut down: see
+crash-fs.py.
 """
 import ctypes
-import fcntl
 import glob
 import os
 import random
 import shutil
-import struct
 import subprocess
 import sys
 import threading
 
 import crash
 import fixture
+import lossy
 
 SIZES = [(96 << 20) + 3 * 512, (20 << 20) + 4096]
 WINDOW = 20 << 20               # where the guest writes: the rest is precision
-GOINGDOWN = 0x8004587d          # XFS_IOC_GOINGDOWN, EXT4_IOC_SHUTDOWN
-LOGFLUSH, NOLOGFLUSH = 1, 2
 SYNC_FILE_RANGE = 7             # wait, write, wait
+# How often the runtime directory is no tmpfs.
+UNTRUSTED = float(os.environ.get("CRASH_UNTRUSTED", 0.15))
 LAYOUTS = ("one", "split-base", "split-state", "split-both")
-
-
-class FileSystem:
-    def __init__(self, t, kind, nr):
-        self.file = t.path(f"{kind}{nr}.img")
-        self.dir = t.path(f"{kind}{nr}")
-        self.kind = kind
-        os.mkdir(self.dir)
-        with open(self.file, "wb") as f:
-            f.truncate(400 << 20)
-        subprocess.run([f"mkfs.{kind}", "-q", self.file], check=True,
-                       stdin=subprocess.DEVNULL)
-        self.mounted = False
-        self.mount()
-
-    def mount(self):
-        subprocess.run(["mount", "-o", "loop", self.file, self.dir],
-                       check=True)
-        self.mounted = True
-
-    def unmount(self):
-        def gone():
-            return subprocess.run(["umount", self.dir],
-                                  stderr=subprocess.DEVNULL).returncode == 0
-        if self.mounted:
-            fixture.wait_until(f"{self.dir} to be unmounted", gone)
-            self.mounted = False
-
-    def shut_down(self, flags):
-        fd = os.open(self.dir, os.O_RDONLY)
-        try:
-            fcntl.ioctl(fd, GOINGDOWN, struct.pack("I", flags))
-        finally:
-            os.close(fd)
 
 
 class Writeback(threading.Thread):
     """Makes files durable behind the server's back, at random times."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None)
 
     def __init__(self, rnd, patterns):
         super().__init__(daemon=True)
@@ -97,60 +69,66 @@ class Writeback(threading.Thread):
 
 
 def writeback(rig, rnd):
-    """Of the images only, of the scratch files only, of nothing."""
-    choice = rnd.randrange(3)
-    scratch = os.path.join(rig.state, "scratch", "*.layer")
-    return Writeback(rnd, [rig.images, [scratch], []][choice])
+    """Of one kind of file only, or of nothing."""
+    scratch = os.path.join(rig.state, "scratch", "*")
+    kinds = [rig.images, [scratch + ".layer"], [scratch + ".log"], []]
+    if not rig.trusted:
+        kinds += [[os.path.join(rig.runtime, "*", "*")]] * 2
+    return Writeback(rnd, rnd.choice(kinds))
+
+
+def lose_power(rig, rnd, shut, all_fs):
+    flags = rnd.choice(lossy.SHUTDOWN_FLAGS)
+    rig.dying()
+    for fs in shut:
+        fs.shut_down(flags)
+    if rnd.random() < 0.5:      # it finds out
+        rig.guest.run(0.05)
+    rig.kill()
+    rig.dead()
+    for fs in all_fs:
+        fs.unmount()
+    for fs in all_fs:
+        fs.mount()
+    return rig.crash_runtime()
 
 
 def one_loss(rig, rnd, shut, all_fs):
     rig.guest.run(rnd.uniform(0, 0.15))
     adversary = writeback(rig, rnd)
-    rig.guest.run(rnd.uniform(0.02, 0.2))
-    if rnd.random() < 0.4:
-        rig.backup("any")
-        rig.guest.run(rnd.uniform(0, 0.1))
-    flags = rnd.choice((LOGFLUSH, NOLOGFLUSH))
-    for fs in shut:
-        fs.shut_down(flags)
-    rig.errors_are_fine = True
-    if rnd.random() < 0.5:      # it finds out
-        rig.guest.run(0.05)
-    adversary.stop()
-    rig.kill()
-    rig.errors_are_fine = False
-    for fs in all_fs:
-        fs.unmount()
-    kept = rnd.random() < 0.5
-    if not kept:
-        shutil.rmtree(rig.runtime, ignore_errors=True)
-    for fs in all_fs:
-        fs.mount()
+    try:
+        rig.guest.run(rnd.uniform(0.02, 0.2))
+        if rnd.random() < 0.4:
+            rig.backup("any")
+            rig.guest.run(rnd.uniform(0, 0.1))
+    finally:
+        adversary.stop()
+    kept = lose_power(rig, rnd, shut, all_fs)
     while rnd.random() < 0.2:
         rig.interrupt_recovery()
     rig.take_what_is_left()
     rig.start()
-    rig.check_snapshots(must_survive=False)
-    precision = "any"
-    if crash.HAS_RUNTIME:
-        precision = "exact" if kept else "region"
-    rig.backup(precision)
-    rig.check_snapshots(must_survive=True)
+    rig.check_snapshots(power=True, kept=kept)
+    rig.backup("exact" if kept else "region")
+    rig.check_snapshots()
 
 
 def campaign(t, rnd, kind, layout, losses, total, by_workload):
-    all_fs = [FileSystem(t, kind, 0)]
+    all_fs = [lossy.FileSystem(t, kind, 0)]
     if layout != "one":
-        all_fs.append(FileSystem(t, kind, 1))
+        all_fs.append(lossy.FileSystem(t, kind, 1))
     base, state = all_fs[0], all_fs[-1]
     shut = {"split-base": [base], "split-state": [state]}.get(layout, all_fs)
     done = 0
     try:
         while done < losses:
             workload = rnd.choice(crash.WORKLOADS)
+            on_disk = os.path.join(state.dir, "runtime")
             rig = crash.Rig(t, rnd, workload, rnd.choice((0, 1, 3)), SIZES,
                             state=os.path.join(state.dir, "state"),
                             images=base.dir, window=WINDOW,
+                            runtime=on_disk if rnd.random() < UNTRUSTED
+                            else None,
                             args=["scratch-reserve=0"])
             try:
                 # The disks exist before the guest comes.
@@ -169,26 +147,27 @@ def campaign(t, rnd, kind, layout, losses, total, by_workload):
             finally:
                 rig.close()
             shutil.rmtree(rig.state)
+            shutil.rmtree(on_disk, ignore_errors=True)
             crash.merge(total, rig.stats)
             crash.merge(by_workload.setdefault(workload, {}), rig.stats)
-    finally:
         for fs in all_fs:
             fs.unmount()
-            os.unlink(fs.file)
-            os.rmdir(fs.dir)
+    finally:
+        for fs in all_fs:
+            fs.remove()
 
 
 def main():
-    fixture.requires_cmd("mkfs.xfs", "mkfs.ext4", "losetup", "mount")
-    if os.geteuid() != 0 or subprocess.run(
-            ["losetup", "--find"], capture_output=True).returncode != 0:
-        fixture.skip("needs root and loop devices")
+    lossy.requires()
+    lossy.own_mounts()
     losses = int(sys.argv[1]) if len(sys.argv) > 1 else 4
     rnd = random.Random(crash.seed())
     t = fixture.Fixture()
     cases = [(k, l) for k in ("xfs", "ext4") for l in LAYOUTS]
     rnd.shuffle(cases)
-    if losses < 16:             # each file system and some layout
+    if len(sys.argv) > 2:
+        cases = [c for c in cases if "/".join(c) in sys.argv[2:]]
+    elif losses < 16:           # each file system and some layout
         cases = [next(c for c in cases if c[0] == k) for k in ("xfs", "ext4")]
     total, by_workload = {}, {}
     for n, (kind, layout) in enumerate(cases):

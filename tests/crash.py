@@ -11,7 +11,9 @@ Checks after every crash (numbers as in the design's oracle):
 1. base      each sector is what was acknowledged (process crash) or at least as
              new as what was flushed (power loss), or an unfinished request's
 2. chain     the last backup + what is reported dirty since == the disk now
-3. snapshot  reads as at its cut, or fails and is reported lost with a reason
+3. snapshot  reads as at its cut and so does its bitmap, or fails and is
+             reported lost with a reason; after power loss the first is a must
+             for a durable one, the second for any other
 4. precision what is dirty was written (tmpfs kept), or is near what was written
 5. order     W2 was sent after W1 was done, on another disk: no cut has W2 only
 6. recovery  killed again and again while it starts: the same answers
@@ -34,10 +36,10 @@ REGION = 4 << 20
 HINT = 4 * REGION               # intents set ahead of sequential writes
 ZEROES = bytes(SECTOR)
 PAIR = 65536                    # bytes at the start of each disk: check 5
+BLOCK = 4096
 WORKLOADS = ("random", "sequential", "unaligned", "trim", "fua", "multi")
-
-with open(fixture.FLEECE_PLUGIN, "rb") as f:
-    HAS_RUNTIME = b"intent-region=" in f.read()
+# A build to be tested that is not this one: see crash-controls.sh.
+PLUGIN = os.environ.get("CRASH_PLUGIN")
 
 
 def content(disk, version, offset, length):
@@ -58,6 +60,10 @@ class Op:
     def end(self):
         return self.offset + len(self.data)
 
+    def __str__(self):
+        return f"{self.kind}{' FUA' if self.fua else ''} [{self.offset}, " \
+            f"{self.end}): {bytes(self.data[:32]).hex()}"
+
     def may_be(self, at, got):
         """May the sector at `at` be `got` while this is being done?"""
         return self.offset <= at < self.end and \
@@ -69,6 +75,30 @@ def granules(ops):
     for op in ops:
         out.update(range(op.offset // GRANULE, (op.end - 1) // GRANULE + 1))
     return out
+
+
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
+def other_life(path):
+    """Make a map in the tmpfs one of another session that never had a bit set:
+    the same but for the nonce."""
+    with open(path, "r+b") as f:
+        size = os.fstat(f.fileno()).st_size
+        header = bytearray(f.read(80))  # see bitmap/runtime.c
+        header[64:80] = os.urandom(16)
+        header[12:16] = bytes(4)
+        header[12:16] = struct.pack("=I", crc32c(header))
+        f.truncate(0)
+        f.truncate(size)
+        f.seek(0)
+        f.write(header)
 
 
 def differing(a, b):
@@ -96,7 +126,18 @@ class Journal:
         self.maybe = set()              # sectors trimmed: old or zero
         self.stable_maybe = set()
         self.ever = set()               # granules written: intents outlive cuts
+        self.log = []                   # since the last crash, for people
         self.reset_tracking()
+
+    def note(self, event, op):
+        self.log.append((event, op))
+
+    def story(self, at):
+        """What was done to this sector since the last crash."""
+        return "".join(
+            f"\n  #{n} {event}" + (f" {op}" if op is not None else "")
+            for n, (event, op) in enumerate(self.log)
+            if op is None or op.offset <= at < op.end)
 
     def reset_tracking(self):
         """At a cut: what may be dirty since, and what must be."""
@@ -105,11 +146,13 @@ class Journal:
         self.before_cut = set(self.inflight)
 
     def submit(self, op):
+        self.note("sent", op)
         self.inflight.add(op)
         self.may_dirty |= granules([op])
         self.ever |= granules([op])
 
     def acknowledge(self, op):
+        self.note("done", op)
         self.inflight.remove(op)
         if op not in self.before_cut:
             self.must_dirty |= granules([op])
@@ -129,6 +172,7 @@ class Journal:
 
     def flushed(self, nr):
         """A flush is done that was sent when nr were unflushed."""
+        self.note(f"flush of {nr} done", None)
         for op in self.unflushed[:nr]:
             self._apply(op, self.stable, self.stable_maybe)
         del self.unflushed[:nr]
@@ -155,7 +199,7 @@ class Journal:
                         (old and not (op.fua and op.kind != "trim"))
             assert old or any(op.may_be(at, got) for op in self.inflight), \
                 f"sector {at} has {got[:32]}, flushed was " \
-                f"{bytes(self.stable[at:at + 32])}"
+                f"{bytes(self.stable[at:at + 32])}{self.story(at)}"
         for op in self.unflushed:
             if op.fua and op.kind != "trim":
                 self._check_fua(op, image)
@@ -163,6 +207,7 @@ class Journal:
         self.stable = bytearray(image)
         self.unflushed = []
         self.maybe, self.stable_maybe = set(), set()
+        self.log = []
 
     def _check_fua(self, op, image):
         at = self.unflushed.index(op)
@@ -170,7 +215,8 @@ class Journal:
         for s in range(op.offset, op.end, SECTOR):
             got = bytes(image[s:s + SECTOR])
             assert op.may_be(s, got) or any(o.may_be(s, got) for o in later), \
-                f"sector {s} was written with FUA and is lost: {got[:32]}"
+                f"sector {s} was written with FUA and is lost: " \
+                f"{got[:32]}{self.story(s)}"
 
 
 class Guest:
@@ -246,7 +292,7 @@ class Guest:
             def complete(err, i=i, nr=len(journal.unflushed)):
                 if err.value == 0:
                     # What a file system says while it is being shut down is
-                    # no promise of the disk's.
+                    # no promise: see crash-fs.py.
                     if not self.rig.errors_are_fine:
                         self.rig.journals[i].flushed(nr)
                     left.pop()
@@ -256,6 +302,7 @@ class Guest:
                     self._lost(err.value)
                 return 1
             left.append(i)
+            journal.note(f"flush of {len(journal.unflushed)} sent", None)
             try:
                 self._handle(i).aio_flush(complete)
             except nbd.Error:
@@ -361,11 +408,22 @@ class Guest:
         return not self.lost
 
 
+class Cut:
+    """What a snapshot of all disks must go on to be."""
+
+    def __init__(self, durable, since, nr_disks):
+        self.durable = durable
+        self.contexts = [f"qemu:dirty-bitmap:{since}"] if since else []
+        self.seen, self.dirty = [], []          # of each disk
+        # Granules in which old data may have been lost to read errors.
+        self.unreadable = [set() for _ in range(nr_disks)]
+
+
 class Rig:
     """A server, its disks and its backups."""
 
     def __init__(self, t, rnd, workload, nr_snapshots, sizes, state=None,
-                 images=None, args=(), window=None):
+                 images=None, runtime=None, args=(), window=None):
         self.t, self.rnd, self.workload = t, rnd, workload
         self.nr_snapshots = nr_snapshots
         self.names = [f"d{i}" for i in range(len(sizes))]
@@ -378,8 +436,10 @@ class Rig:
         for image, size in zip(self.images, sizes):
             with open(image, "wb") as f:
                 f.truncate(size)
-        self.runtime = tempfile.mkdtemp(prefix="nbdfleece-crash.",
-                                        dir="/dev/shm")
+        # Its own, so that the power can be cut there alone.
+        self.shm = tempfile.mkdtemp(prefix="nbdfleece-crash.", dir="/dev/shm")
+        self.trusted = runtime is None
+        self.runtime = runtime or os.path.join(self.shm, "r")
         self.args = list(args)
         self.server = None
         self.errors_are_fine = False    # its disk is dying
@@ -388,23 +448,24 @@ class Rig:
         self.pair_floor = 0             # up to here a power loss had its way
         self.last = None                # name of the last backup
         self.nr = 0
-        self.snapshots = {}             # id -> [bytes of each disk]
+        self.snapshots = {}             # id -> Cut
+        self.layers = []                # (id, is it durable?) of all, in order
         self.stats = {"crashes": 0, "lost_blocks": 0, "over_report": [],
                       "snapshots_kept": 0, "snapshots_lost": 0,
                       "recoveries_killed": 0, "exact": 0}
         self.guest = Guest(self)
 
     def argv(self):
-        argv = [f"state={self.state}", f"control={self.t.control}"]
-        if HAS_RUNTIME:
-            argv.append(f"runtime={self.runtime}")
-        return argv + [f"disk={n}:{i}"
-                       for n, i in zip(self.names, self.images)] + self.args
+        argv = [f"state={self.state}", f"control={self.t.control}",
+                f"runtime={self.runtime}"]
+        return ([PLUGIN] if PLUGIN else []) + argv + \
+            [f"disk={n}:{i}" for n, i in zip(self.names, self.images)] + \
+            self.args
 
     def close(self):
         if self.alive():
             self.server.kill()
-        shutil.rmtree(self.runtime, ignore_errors=True)
+        shutil.rmtree(self.shm, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def alive(self):
@@ -423,6 +484,33 @@ class Rig:
         self.t.servers.remove(self.server)
         self.guest.disconnect()
         self.stats["crashes"] += 1
+
+    def dying(self):
+        """From now on its file systems fail."""
+        self.errors_are_fine = True
+        self.mark = [len(j.unflushed) for j in self.journals]
+
+    def dead(self):
+        """They do not any more.  Old data that a guest's write could not save,
+        for it could not be read, is an error in the snapshots."""
+        self.errors_are_fine = False
+        for i, journal in enumerate(self.journals):
+            tried = granules(journal.inflight) | \
+                granules(journal.unflushed[self.mark[i]:])
+            for cut in self.snapshots.values():
+                cut.unreadable[i] |= tried
+
+    def crash_runtime(self):
+        """What the crash does to the maps in memory.  True: nothing."""
+        what = self.rnd.choice(("kept", "kept", "kept", "gone", "gone",
+                                "other"))
+        if what == "gone":
+            shutil.rmtree(self.runtime, ignore_errors=True)
+        if what == "other":
+            for folder, _, names in os.walk(self.runtime):
+                for name in names:
+                    other_life(os.path.join(folder, name))
+        return what == "kept" and self.trusted
 
     def take_what_is_left(self):
         """After power loss: check 1, then go on with what the disks hold."""
@@ -447,14 +535,30 @@ class Rig:
 
     # --- what it serves
 
-    def read(self, export, contexts=()):
+    @staticmethod
+    def _read(h, at, length, errors):
+        """errors: None, or a set that gets the blocks that cannot be read."""
+        try:
+            return h.pread(length, at)
+        except nbd.Error:
+            if errors is None:
+                raise
+        if length <= BLOCK:
+            errors.add(at)
+            return bytes(length)
+        half = max(BLOCK, length // 2 // BLOCK * BLOCK)
+        return Rig._read(h, at, half, errors) + \
+            Rig._read(h, at + half, length - half, errors)
+
+    def read(self, export, contexts=(), errors=None):
         h = nbd.NBD()
         for c in contexts:
             h.add_meta_context(c)
         h.connect_uri(self.t.uri(export, self.server))
         size, out = h.get_size(), bytearray()
         while len(out) < size:
-            out += h.pread(min(8 << 20, size - len(out)), len(out))
+            out += self._read(h, len(out), min(8 << 20, size - len(out)),
+                              errors)
         dirty = []
         for c in contexts:
             at = 0
@@ -479,25 +583,29 @@ class Rig:
         must = [set(j.must_dirty) for j in self.journals]
         may = [set(j.may_dirty) for j in self.journals]
         arguments = {"incremental": since} if since else {}
+        cut = Cut(self.nr_snapshots > 0 and self.rnd.random() < 0.3, since,
+                  len(self.names))
+        # A volatile snapshot that came after would take a durable one along.
+        self.layers.append((self.last, cut.durable or
+                            any(c.durable for c in self.snapshots.values())))
         self.q.command("backup-begin", checkpoint={"name": self.last},
-                       **arguments)
-        seen = []
+                       durable=cut.durable, **arguments)
         for i, journal in enumerate(self.journals):
             journal.reset_tracking()
             export = f"{self.names[i]}@{self.last}"
-            contexts = [f"qemu:dirty-bitmap:{since}"] if since else []
-            whole, dirty = self.read(export, contexts)
+            whole, dirty = self.read(export, cut.contexts)
             journal.check_acked(whole, inflight[i])
             if since:
                 self._chain(i, whole, dirty)
                 self._precision(i, dirty, must[i], may[i], precision)
             self.replicas[i] = whole
-            seen.append(whole)
-        if len(seen) > 1:
-            k = [struct.unpack_from("<Q", s)[0] for s in seen[:2]]
+            cut.seen.append(whole)
+            cut.dirty.append(dirty)
+        if len(cut.seen) > 1:
+            k = [struct.unpack_from("<Q", s)[0] for s in cut.seen[:2]]
             assert k[0] >= k[1] or k[1] <= self.pair_floor, \
                 f"order: {k[1]} is on the second disk, {k[0]} on the first"
-        self.snapshots[self.last] = seen
+        self.snapshots[self.last] = cut
         while len(self.snapshots) > self.nr_snapshots:
             self.end(self.rnd.choice(list(self.snapshots)))
 
@@ -538,13 +646,29 @@ class Rig:
         elif precision == "any":
             self.stats["over_report"].append(over)
 
-    def check_snapshots(self, must_survive):
+    def _lasts(self, id):
+        """Through a power loss: all layers that it is read through do."""
+        at = [i for i, _ in self.layers].index(id)
+        return all(durable for _, durable in self.layers[at:])
+
+    def check_snapshots(self, power=False, kept=True):
         """Each is as it was, or says that it is not."""
         states = self._states()
-        for id, seen in list(self.snapshots.items()):
-            for name, want in zip(self.names, seen):
-                self._check_snapshot(id, name, want, states[id, name],
-                                     must_survive)
+        for id, cut in list(self.snapshots.items()):
+            must = self._lasts(id) or (kept and not power)
+            for i, name in enumerate(self.names):
+                state = states[id, name]
+                if state["state"] == "live":
+                    assert must or kept, f"{name}@{id} lives by nothing"
+                    state = self._check_live(id, cut, i) or state
+                if state["state"] == "live":
+                    self.stats["snapshots_kept"] += 1
+                    continue
+                assert state["state"] in ("lost", "broken") and \
+                    state["reason"], state
+                assert not must, f"{name}@{id} did not last: {state}"
+                self.stats["snapshots_lost"] += 1
+                self._check_refused(f"{name}@{id}")
         states = self._states()
         for id in list(self.snapshots):
             if any(states[id, n]["state"] != "live" for n in self.names):
@@ -557,20 +681,28 @@ class Rig:
                 states[b["id"], d["disk"]] = d
         return states
 
-    def _check_snapshot(self, id, name, want, state, must_survive):
-        if state["state"] == "live":
-            try:
-                got, _ = self.read(f"{name}@{id}")
-                bad = list(differing(want, got))
-                assert not bad, f"{name}@{id} changed: sectors {bad[:20]}"
-                self.stats["snapshots_kept"] += 1
-                return
-            except nbd.Error:
-                state = self._states()[id, name]
-        assert state["state"] in ("lost", "broken") and state["reason"], state
-        assert not must_survive, f"{name}@{id}: {state}"
-        self.stats["snapshots_lost"] += 1
-        self._check_refused(f"{name}@{id}")
+    def _check_live(self, id, cut, i):
+        """Its state if it turns out to be broken."""
+        name, errors = f"{self.names[i]}@{id}", set()
+        try:
+            got, dirty = self.read(name, cut.contexts, errors)
+        except nbd.Error:
+            state = self._states()[id, self.names[i]]
+            if state["state"] == "live":
+                raise
+            return state
+        state = self._states()[id, self.names[i]]
+        if state["state"] != "live":
+            return state
+        for at in errors:
+            assert at // GRANULE in cut.unreadable[i], \
+                f"{name} cannot be read at {at}"
+            got[at:at + BLOCK] = cut.seen[i][at:at + BLOCK]
+        bad = list(differing(cut.seen[i], got))
+        assert not bad, f"{name} changed: sectors {bad[:20]}"
+        assert dirty == cut.dirty[i], f"{name}: another bitmap: {dirty} and " \
+            f"not {cut.dirty[i]}"
+        return None
 
     def _check_refused(self, export):
         try:
