@@ -6,13 +6,16 @@
  * little-endian:
  *   u32 crc32c of the other 508 bytes, u32 magic, 16 bytes nonce of the file,
  *   u64 index of the record, u64 synced, u64 first block, u64 number of blocks,
- *   u32 presence, u32 zero, 112 u32 of block checksums (of data)
+ *   u32 presence, u32 filled, 112 u32 of block checksums (of data)
  * Record 0 tells instead of blocks the size of the disk and the layer's id.
  *
  * synced: this many records of the file were known to be stable when this one was
  * written.  So a record that cannot be read is harmless above the greatest
  * synced of all: nobody was told that it was there.  Below it the file is
  * damaged, and with it the layer.
+ *
+ * filled: the file was known to have room for this many, so one that is shorter has
+ * been cut, and records of it are gone.
  *
  * A presence of absent tells nothing: it fills the place of a bad record.
  *
@@ -40,7 +43,7 @@ struct record {
   uint32_t crc, magic;
   uint8_t nonce[RUNTIME_NONCE_BYTES];
   uint64_t index, synced, block, nr;
-  uint32_t what, zero;
+  uint32_t what, filled;
   uint32_t block_crc[RECORD_CRCS];
 };
 G_STATIC_ASSERT (sizeof (struct record) == RECORD);
@@ -170,6 +173,7 @@ write_queue_locked (LayerLog *log)
     struct record *r = &g_array_index (batch, struct record, i);
 
     r->synced = GUINT64_TO_LE (stable);
+    r->filled = GUINT32_TO_LE (MIN (log->filled, UINT32_MAX));
     seal (r);
   }
   /* First what they tell of. */
@@ -239,6 +243,7 @@ layer_log_create (Layer *layer, GError **error)
                                    &log->file);
   if (err == 0) {
     r = new_record (log, 0, &head);
+    r.filled = GUINT32_TO_LE (AHEAD);   /* synced together with it */
     seal (&r);
     err = write_records (log, &r, 1, 0);
   }
@@ -319,15 +324,16 @@ apply (Layer *layer, const struct record *r)
 }
 
 /* *out_last: one past the last good record; bad gets the indexes (uint64_t) of
- * those that are not, also past it.  *out_synced: the greatest of all. */
+ * those that are not, also past it.  *out_synced, *out_filled: the greatest of
+ * all. */
 static int
 replay (LayerLog *log, Layer *layer, uint64_t nr, uint64_t *out_last,
-        GArray *bad, uint64_t *out_synced)
+        GArray *bad, uint64_t *out_synced, uint32_t *out_filled)
 {
   g_autofree struct record *buf = g_new (struct record, AHEAD);
   int err = 0;
 
-  *out_last = *out_synced = 0;
+  *out_last = *out_synced = *out_filled = 0;
   for (uint64_t at = 0; err == 0 && at < nr; at += AHEAD) {
     uint64_t n = MIN (nr - at, AHEAD);
 
@@ -351,6 +357,7 @@ replay (LayerLog *log, Layer *layer, uint64_t nr, uint64_t *out_last,
         err = apply (layer, r);
       *out_last = at + i + 1;
       *out_synced = MAX (*out_synced, GUINT64_FROM_LE (r->synced));
+      *out_filled = MAX (*out_filled, GUINT32_FROM_LE (r->filled));
     }
   }
   return err;
@@ -387,13 +394,14 @@ layer_log_open (Layer *layer, GError **error)
   LayerLog *log = log_new (layer);
   g_autoptr (GArray) bad = g_array_new (FALSE, FALSE, sizeof (uint64_t));
   uint64_t last = 0, synced = 0;
+  uint32_t filled = 0;
   int err;
 
   err = layer->storage->ops->open (layer->storage, path, 0, 0, &log->file);
   if (err == 0)
     err = replay (log, layer, log->file->size / RECORD, &last, bad,
-                  &synced);
-  if (err == 0 && (last == 0 ||
+                  &synced, &filled);
+  if (err == 0 && (last == 0 || log->file->size / RECORD < filled ||
                    (bad->len > 0 && g_array_index (bad, uint64_t, 0) < synced)))
     err = -EBADMSG;
   if (err == 0)

@@ -521,6 +521,77 @@ test_large (void)
   fixture_free (fx);
 }
 
+/* The one file of the scratch folder with this end; caller frees. */
+static char *
+scratch_file (const char *suffix)
+{
+  g_autoptr (GDir) dir = g_dir_open (fx->scratch, 0, NULL);
+  const char *name;
+
+  while ((name = g_dir_read_name (dir)) != NULL)
+    if (g_str_has_suffix (name, suffix))
+      return g_build_filename (fx->scratch, name, NULL);
+  g_assert_not_reached ();
+}
+
+/* Damage to the log of a durable snapshot, cut off at size or flipped at byte
+ * flip: the snapshot is lost.  Where the log had been cut off between two records,
+ * blocks of the later ones read as what had overwritten them. */
+static void
+damage_log (int64_t size, int64_t flip)
+{
+  FleeceCutDisk cd = { .snapshot = "s", .durable = true };
+  g_autoptr (Snapshot) snap = NULL;
+  g_autoptr (GError) error = NULL;
+  g_autofree char *path = NULL, *reason = NULL;
+  char byte, buf[BLOCK];
+  int fd;
+
+  fx = fixture_new (1, SIZE);
+  fixture_start (fx);
+  fixture_write (fx->disk[0], 0, DATA, 'a');
+  cd.disk = fx->disk[0];
+  g_assert_true (fleece_cut (fx->f, &cd, 1, NULL, NULL, &error));
+  snapshot_unref (cd.out_snapshot);
+  for (unsigned i = 0; i < 20; i++)
+    fixture_write (fx->disk[0], i * 65536, BLOCK, 'b');
+  fixture_crash (fx);
+
+  path = scratch_file (".log");
+  fd = open (path, O_RDWR | O_CLOEXEC);
+  g_assert_cmpint (fd, >=, 0);
+  if (size >= 0)
+    g_assert_cmpint (ftruncate (fd, size), ==, 0);
+  if (flip >= 0) {
+    g_assert_cmpint (pread (fd, &byte, 1, flip), ==, 1);
+    byte ^= 4;
+    g_assert_cmpint (pwrite (fd, &byte, 1, flip), ==, 1);
+  }
+  close (fd);
+
+  fixture_start (fx);
+  snap = disk_find_snapshot (fx->disk[0], "s");
+  reason = snapshot_reason (snap);
+  g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_LOST);
+  g_assert_nonnull (strstr (reason, "damaged"));
+  g_assert_cmpint (snapshot_pread (snap, buf, BLOCK, 19 * 65536), ==, -EIO);
+  fixture_end (g_steal_pointer (&snap));
+  g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
+  fixture_free (fx);
+}
+
+static void
+test_durable_log (void)
+{
+  static const int64_t sizes[] = { 0, 511, 512, 1024, 5120, 10240, 12000 };
+  static const int64_t flips[] = { 0, 100, 512 + 4, 5 * 512 + 33 };
+
+  for (unsigned i = 0; i < G_N_ELEMENTS (sizes); i++)
+    damage_log (sizes[i], -1);
+  for (unsigned i = 0; i < G_N_ELEMENTS (flips); i++)
+    damage_log (-1, flips[i]);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -530,6 +601,7 @@ main (int argc, char **argv)
   g_test_add_func ("/fleece/restart/missing", test_missing);
   g_test_add_func ("/fleece/restart/short", test_short);
   g_test_add_func ("/fleece/restart/flipped", test_flipped);
+  g_test_add_func ("/fleece/restart/durable-log", test_durable_log);
   g_test_add_func ("/fleece/restart/runtime", test_runtime);
   g_test_add_func ("/fleece/restart/foreign-write", test_foreign_write);
   g_test_add_func ("/fleece/restart/failed-start", test_failed_start);
