@@ -726,6 +726,8 @@ change_map (Runtime *rt, const char *path, bool other_life, GRand *rand)
 
   g_file_get_contents (path, &bytes, &length, &error);
   g_assert_no_error (error);
+  if (length <= page)           /* the crash was while it was made */
+    return;
   if (other_life) {
     uint8_t nonce[RUNTIME_NONCE_BYTES];
     RuntimeMap *map;
