@@ -26,8 +26,8 @@ QEMU_BITMAPS = 100
 SPARSE = 200 << 30
 REGION = 4 << 20                # intent-region='s default
 
-# Requests/s; latency of half of them and of 99 in 100, and the server's CPU time
-# for each, in microseconds.
+# Requests/s; latency of half of them and of 99 in 100, and the server's CPU
+# time for each, in microseconds.
 FAILURES = (OSError, RuntimeError, ValueError, KeyError,
             subprocess.SubprocessError)
 
@@ -209,10 +209,10 @@ class Control:
 # refer to.  place: where the image is, "memory" (tmpfs), "disk" (a cached file)
 # or "sparse" (the same, SPARSE bytes and no data).  targets: [(text, ours,
 # theirs, ratio)]: ours must reach ratio x theirs, in the median of the rounds.
-# latency: shown too.  turns: not one server after the other, but all at once, each
-# on its own image, which has been written once; they are measured in turns, so
-# often.  Closer together, for small differences.  state: where all but the image
-# is, if elsewhere.
+# latency: shown too.  turns: not one server after the other, but all at once,
+# each on its own image, which has been written once; they are measured in
+# turns, so often.  Closer together, for small differences.  state: where all
+# but the image is, if elsewhere.
 Scenario = collections.namedtuple(
     "Scenario", "key title place contestants workloads targets "
     "latency turns state", defaults=(False, 0, None))
@@ -282,9 +282,10 @@ def scenarios(peers):
 
 
 def cold_and_again(depth):
-    """One block in every fourth region: not a stream, for which intents would
-    be set ahead."""
-    stride = 4 * REGION
+    """One block in every eighth region: not a stream, for which intents would
+    be set ahead; and less in all than intent-cap='s default, above which none
+    are set ahead for the stream that follows."""
+    stride = 8 * REGION
     at = 0 if depth == 1 else SPARSE // 4
     args = [f"--offset={at}", f"--size={SPARSE // 4}"]
     return [Fio(f"write:{stride - 4096}", "4k", depth, True,

@@ -4,11 +4,11 @@
 a power loss, for three workloads; beside qemu-storage-daemon with persistent
 bitmaps of qcow2 images.
 
-Three sparse disks of realistic size are served at once, each with a guest of its
-own.  A checkpoint is made at the start, another one shortly before the end; then
-the server is killed, its tmpfs deleted, and it is started again.  What the
-guests wrote is known here, outside the server: what is reported beyond it is the
-over-report, and anything that is missing fails the run.
+Three sparse disks of realistic size are served at once, each with a guest of
+its own.  A checkpoint is made at the start, another one shortly before the end;
+then the server is killed, its tmpfs deleted, and it is started again.  What the
+guests wrote is known here, outside the server: what is reported beyond it is
+the over-report, and anything that is missing fails the run.
 
 The guests write zeroes: where a write goes is what counts, and three disks of
 200 GiB need hardly any space.  How to read it: BENCHMARKING.
@@ -293,8 +293,8 @@ def qemu(a, folder, guests, phase):
 
 
 def show(rows, qemu_rows, recovery, a):
-    print(f"\n{a.size >> 30} GiB disks, killed after {a.minutes:g} minutes with "
-          f"the tmpfs lost; MiB")
+    print(f"\n{a.size >> 30} GiB disks, killed after {a.minutes:g} minutes "
+          f"with the tmpfs lost; MiB")
     print("%-10s %10s  %21s  %21s" % ("", "", "since the start",
                                       f"since {a.late:g} s before"))
     print("%-10s %10s  %10s %10s  %10s %10s" % (
@@ -323,7 +323,8 @@ def main():
     ap.add_argument("--builddir", required=True)
     ap.add_argument("--minutes", type=float, default=5)
     ap.add_argument("--late", type=float, default=10, metavar="SECONDS",
-                    help="how long before the end the second checkpoint is made")
+                    help="how long before the end the second checkpoint is "
+                    "made")
     ap.add_argument("--qemu-seconds", type=float, default=10,
                     help="0: without QEMU")
     ap.add_argument("--size", type=bench.parse_size, default=200 << 30,
