@@ -164,10 +164,10 @@ test_short (void)
   }
 }
 
-/* A good sector of something else, in its place. */
+/* A good sector of something else, in place of sector at. */
 static void
 plant (Rig *rig, const char *name, SectorKind kind, uint64_t index,
-       uint64_t tag)
+       uint64_t tag, uint64_t at)
 {
   static const uint64_t none[SECTOR_WORDS];
   g_autofree char *path = rig_map_path (rig, name);
@@ -177,7 +177,7 @@ plant (Rig *rig, const char *name, SectorKind kind, uint64_t index,
   g_assert_cmpint (fd, >=, 0);
   sector_fill (&sector, kind, index, tag, none);
   g_assert_cmpint (pwrite (fd, &sector, sizeof sector,
-                           (off_t) (index * SECTOR_BYTES)), ==, sizeof sector);
+                           (off_t) (at * SECTOR_BYTES)), ==, sizeof sector);
   close (fd);
 }
 
@@ -190,8 +190,22 @@ test_foreign (void)
 
   make_large (rig, b);
   d = g_strdup_printf ("vda.%" G_GUINT64_FORMAT ".d", b[0]);
-  plant (rig, d, SECTOR_EPOCH_MAP, 1, b[1]);    /* of another epoch */
-  plant (rig, "vda.i", SECTOR_INTENTS, 1, 2 * REGION);
+  plant (rig, d, SECTOR_EPOCH_MAP, 1, b[1], 1); /* of another epoch */
+  plant (rig, "vda.i", SECTOR_INTENTS, 1, 2 * REGION, 1);
+  rig_open (rig);
+  g_assert_cmpuint (epoch_log_report (rig->log)->bad_sectors, ==, 2);
+  g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, SECTOR_BITS + 1);
+  g_assert_cmpuint (rig_count (rig, b[1], 0), ==,
+                    SECTOR_BITS * PER_REGION + 2 * PER_REGION);
+  rig_free (rig);
+
+  /* Of another place of the same file. */
+  rig = rig_new ();
+  make_large (rig, b);
+  g_free (d);
+  d = g_strdup_printf ("vda.%" G_GUINT64_FORMAT ".d", b[0]);
+  plant (rig, d, SECTOR_EPOCH_MAP, 2, b[0], 1);
+  plant (rig, "vda.i", SECTOR_INTENTS, 2, REGION, 1);
   rig_open (rig);
   g_assert_cmpuint (epoch_log_report (rig->log)->bad_sectors, ==, 2);
   g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, SECTOR_BITS + 1);
@@ -204,8 +218,8 @@ test_foreign (void)
   make_large (rig, b);
   g_free (d);
   d = g_strdup_printf ("vda.%" G_GUINT64_FORMAT ".d", b[0]);
-  plant (rig, d, SECTOR_INTENTS, 0, b[0]);
-  plant (rig, "vda.i", SECTOR_EPOCH_MAP, 0, REGION);
+  plant (rig, d, SECTOR_INTENTS, 0, b[0], 0);
+  plant (rig, "vda.i", SECTOR_EPOCH_MAP, 0, REGION, 0);
   rig_open (rig);
   g_assert_cmpuint (epoch_log_report (rig->log)->bad_sectors, ==, 2);
   g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, SECTOR_BITS);
@@ -499,6 +513,89 @@ test_prepared (void)
   }
 }
 
+/* The clear round looks at the epoch of a cut under way too: its bits are durable
+ * before the intents go that covered them. */
+static void
+test_prepared_cleared (void)
+{
+  Rig *rig = rig_new ();
+  GError *error = NULL;
+  uint64_t b;
+  Epoch *next;
+
+  rig->options.sync_interval_ms = 10;
+  rig->options.idle_ms = 10;
+  rig_open (rig);
+  b = epoch_log_current (rig->log)->id;
+  next = epoch_log_prepare (rig->log, SIZE, GRAN, &error);
+  g_assert_no_error (error);
+  dirty_bitmap_set (next->bitmap, 33 * GRAN, 1);
+  g_assert_cmpint (epoch_intend (rig->log, next, 33 * GRAN, 1), ==, 0);
+  while (epoch_log_intent_bytes (rig->log) > 0)
+    g_usleep (1000);
+  rig_crash (rig);
+  rig_lose_runtime (rig);
+  rig_open (rig);
+  g_assert_true (rig_is_dirty (rig, b, 0, 33 * GRAN));
+  g_assert_cmpuint (rig_count (rig, b, 0), ==, 1);
+  rig_free (rig);
+}
+
+static int
+refuse_commit (void *opaque)
+{
+  return 1;
+}
+
+static void
+set_commit_hook (Rig *rig, int (*fn) (void *))
+{
+  GError *error = NULL;
+  sqlite3_stmt *stmt;
+
+  catalog_lock (rig->cat);
+  stmt = catalog_stmt (rig->cat, "SELECT 1", &error);
+  g_assert_no_error (error);
+  sqlite3_commit_hook (sqlite3_db_handle (stmt), fn, NULL);
+  catalog_unlock (rig->cat);
+}
+
+/* What is in maps stays there until the rows are committed that have it. */
+static void
+test_not_committed (void)
+{
+  static const DiskIdentity identity = { .size = SIZE, .inode = 1 };
+
+  for (int lose = 0; lose < 2; lose++)
+    for (int close = 0; close < 2; close++) {
+      Rig *rig = rig_new ();
+      g_autoptr (GError) error = NULL;
+      uint64_t b[2];
+
+      rig_open (rig);
+      b[0] = epoch_log_current (rig->log)->id;
+      g_assert_cmpint (rig_write (rig, 1 * GRAN, 1), ==, 0);
+      b[1] = rig_cut (rig);
+      g_assert_cmpint (rig_write (rig, 33 * GRAN, 1), ==, 0);
+      set_commit_hook (rig, refuse_commit);
+      if (close)
+        g_assert_false (epoch_log_close (rig->log, &identity, &error));
+      else
+        g_assert_false (epoch_log_store (rig->log, &error));
+      g_assert_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID);
+      set_commit_hook (rig, NULL);
+      rig_crash (rig);
+      if (lose)
+        rig_lose_runtime (rig);
+      rig_open (rig);
+      g_assert_cmpint (recovery (rig), ==,
+                       lose ? EPOCHS_BOUNDED : EPOCHS_EXACT);
+      g_assert_cmpuint (rig_count (rig, b[0], b[1]), ==, 1);
+      g_assert_true (rig_is_dirty (rig, b[1], 0, 33 * GRAN));
+      rig_free (rig);
+    }
+}
+
 /* Nothing stays behind after a clean stop. */
 static void
 test_clean (void)
@@ -549,6 +646,8 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/recover/repeated", test_repeated);
   g_test_add_func ("/bitmap/recover/prepared", test_prepared);
   g_test_add_func ("/bitmap/recover/torn", test_torn);
+  g_test_add_func ("/bitmap/recover/prepared-cleared", test_prepared_cleared);
+  g_test_add_func ("/bitmap/recover/not-committed", test_not_committed);
   g_test_add_func ("/bitmap/recover/clean", test_clean);
   return g_test_run ();
 }
