@@ -108,13 +108,43 @@ open_default (void)
   return fd;
 }
 
+static bool
+not_mine (const char *path, GError **error)
+{
+  g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+               "runtime directory '%s' is not a directory of this user", path);
+  return false;
+}
+
+/* The catalog's folder in parent, made if missing.  In /dev/shm anybody may have
+ * put something else there: it has to be ours, and nobody else may make or
+ * remove names in it. */
+static bool
+open_folder (Runtime *rt, int parent, GError **error)
+{
+  struct stat st;
+
+  if (mkdirat (parent, rt->uuid, 0700) < 0 && errno != EEXIST)
+    return fail ("create runtime directory", rt->dir, errno, error);
+  rt->fd = openat (parent, rt->uuid,
+                   O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  if (rt->fd < 0)
+    return errno == ENOTDIR || errno == ELOOP ? not_mine (rt->dir, error)
+      : fail ("open runtime directory", rt->dir, errno, error);
+  if (!is_mine (rt->fd))
+    return not_mine (rt->dir, error);
+  if (fstat (rt->fd, &st) == 0 && (st.st_mode & 077) != 0 &&
+      fchmod (rt->fd, 0700) < 0)
+    return fail ("protect runtime directory", rt->dir, errno, error);
+  return true;
+}
+
 Runtime *
 runtime_new (const char *dir, const char *catalog_uuid, GError **error)
 {
   Runtime *rt;
-  int fd = -1;
-
   g_autofree char *fallback = NULL;
+  int fd = -1;
 
   if (dir == NULL) {
     fd = open_default ();
@@ -132,21 +162,24 @@ runtime_new (const char *dir, const char *catalog_uuid, GError **error)
   if (fd < 0)
     return NULL;
   if (fallback != NULL && !is_mine (fd)) {
-    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                 "runtime directory '%s' belongs to another user", dir);
+    not_mine (dir, error);
     close (fd);
     return NULL;
   }
-  close (fd);
 
   rt = g_new0 (Runtime, 1);
   rt->dir = g_build_filename (dir, catalog_uuid, NULL);
   g_strlcpy (rt->uuid, catalog_uuid, sizeof rt->uuid);
-  rt->fd = open_dir (rt->dir, error);
-  if (rt->fd < 0) {
+  rt->fd = -1;
+  if (!open_folder (rt, fd, error)) {
+    if (rt->fd >= 0)
+      close (rt->fd);
+    rt->fd = -1;                /* what is there stays */
+    close (fd);
     runtime_free (rt);
     return NULL;
   }
+  close (fd);
   rt->trusted = is_tmpfs (rt->fd);
   return rt;
 }

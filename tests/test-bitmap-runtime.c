@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <linux/magic.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "bitmap-test.h"
 #include "bitmap/runtime.h"
@@ -150,6 +152,51 @@ test_not_tmpfs (void)
 }
 
 static void
+belongs_to_another (const char *dir)
+{
+  g_autoptr (GError) error = NULL;
+
+  g_assert_null (runtime_new (dir, UUID, &error));
+  g_assert_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID);
+  g_assert_nonnull (strstr (error->message, "not a directory of this user"));
+}
+
+/* In a directory that others may write to, the folder may be there before us: a
+ * link to somewhere, or somebody else's, who could change our maps. */
+static void
+test_not_ours (void)
+{
+  char *dir = tmpfs_dir_new (), *elsewhere = tmpfs_dir_new ();
+  g_autofree char *folder = g_build_filename (dir, UUID, NULL);
+  struct stat st;
+  Runtime *rt;
+
+  g_assert_cmpint (symlink (elsewhere, folder), ==, 0);
+  belongs_to_another (dir);
+  g_assert_cmpint (unlink (folder), ==, 0);
+  g_assert_true (g_file_set_contents (folder, "", 0, NULL));
+  belongs_to_another (dir);
+  g_assert_cmpint (unlink (folder), ==, 0);
+
+  /* Ours, but open to all. */
+  g_assert_cmpint (mkdir (folder, 0700), ==, 0);
+  g_assert_cmpint (chmod (folder, 0777), ==, 0);
+  rt = open_runtime (dir);
+  g_assert_cmpint (stat (folder, &st), ==, 0);
+  g_assert_cmpint (st.st_mode & 0777, ==, 0700);
+  runtime_free (rt);
+
+  if (geteuid () == 0) {
+    g_assert_cmpint (mkdir (folder, 0777), ==, 0);
+    g_assert_cmpint (chown (folder, 12345, 12345), ==, 0);
+    belongs_to_another (dir);
+    g_assert_cmpint (rmdir (folder), ==, 0);
+  }
+  test_dir_free (dir);
+  test_dir_free (elsewhere);
+}
+
+static void
 test_no_directory (void)
 {
   g_autoptr (GError) error = NULL;
@@ -166,6 +213,7 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/runtime/again", test_again);
   g_test_add_func ("/bitmap/runtime/sweep", test_sweep);
   g_test_add_func ("/bitmap/runtime/not-tmpfs", test_not_tmpfs);
+  g_test_add_func ("/bitmap/runtime/not-ours", test_not_ours);
   g_test_add_func ("/bitmap/runtime/no-directory", test_no_directory);
   return g_test_run ();
 }
