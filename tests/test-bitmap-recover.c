@@ -624,7 +624,17 @@ test_clean (void)
     g_assert_null (g_dir_read_name (dir));
     g_dir_close (dir);
   }
-  rig_open (rig);
+  {
+    /* Of a start or a cut that was killed; and of another disk. */
+    g_autofree char *left = rig_map_path (rig, "vda.999.d");
+    g_autofree char *other = rig_map_path (rig, "vda.x.999.d");
+
+    g_assert_true (g_file_set_contents (left, "", 0, NULL));
+    g_assert_true (g_file_set_contents (other, "", 0, NULL));
+    rig_open (rig);
+    g_assert_false (g_file_test (left, G_FILE_TEST_EXISTS));
+    g_assert_true (g_file_test (other, G_FILE_TEST_EXISTS));
+  }
   g_assert_true (epoch_log_report (rig->log)->clean);
   g_assert_cmpuint (rig_count (rig, b, 0), ==, 1);
   rig_free (rig);
