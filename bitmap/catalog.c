@@ -13,6 +13,7 @@
 #include "bitmap/bitmap-error.h"
 #include "bitmap/catalog-schema.h"
 #include "bitmap/catalog.h"
+#include "bitmap/fail-point.h"
 
 #define DATABASE_NAME "catalog.sqlite"
 #define LOCK_NAME     "lock"
@@ -568,6 +569,7 @@ catalog_open (Catalog *cat, GError **error)
   if (cat->vfs == NULL && !create_file (cat, error))
     return false;
   /* NOMUTEX: our own mutex is around every use. */
+  FAIL_POINT ("R2-catalog");
   if (sqlite3_open_v2 (cat->path, &cat->db,
                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX |
                        (cat->vfs != NULL ? SQLITE_OPEN_CREATE : 0),

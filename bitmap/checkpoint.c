@@ -5,6 +5,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
+#include "bitmap/fail-point.h"
 
 /* --- the struct */
 
@@ -467,12 +468,14 @@ checkpoint_delete (Catalog *cat, const char *name, CheckpointDelete how,
 {
   g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
 
+  FAIL_POINT ("C-delete");
   if (!catalog_begin (cat, error))
     return false;
   if (!delete_rows (cat, name, how, names, error)) {
     catalog_rollback (cat);
     return false;
   }
+  FAIL_POINT ("C-commit");
   if (!catalog_commit (cat, error))
     return false;
   if (out_deleted != NULL)

@@ -7,6 +7,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/durable-map.h"
+#include "bitmap/fail-point.h"
 #include "bitmap/granule.h"
 #include "bitmap/sector.h"
 
@@ -127,12 +128,15 @@ durable_map_sync (DurableMap *dm, const DirtyBitmap *bm)
   }
   if (changed->len == 0)
     return 0;
+  FAIL_POINT ("D-write");
   dm->failed = sector_file_write (dm->file, (struct sector *) changed->data,
                                   changed->len);
+  FAIL_POINT ("D-sync");
   if (dm->failed == 0)
     dm->failed = dm->file->ops->sync (dm->file);
   if (dm->failed < 0)
     return dm->failed;
+  FAIL_POINT ("D-mirror");
   /* What was written, not what bm has by now. */
   for (guint i = 0; i < changed->len; i++) {
     const struct sector *s = &g_array_index (changed, struct sector, i);

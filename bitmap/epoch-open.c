@@ -10,6 +10,7 @@
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
 #include "bitmap/epoch-log.h"
+#include "bitmap/fail-point.h"
 #include "bitmap/granule.h"
 #include "bitmap/intent.h"
 
@@ -272,6 +273,7 @@ recover (EpochLog *log, uint32_t granularity, const DiskIdentity *identity,
          GPtrArray *stale, uint64_t *out_id, uint64_t *out_prev,
          GError **error)
 {
+  FAIL_POINT ("R3-begin");
   if (!catalog_begin (log->cat, error))
     return false;
   if (!recover_rows (log, granularity, identity, stale, error) ||
@@ -280,6 +282,7 @@ recover (EpochLog *log, uint32_t granularity, const DiskIdentity *identity,
     catalog_rollback (log->cat);
     return false;
   }
+  FAIL_POINT ("R3-commit");
   return catalog_commit (log->cat, error);
 }
 
@@ -299,6 +302,7 @@ start_row (EpochLog *log, const Epoch *epoch, const DiskIdentity *identity,
     catalog_rollback (cat);
     return false;
   }
+  FAIL_POINT ("R5-commit");
   return catalog_commit (cat, error);
 }
 
@@ -392,12 +396,15 @@ static bool
 start_epoch (EpochLog *log, uint64_t id, uint64_t prev, uint32_t granularity,
              const DiskIdentity *identity, GError **error)
 {
-  Epoch *epoch = epoch_new (log, id, prev, identity->size, granularity, error);
+  Epoch *epoch;
 
+  FAIL_POINT ("R5-maps");
+  epoch = epoch_new (log, id, prev, identity->size, granularity, error);
   if (epoch == NULL)
     return false;
   g_ptr_array_add (log->all, epoch);
   atomic_store (&log->current, epoch);
+  FAIL_POINT ("R5-intents");
   if (log->maps_dir != NULL)
     log->intents = intents_create (log, log->maps_dir, identity->size, error);
   if ((log->maps_dir == NULL || log->intents != NULL) &&
@@ -417,6 +424,7 @@ start (EpochLog *log, uint32_t granularity, const DiskIdentity *identity,
   if (!recover (log, granularity, identity, stale, &id, &prev, error) ||
       !start_epoch (log, id, prev, granularity, identity, error))
     return false;
+  FAIL_POINT ("R5-remove");
   for (guint i = 0; i < stale->len; i++)
     log->options.storage->ops->remove (log->options.storage, stale->pdata[i]);
   if (log->maps_dir != NULL)
@@ -535,10 +543,12 @@ epoch_log_close (EpochLog *log, const DiskIdentity *identity, GError **error)
   ok = ok && epoch_take_ids (log->cat, log->disk, 1, &closed, error) &&
     update_disk (log->cat, log->disk, current->granularity, identity, true,
                  error);
+  FAIL_POINT ("S-commit");
   if (ok)
     ok = catalog_commit (log->cat, error);
   else
     catalog_rollback (log->cat);
+  FAIL_POINT ("S-remove");
   if (ok) {
     log->closed = closed;
     remove_maps (log);

@@ -6,6 +6,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/epoch-log.h"
+#include "bitmap/fail-point.h"
 #include "bitmap/granule.h"
 #include "bitmap/intent.h"
 
@@ -517,14 +518,17 @@ epoch_log_store (EpochLog *log, GError **error)
     epoch = next_unstored (log, &bits, &local);
     if (epoch == NULL)
       break;
+    FAIL_POINT ("K7-store");
     if (!catalog_begin (log->cat, &local))
       break;
     if (!epoch_store_row (log, epoch, bits, &local)) {
       catalog_rollback (log->cat);
       break;
     }
+    FAIL_POINT ("K7-commit");
     if (!catalog_commit (log->cat, &local))
       break;
+    FAIL_POINT ("K7-drop");
     mark_stored (log, epoch);
   }
   if (local == NULL)
@@ -542,6 +546,7 @@ epoch_log_forget_before (EpochLog *log, uint64_t keep_from, GError **error)
   bool ok = false;
 
   catalog_lock (log->cat);
+  FAIL_POINT ("C-forget");
   stmt = catalog_stmt (log->cat,
                        "DELETE FROM epoch WHERE disk = ?1 AND id < ?2"
                        " AND state = 'sealed'", error);

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "bitmap/bitmap-error.h"
+#include "bitmap/fail-point.h"
 #include "bitmap/granule.h"
 #include "bitmap/intent.h"
 #include "bitmap/sector.h"
@@ -321,8 +322,10 @@ write_sectors (Intents *in, const uint64_t *which, bool sync)
       g_array_append_val (out, sector);
     }
   err = sector_file_write (in->file, (struct sector *) out->data, out->len);
-  if (err == 0 && sync)
+  if (err == 0 && sync) {
+    FAIL_POINT ("I-set-sync");
     err = in->file->ops->sync (in->file);
+  }
   return err;
 }
 
@@ -366,11 +369,13 @@ set_round (Intents *in, GArray *queue)
     in->image[r / 64] |= UINT64_C (1) << (r % 64);
     sector_set_add (which, r);
   }
+  FAIL_POINT ("I-set-write");
   err = write_sectors (in, which, true);
   if (err < 0) {
     fail (in, err);
     return;
   }
+  FAIL_POINT ("I-set-publish");
   for (guint i = 0; i < queue->len; i++) {
     uint64_t r = g_array_index (queue, uint64_t, i), bit;
 
@@ -381,6 +386,7 @@ set_round (Intents *in, GArray *queue)
     fresh += !(atomic_fetch_or (durable_word (in, r / 64), bit) & bit);
   }
   atomic_fetch_add (&in->nr_set, fresh);
+  FAIL_POINT ("I-set-wake");
   pthread_mutex_lock (&in->lock);
   for (guint i = 0; i < queue->len; i++) {
     uint64_t r = g_array_index (queue, uint64_t, i);
@@ -459,10 +465,12 @@ tick (Intents *in)
 
   if (!in->clearing)
     return;
+  FAIL_POINT ("I-clear-withdraw");
   idle = in->failed < 0 ? g_array_new (FALSE, FALSE, sizeof (uint64_t))
     : withdraw_idle (in, ticks_of (in, over ? in->options.idle_over_cap_ms
                                    : in->options.idle_ms));
   full_fence ();
+  FAIL_POINT ("I-clear-copy");
   err = epoch_log_sync_maps (in->log);
   if (err < 0) {
     in->clearing = false;
@@ -480,6 +488,7 @@ tick (Intents *in)
     sector_set_add (which, r);
   }
   atomic_fetch_sub (&in->nr_set, idle->len);
+  FAIL_POINT ("I-clear-write");
   err = write_sectors (in, which, false);
   if (err < 0)
     fail (in, err);

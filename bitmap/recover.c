@@ -16,6 +16,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/epoch-log.h"
+#include "bitmap/fail-point.h"
 #include "bitmap/granule.h"
 #include "bitmap/intent.h"
 #include "bitmap/sector.h"
@@ -298,6 +299,7 @@ epoch_recover (EpochLog *log, uint64_t disk_size, GPtrArray *stale,
   for (guint i = 0; i < list->len; i++) {
     const Lost *lost = &g_array_index (list, Lost, i);
 
+    FAIL_POINT ("R3-epoch");
     if (!recover_one (log, lost, disk_size, error))
       return false;
     if (log->maps_dir != NULL)

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "bitmap/checkpoint.h"
+#include "bitmap/fail-point.h"
 #include "fleece/cut-internal.h"
 
 static gint
@@ -89,6 +90,7 @@ disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error)
     return true;
   if (!disk_drain (disk, timeout_ms, error))
     return false;
+  FAIL_POINT ("K6-late");
   epoch_log_sync_map (disk->log);
   /* The image has a new size, which the catalog is about to rely on. */
   if (late->size != epoch_log_current (disk->log)->size &&
@@ -153,8 +155,10 @@ plan (Cut *cut, GError **error)
       ok = plan_layer (&cut->part[i], error);
   if (!ok)
     catalog_rollback (cat);
-  else
+  else {
+    FAIL_POINT ("K1-plan");
     ok = catalog_commit (cat, error);
+  }
   for (size_t i = 0; !ok && i < cut->nr; i++)
     cut->part[i].layer_id = 0;
   return ok;
@@ -175,6 +179,7 @@ prepare_snapshot (CutPart *p, GError **error)
   if (p->req->scratch_file == NULL)
     layer_remove_files (disk->fleece->storage, p->path);
   home = disk_layer_home (disk, p->layer_id, p->durable, nonce, &map_name);
+  FAIL_POINT ("K1-layer");
   p->layer = layer_create (disk->fleece->storage, p->path, disk->size,
                            p->layer_id, &home, error);
   if (p->layer == NULL ||
@@ -226,6 +231,7 @@ prepare_part (CutPart *p, GError **error)
       return false;
     }
   }
+  FAIL_POINT ("K1-epoch");
   p->epoch = epoch_log_prepare (disk->log, p->size, disk->granularity, error);
   if (p->epoch == NULL)
     return false;
@@ -274,14 +280,17 @@ cut_prepare (Cut *cut, GError **error)
 
   if (!plan (cut, error))
     return false;
+  FAIL_POINT ("K1-begin");
   ok = catalog_begin (cat, error);
   if (ok) {
     for (size_t i = 0; ok && i < cut->nr; i++)
       ok = prepare_part (&cut->part[i], error);
     if (!ok)
       catalog_rollback (cat);
-    else
+    else {
+      FAIL_POINT ("K1-commit");
       ok = catalog_commit (cat, error);
+    }
   }
   for (size_t i = cut->nr; !ok && i > 0; i--)
     unprepare_part (&cut->part[i - 1]);
@@ -334,6 +343,7 @@ flip (Cut *cut)
     atomic_store (&disk->size, p->size);
     atomic_store (&disk->newest, p->seg);
   }
+  FAIL_POINT ("K2-count");
   atomic_store (&f->cut_counter, cut->counter);
   pthread_mutex_unlock (&f->flip_lock);
 }
@@ -352,7 +362,9 @@ drain_and_sync (Cut *cut, GError **error)
   for (size_t i = 0; i < cut->nr; i++) {
     Disk *disk = cut->part[i].disk;
 
+    FAIL_POINT ("K4-map");
     epoch_log_sync_map (disk->log);
+    FAIL_POINT ("K4-base");
 #ifndef BROKEN_K4_SYNC          /* see test-crash-controls.sh */
     if (!disk_sync_base (disk, error))
       return false;
@@ -377,9 +389,12 @@ commit_rows (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
   if (commit != NULL && !commit (opaque, error))
     return false;
   /* Last, since sealing changes what the log keeps in memory. */
+  FAIL_POINT ("K5-seal");
   for (size_t i = 0; i < cut->nr; i++) {
-    cut->part[i].sealed = true;
-    if (!epoch_log_seal (cut->part[i].disk->log, cut->part[i].epoch, error))
+    CutPart *p = &cut->part[i];
+
+    p->sealed = true;
+    if (!epoch_log_seal (p->disk->log, p->epoch, error))
       return false;
   }
   return true;
@@ -391,12 +406,14 @@ commit_cut (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
 {
   Catalog *cat = cut->f->cat;
 
+  FAIL_POINT ("K5-begin");
   if (!catalog_begin (cat, error))
     return false;
   if (!commit_rows (cut, commit, opaque, error)) {
     catalog_rollback (cat);
     return false;
   }
+  FAIL_POINT ("K5-commit");
   return catalog_commit (cat, error);
 }
 
@@ -404,6 +421,7 @@ commit_cut (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
 static void
 abort_flipped (Cut *cut)
 {
+  FAIL_POINT ("K6-abort");
   for (size_t i = 0; i < cut->nr; i++) {
     CutPart *p = &cut->part[i];
     g_autoptr (GError) error = NULL;
@@ -471,12 +489,15 @@ cut_run (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
 {
   for (size_t i = 0; i < cut->nr; i++)
     disk_mark (cut->part[i].disk);
+  FAIL_POINT ("K2-flip");
   flip (cut);
+  FAIL_POINT ("K3-drain");
   if (!drain_and_sync (cut, error) ||
       !commit_cut (cut, commit, opaque, error)) {
     abort_flipped (cut);
     return false;
   }
+  FAIL_POINT ("K6-live");
   finish (cut);
   return true;
 }
@@ -567,8 +588,10 @@ forget_layer (Disk *disk, Layer *layer)
 {
   g_autoptr (GError) error = NULL;
 
+  FAIL_POINT ("E-file");
   layer_remove_file (layer);
   layer_release_space (layer);
+  FAIL_POINT ("E-layer-row");
   if (!store_delete_layer (disk->fleece->cat, layer->id, &error))
     fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
                  "removing a layer: %s", error->message);

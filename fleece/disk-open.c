@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bitmap/fail-point.h"
 #include "fleece/fleece-internal.h"
 
 static char *
@@ -259,6 +260,7 @@ load_layers (Disk *disk, GPtrArray *rows, char **why)
     g_autoptr (GError) error = NULL;
     Layer *layer = NULL;
 
+    FAIL_POINT ("R6-layer");
     if (row->retired) {
       drop_retired_row (disk, row);
       continue;
@@ -295,6 +297,7 @@ load_snapshots (Disk *disk, const char *why, GError **error)
     Snapshot *snap;
 
     if (row->state == SNAPSHOT_PREPARED) {      /* its cut never happened */
+      FAIL_POINT ("R4-prepared");
       if (!store_delete_snapshot (cat, row->id, error))
         return false;
       continue;
@@ -322,6 +325,7 @@ open_snapshots (Disk *disk, GError **error)
   if (!report->same_image)
     why = g_strdup (report->reason);
   load_layers (disk, rows, &why);
+  FAIL_POINT ("R6-snapshots");
   return load_snapshots (disk, why != NULL ? why : "its layer is missing",
                          error);
 }
@@ -377,6 +381,7 @@ disk_start (Disk *disk, GError **error)
   atomic_store (&disk->newest, seg);
   atomic_store (&disk->drained, INFLIGHT_FIRST_COUNTER);
   pthread_mutex_lock (&disk->cut_lock);
+  FAIL_POINT ("R6-drop");
   disk_drop_layers (disk);      /* of snapshots that broke or were lost */
   pthread_mutex_unlock (&disk->cut_lock);
   return true;
@@ -405,9 +410,12 @@ stop_layer (Disk *disk, Layer *layer, GError **error)
 
   if (layer->log == NULL) {
     runtime_draw_nonce (nonce);
+    FAIL_POINT ("S-save");
     if (!layer_save (layer, nonce, error) ||
-        !sync_scratch_dir (disk, layer, error) ||
-        !store_set_layer_nonce (cat, layer->id, nonce, error))
+        !sync_scratch_dir (disk, layer, error))
+      return false;
+    FAIL_POINT ("S-nonce");
+    if (!store_set_layer_nonce (cat, layer->id, nonce, error))
       return false;
     atomic_store (&layer->removed, true);       /* the map in the tmpfs */
   }
@@ -428,6 +436,7 @@ stop_locked (Disk *disk, GError **error)
   for (unsigned i = 0; i < disk->layers->len; i++)
     if (!stop_layer (disk, disk->layers->pdata[i], error))
       return false;
+  FAIL_POINT ("S-base");
   err = disk->base->ops->sync (disk->base);
   if (err < 0) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bitmap/fail-point.h"
 #include "fleece/fleece-internal.h"
 
 /* A write in progress. */
@@ -48,21 +49,27 @@ write_begin (Disk *disk, uint64_t offset, uint64_t length, bool preserve,
     inflight_leave (disk->inflight, w->slot);
     return -ENOSPC;
   }
+  FAIL_POINT ("A1-admitted");
   dirty_bitmap_set (seg->bitmap, offset, length);
   full_fence ();
+  FAIL_POINT ("A2-marked");
 #ifndef BROKEN_A3_WAIT          /* see test-crash-controls.sh */
   err = epoch_intend (disk->log, seg->epoch, offset, length);
 #endif
+  FAIL_POINT ("A3-intended");
   if (err == 0 && preserve && seg->layer != NULL)
     err = disk_preserve (disk, seg, offset, length);
   if (err < 0)
     inflight_leave (disk->inflight, w->slot);
+  else
+    FAIL_POINT ("A5-submit");
   return err;
 }
 
 static void
 write_end (Disk *disk, Write *w)
 {
+  FAIL_POINT ("A6-done");
   inflight_leave (disk->inflight, w->slot);
 }
 
@@ -131,8 +138,10 @@ disk_zero (Disk *disk, uint64_t length, uint64_t offset, unsigned flags)
     err = ops->zero (disk->base, offset, length);
   if (err == -EOPNOTSUPP && !(flags & DISK_FAST))
     err = write_zeroes (disk, offset, length);
-  if (err == 0 && (flags & DISK_FUA))
-    err = ops->sync (disk->base);
+  if (err == 0 && (flags & DISK_FUA)) {
+    FAIL_POINT ("A6-sync");
+    err = disk->base->ops->sync (disk->base);
+  }
   write_end (disk, &w);
   return err;
 }
@@ -181,8 +190,10 @@ disk_trim (Disk *disk, uint64_t length, uint64_t offset, bool fua)
     err = punch_preserved (disk, w.seg->layer, offset, length);
   if (err == -EOPNOTSUPP)
     err = 0;
-  if (err == 0 && fua)
+  if (err == 0 && fua) {
+    FAIL_POINT ("A6-sync");
     err = disk->base->ops->sync (disk->base);
+  }
   write_end (disk, &w);
   return err;
 }
@@ -190,6 +201,7 @@ disk_trim (Disk *disk, uint64_t length, uint64_t offset, bool fua)
 int
 disk_flush (Disk *disk)
 {
+  FAIL_POINT ("A6-flush");
   return disk->base->ops->sync (disk->base);
 }
 

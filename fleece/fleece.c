@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "bitmap/checkpoint.h"
+#include "bitmap/fail-point.h"
 #include "fleece/fleece-internal.h"
 
 Fleece *
@@ -106,9 +107,11 @@ static bool
 open_base (Disk *disk, GError **error)
 {
   Storage *storage = disk->fleece->storage;
-  int err = storage->ops->open (storage, disk->path, STORAGE_LOCK, 0,
-                                &disk->base);
+  int err;
 
+  FAIL_POINT ("R1-lock");
+  err = storage->ops->open (storage, disk->path, STORAGE_LOCK, 0,
+                            &disk->base);
   if (err == 0) {
     disk->size = disk->base->size;
     return true;
@@ -248,6 +251,7 @@ fleece_start (Fleece *f, Catalog *cat, GError **error)
       runtime_tidy (f->runtime);        /* the process may end before _free */
       return false;
     }
+  FAIL_POINT ("R6-sweep");
   sweep_runtime (f);
   return true;
 }

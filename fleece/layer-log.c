@@ -32,6 +32,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/crc32c.h"
+#include "bitmap/fail-point.h"
 #include "fleece/layer-internal.h"
 
 #define MAGIC 0x474f4c46u       /* "FLOG" */
@@ -154,7 +155,10 @@ write_records (LayerLog *log, const struct record *r, unsigned nr,
 #ifdef BROKEN_P_SYNC            /* see test-crash-controls.sh */
   return err;
 #endif
-  return err == 0 ? log->file->ops->sync (log->file) : err;
+  if (err < 0)
+    return err;
+  FAIL_POINT ("A4-log-sync");
+  return log->file->ops->sync (log->file);
 }
 
 /* Write all that is queued.  lock held; released meanwhile. */
@@ -177,11 +181,13 @@ write_queue_locked (LayerLog *log)
     seal (r);
   }
   /* First what they tell of. */
+  FAIL_POINT ("A4-log-data");
 #ifdef BROKEN_S_SYNC            /* see test-crash-controls.sh */
   err = 0;
 #else
   err = log->data->ops->sync (log->data);
 #endif
+  FAIL_POINT ("A4-log-record");
   if (err == 0)
     err = write_records (log, (void *) batch->data, batch->len, stable);
 

@@ -8,6 +8,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/crc32c.h"
+#include "bitmap/fail-point.h"
 #include "fleece/layer.h"
 #include "fleece/layer-internal.h"
 
@@ -448,9 +449,11 @@ write_data (Layer *layer, uint64_t block, uint64_t nr, const char *buf)
 
   if (had + nr > atomic_load (&layer->budget_blocks))
     err = -EDQUOT;
-  else
+  else {
+    FAIL_POINT ("A4-data");
     err = layer->file->ops->pwrite (layer->file, buf, nr * LAYER_BLOCK,
                                     block * LAYER_BLOCK, false);
+  }
   if (err < 0)
     atomic_fetch_sub (&layer->data_blocks, nr);
   return err;
@@ -517,6 +520,7 @@ layer_store (Layer *layer, uint64_t block, uint64_t nr, const void *buf)
         return err2;
       }
     }
+    FAIL_POINT ("A4-presence");
     for (unsigned i = 0; i < done; i++)
       layer_mark (layer, run[i].block, run[i].nr, run[i].what);
     block += batch;

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bitmap/fail-point.h"
 #include "fleece/fleece-internal.h"
 
 #define STRIPE_BLOCKS (STRIPE_BYTES / LAYER_BLOCK)
@@ -159,8 +160,10 @@ preserve_run (Disk *disk, Layer *layer, uint64_t block, uint64_t nr,
               CopierDeadline deadline)
 {
   Copy *copy = copy_new (disk, layer, block, nr, nr * LAYER_BLOCK);
-  int err = read_old (disk, layer, block, nr, copy->buf);
+  int err;
 
+  FAIL_POINT ("A4-read");
+  err = read_old (disk, layer, block, nr, copy->buf);
   if (err < 0) {
     copy_free (&copy->job);
     if (nr == 1) {

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "bitmap/fail-point.h"
 #include "fleece/fleece-internal.h"
 
 const char *
@@ -222,6 +223,7 @@ record_broken (Disk *disk, GPtrArray *broken, int error_number)
 {
   bool all = true;
 
+  FAIL_POINT ("B-record");
   for (unsigned i = 0; i < broken->len; i++) {
     Snapshot *snap = broken->pdata[i];
     bool is_news = snap->row == ROW_SAYS_LIVE;
@@ -254,6 +256,7 @@ kill_broken (Disk *disk, Layer *layer, bool recorded)
 {
   int err = 0;
 
+  FAIL_POINT ("B-kill");
   if (!recorded && layer->log != NULL)
     err = layer_remove_log (layer);
   if (err == 0)
@@ -376,8 +379,10 @@ end_locked (Snapshot *snap, GError **error)
     return true;
   /* The row first: what is acknowledged is durable, and on failure the snapshot
    * is as it was. */
+  FAIL_POINT ("E-row");
   if (!store_delete_snapshot (snap->disk->fleece->cat, snap->id, error))
     return false;
+  FAIL_POINT ("E-forget");
   snapshot_forget_locked (snap);
   return true;
 }

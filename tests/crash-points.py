@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""All of points.py's matrix: point x action x workload x snapshots x tmpfs kept or
+not.
+
+    crash-points.py [JOBS [POINT...]]   # default: 4 processes, all points
+
+A stall holds one thread for two seconds and needs no processor: more processes
+than processors make sense.
+"""
+import os
+import pickle
+import random
+import subprocess
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+import crash
+import fixture
+import points
+
+GROUPS = [(w, n) for w in crash.WORKLOADS for n in (0, 1, 5)]
+
+
+def cells(workload, nr, names, rnd):
+    out = [(p, a, kept) for p in names for a in points.ACTIONS
+           for kept in (True, False)
+           # What follows a stall does not crash, but for those around a start.
+           if points.applies(p, a, workload, nr) and
+           (a != "stall" or kept or
+            points.POINTS[p].how in ("recover", "prepared", "stop"))]
+    rnd.shuffle(out)
+    return out
+
+
+def group(nr, seed, result, names):
+    """One group of cells, in a process of its own."""
+    rnd = random.Random(seed)
+    workload, snapshots = GROUPS[nr]
+    total = points.new_total()
+    t = fixture.Fixture()
+    left = cells(workload, snapshots, names, rnd)
+    bad = 0
+    while left:
+        try:
+            points.run_cells(t, rnd, workload, snapshots, left, total)
+        except (Exception, SystemExit) as e:
+            if isinstance(e, SystemExit) and e.code != 1:
+                raise                   # told to end
+            traceback.print_exc()
+            bad += 1
+            for s in t.servers:         # killed
+                s.expected.add(-9)
+    with open(result, "wb") as f:
+        pickle.dump(total, f)
+    sys.exit(bad != 0)
+
+
+def campaign(jobs, names):
+    seed = crash.seed()
+    t = fixture.Fixture()
+    total = points.new_total()
+    children, failed = [], []
+    pool = ThreadPoolExecutor(jobs)
+
+    def run(nr):
+        result = t.path(f"total{nr}")
+        p = subprocess.Popen([sys.executable, __file__, "group", str(nr),
+                              str(seed + nr), result] + names)
+        children.append(p)
+        if p.wait() != 0:
+            failed.append(GROUPS[nr])
+        if os.path.exists(result):
+            with open(result, "rb") as f:
+                part = pickle.load(f)
+            crash.merge(total["stats"], part.pop("stats"))
+            total.update(part)
+
+    try:
+        order = random.Random(seed).sample(range(len(GROUPS)), len(GROUPS))
+        list(pool.map(run, order))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for p in children:
+            p.terminate()
+            p.wait()
+        pool.shutdown()
+    never = points.report(total)
+    assert not failed, f"failed: {failed}"
+    assert not set(never) & set(names), f"never reached: {never}"
+
+
+def main():
+    points.check_table()
+    if sys.argv[1:2] == ["group"]:
+        group(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:])
+    else:
+        campaign(int(sys.argv[1]) if len(sys.argv) > 1 else 4,
+                 sys.argv[2:] or list(points.POINTS))
+
+
+main()
