@@ -381,6 +381,26 @@ epoch_log_sync_map (EpochLog *log)
   pthread_mutex_unlock (&log->maps_lock);
 }
 
+void
+epoch_log_carry (EpochLog *log, Epoch *next)
+{
+  const Epoch *old = epoch_log_current (log);
+  uint64_t nr = dirty_bitmap_bytes (old->size, old->granularity) / 8, word;
+
+  for (uint64_t w = 0; w < nr; w++) {
+    dirty_bitmap_get_words (old->bitmap, w, &word, 1);
+    for (; word != 0; word &= word - 1) {
+      uint64_t g = w * 64 + (unsigned) __builtin_ctzll (word);
+
+      dirty_bitmap_set (next->bitmap, g * old->granularity, old->granularity);
+    }
+  }
+  /* No intent stands for these.  If it fails, so will what is written next. */
+  pthread_mutex_lock (&log->maps_lock);
+  sync_map_locked (next);
+  pthread_mutex_unlock (&log->maps_lock);
+}
+
 /* The row of an epoch that is sealed now.  Without a final D the row has to have
  * the bits itself: intents do not count for what is sealed. */
 static bool

@@ -169,6 +169,10 @@ void epoch_log_abandon (EpochLog *log, Epoch *next);
  * -errno: they are not safe. */
 int epoch_log_mark_lost (EpochLog *log, uint64_t offset, uint64_t length);
 
+/* Before seal, of an epoch that nobody writes any more: what changed in it counts
+ * as changed in next too.  For data that a disk may yet lose. */
+void epoch_log_carry (EpochLog *log, Epoch *next);
+
 /* K7: write the blobs of sealed epochs that are still in memory, then free
  * their bitmaps.  Any thread, also while guests write; not inside a
  * transaction (INVALID), whose failure would come after the freeing. */

@@ -71,7 +71,7 @@ disk_drain (Disk *disk, unsigned timeout_ms, GError **error)
 static bool
 disk_sync_base (Disk *disk, GError **error)
 {
-  int err = disk->base->ops->sync (disk->base);
+  int err = disk_sync (disk);
 
   if (err < 0)
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
@@ -98,6 +98,8 @@ disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error)
     return false;
   if (!catalog_begin (cat, error))
     return false;
+  if (atomic_load (&disk->sync_failed))
+    epoch_log_carry (disk->log, late);
   disk->late = NULL;            /* in memory sealing never fails */
   if (epoch_log_seal (disk->log, late, error))
     return catalog_commit (cat, error);
@@ -393,6 +395,8 @@ commit_rows (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
   for (size_t i = 0; i < cut->nr; i++) {
     CutPart *p = &cut->part[i];
 
+    if (atomic_load (&p->disk->sync_failed))
+      epoch_log_carry (p->disk->log, p->epoch);
     p->sealed = true;
     if (!epoch_log_seal (p->disk->log, p->epoch, error))
       return false;

@@ -437,7 +437,7 @@ stop_locked (Disk *disk, GError **error)
     if (!stop_layer (disk, disk->layers->pdata[i], error))
       return false;
   FAIL_POINT ("S-base");
-  err = disk->base->ops->sync (disk->base);
+  err = disk_sync (disk);
   if (err < 0) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                  "cannot sync disk '%s' ('%s'): %s", disk->name, disk->path,

@@ -74,6 +74,16 @@ write_end (Disk *disk, Write *w)
 }
 
 int
+disk_sync (Disk *disk)
+{
+  int err = disk->base->ops->sync (disk->base);
+
+  if (err < 0)
+    atomic_store (&disk->sync_failed, true);
+  return err;
+}
+
+int
 disk_pread (Disk *disk, void *buf, size_t length, uint64_t offset)
 {
   int err;
@@ -99,6 +109,8 @@ disk_pwrite (Disk *disk, const void *buf, size_t length, uint64_t offset,
   if (err < 0)
     return err;
   err = disk->base->ops->pwrite (disk->base, buf, length, offset, fua);
+  if (err < 0 && fua)
+    atomic_store (&disk->sync_failed, true);
   write_end (disk, &w);
   return err;
 }
@@ -140,7 +152,7 @@ disk_zero (Disk *disk, uint64_t length, uint64_t offset, unsigned flags)
     err = write_zeroes (disk, offset, length);
   if (err == 0 && (flags & DISK_FUA)) {
     FAIL_POINT ("A6-sync");
-    err = disk->base->ops->sync (disk->base);
+    err = disk_sync (disk);
   }
   write_end (disk, &w);
   return err;
@@ -192,7 +204,7 @@ disk_trim (Disk *disk, uint64_t length, uint64_t offset, bool fua)
     err = 0;
   if (err == 0 && fua) {
     FAIL_POINT ("A6-sync");
-    err = disk->base->ops->sync (disk->base);
+    err = disk_sync (disk);
   }
   write_end (disk, &w);
   return err;
@@ -202,7 +214,7 @@ int
 disk_flush (Disk *disk)
 {
   FAIL_POINT ("A6-flush");
-  return disk->base->ops->sync (disk->base);
+  return disk_sync (disk);
 }
 
 int

@@ -59,6 +59,10 @@ struct Disk {
   /* The write path. */
   _Atomic (Segment *) newest;
   _Atomic uint64_t drained;     /* no write with a counter below this is left */
+  /* A sync of the base has failed.  Linux calls the pages clean then, and later
+   * syncs succeed: what was written since the last cut may go at any time.  Until
+   * the next start every epoch carries it on, so that increments have it. */
+  atomic_bool sync_failed;
   Inflight *inflight;
   pthread_mutex_t stripe[DISK_STRIPES]; /* block N's: N * 4096 / STRIPE_BYTES */
 
@@ -180,6 +184,9 @@ bool disk_finish_late (Disk *disk, unsigned timeout_ms, GError **error);
 /* Remove layers that no readable snapshot needs; waits a while for writes that
  * still use them. */
 void disk_drop_layers (Disk *disk);
+
+/* disk.c: fdatasync of the base; every one must go through here. */
+int disk_sync (Disk *disk);
 
 /* preserve.c: A4, for a write admitted to seg.  0 or -errno: the write must not
  * go on. */
