@@ -219,6 +219,10 @@ load_layer (Disk *disk, const LayerRow *row, GError **error)
   layer = load_stopped (disk, row, &not_loaded);
   if (layer == NULL && clean)
     g_propagate_error (error, g_steal_pointer (&not_loaded));
+  else if (layer == NULL &&     /* the map was found */
+           !g_error_matches (not_resumed, BITMAP_ERROR,
+                             BITMAP_ERROR_NOT_FOUND))
+    g_propagate_error (error, g_steal_pointer (&not_resumed));
   else if (layer == NULL)
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_LOST,
                  "tracking was not stopped cleanly, and its block map is not "

@@ -580,6 +580,31 @@ damage_log (int64_t size, int64_t flip)
   fixture_free (fx);
 }
 
+/* The reason is the one that the user can do something about: the map is there, it
+ * is the scratch file that is not. */
+static void
+test_crash_no_file (void)
+{
+  g_autoptr (Snapshot) snap = NULL;
+  g_autofree char *path = NULL, *reason = NULL;
+
+  fx = fixture_new (1, SIZE);
+  fixture_start (fx);
+  fixture_write (fx->disk[0], 0, DATA, 'a');
+  snapshot_unref (fixture_cut (fx, 0, "s", NULL));
+  fixture_write (fx->disk[0], 0, BLOCK, 'b');
+  fixture_crash (fx);
+  path = scratch_file (".layer");
+  g_assert_cmpint (unlink (path), ==, 0);
+  fixture_start (fx);
+  snap = disk_find_snapshot (fx->disk[0], "s");
+  reason = snapshot_reason (snap);
+  g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_LOST);
+  g_assert_true (g_str_has_prefix (reason, "cannot open scratch file"));
+  fixture_end (g_steal_pointer (&snap));
+  fixture_free (fx);
+}
+
 static void
 test_durable_log (void)
 {
@@ -601,6 +626,7 @@ main (int argc, char **argv)
   g_test_add_func ("/fleece/restart/missing", test_missing);
   g_test_add_func ("/fleece/restart/short", test_short);
   g_test_add_func ("/fleece/restart/flipped", test_flipped);
+  g_test_add_func ("/fleece/restart/crash-no-file", test_crash_no_file);
   g_test_add_func ("/fleece/restart/durable-log", test_durable_log);
   g_test_add_func ("/fleece/restart/runtime", test_runtime);
   g_test_add_func ("/fleece/restart/foreign-write", test_foreign_write);
