@@ -70,7 +70,9 @@ disk_identity (Disk *disk, DiskIdentity *out, GError **error)
 
   memset (out, 0, sizeof *out);
   out->size = atomic_load (&disk->size);
-  /* Device numbers change from boot to boot: not part of the identity. */
+  /* Device numbers change from boot to boot: what is part of the identity is
+   * whether it is a file or a device. */
+  out->device = disk->base->is_block ? 2 : 1;
   out->inode = disk->base->inode;
   read_mark (disk, out);
   err = disk->base->ops->mtime (disk->base, &out->mtime_ns);
@@ -80,6 +82,9 @@ disk_identity (Disk *disk, DiskIdentity *out, GError **error)
                  disk->name, disk->path, g_strerror (-err));
     return false;
   }
+  /* 0 would be "not known". */
+  if (!disk->base->is_block && out->mtime_ns == 0)
+    out->mtime_ns = 1;
   return true;
 }
 

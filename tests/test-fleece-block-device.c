@@ -163,11 +163,32 @@ test_exclusive (void)
   teardown ();
 }
 
+/* A file of the same size in its place, and then the device again: neither has
+ * anything in common with the other that could differ but what it is. */
+static void
+test_replaced (void)
+{
+  const EpochOpenReport *report;
+
+  if (!setup ())
+    return;
+  for (int i = 0; i < 2; i++) {
+    fixture_stop (fx);
+    fx->image[0] = i == 0 ? file : device;
+    fixture_start (fx);
+    report = epoch_log_report (disk_epoch_log (fx->disk[0]));
+    g_assert_false (report->same_image);
+    g_assert_nonnull (strstr (report->reason, "another file or device"));
+  }
+  teardown ();
+}
+
 int
 main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/fleece/block-device/io", test_io);
   g_test_add_func ("/fleece/block-device/exclusive", test_exclusive);
+  g_test_add_func ("/fleece/block-device/replaced", test_replaced);
   return g_test_run ();
 }

@@ -5,8 +5,10 @@
 #include <config.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "tests/fleece-fixture.h"
 #include "tests/storage-hook.h"
@@ -120,11 +122,33 @@ test_no_marks (void)
     stale (what, false, false);
 }
 
+/* A time of modification of 0 is one like any other: it passed for "unknown". */
+static void
+test_time_zero (void)
+{
+  const struct timespec zero[2] = { { 0 } };
+  Fixture *fx = fixture_new (1, SIZE);
+  const EpochOpenReport *report;
+
+  fixture_start (fx);
+  fixture_write (fx->disk[0], 0, 4096, 'a');
+  for (int i = 0; i < 2; i++) {
+    fixture_stop (fx);
+    g_assert_cmpint (utimensat (AT_FDCWD, fx->image[0], zero, 0), ==, 0);
+    fixture_start (fx);
+    report = epoch_log_report (disk_epoch_log (fx->disk[0]));
+    /* The second time it has not changed. */
+    g_assert_cmpint (report->clean, ==, i == 1);
+  }
+  fixture_free (fx);
+}
+
 int
 main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/fleece/stale-state/marked", test_marked);
   g_test_add_func ("/fleece/stale-state/no-marks", test_no_marks);
+  g_test_add_func ("/fleece/stale-state/time-zero", test_time_zero);
   return g_test_run ();
 }
