@@ -164,16 +164,17 @@ live.pwrite(b"d" * 4096, 20 * K)        # a hole
 copy_catalog()
 layer, path = row("SELECT id, file FROM layer")
 _, data = read(path + ".log")
-known, greatest, nonce = {}, 0, data[8:24]
+known, greatest, room, nonce = {}, 0, 0, data[8:24]
 for n in range(len(data) // 512):
     r = data[n * 512:n * 512 + 512]
-    crc, magic, _, index, synced, first, nr, what, zero = \
+    crc, magic, _, index, synced, first, nr, what, filled = \
         struct.unpack_from("<II16sQQQQII", r)
     if crc != crc32c(r[4:]) or magic != 0x474f4c46:
         assert r == bytes(512)          # written ahead
         continue
-    assert index == n and r[8:24] == nonce and zero == 0
+    assert index == n and r[8:24] == nonce
     greatest = max(greatest, synced)
+    room = max(room, filled)
     if n == 0:
         assert (first, nr) == (SIZE, layer)
         continue
@@ -181,6 +182,7 @@ for n in range(len(data) // 512):
         known.setdefault(b, (what, struct.unpack_from(
             "<I", r, 64 + (b - first) * 4)[0] if what == 1 else None))
 assert 0 < greatest < len(known) + 2
+assert greatest < room <= len(data) // 512, (greatest, room)
 assert known[2 * 16] == (1, crc32c(b"c" * 4096)), known
 assert known[2 * 16 + 1] == (1, crc32c(b"a" * 4096)), known
 assert known[20 * 16] == (2, None), known
