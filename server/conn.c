@@ -444,9 +444,9 @@ same_info (const struct export_info *a, const struct export_info *b)
     a->block.preferred == b->block.preferred && a->block.max == b->block.max;
 }
 
-/* A client cannot be told that its export is another one now.  A disk that has been
- * resized meanwhile is the same: he goes on with the size that he knows, and what
- * lies past the end is refused if that is less by now. */
+/* A client cannot be told that its export is another one now.  A disk that has
+ * been resized meanwhile is the same: it goes on with the size that it knows, and
+ * what lies past the end is refused if that is less by now. */
 static bool
 enter_again (struct conn *c)
 {
@@ -455,8 +455,8 @@ enter_again (struct conn *c)
   if (!conn_enter_again (c, c->export_name))
     return false;
   if (!same_info (handle_info (c->handle), &told)) {
-    log_error ("export '%.128s' has changed: flags 0x%x, not 0x%x, or its block "
-               "sizes", c->export_name, handle_info (c->handle)->flags,
+    log_error ("export '%.128s' has changed: flags 0x%x, not 0x%x, or its "
+               "block sizes", c->export_name, handle_info (c->handle)->flags,
                told.flags);
     return false;
   }

@@ -306,6 +306,7 @@ static const Op script[] = {
   { FLUSH, 0 }, { ZERO, 0, 0, 65536 }, { CUT }, { FUA, 1, 65536, 512 },
   { WRITE, 1, 512, 1536 }, { TRIM, 0, 1 << 20, 65536 }, { STORE },
   { END, 0, 0 }, { WRITE, 0, 131072, 65536 }, { CHECKPOINT },
+  { WRITE, 0, 2 << 20, 131072 }, { FLUSH, 0 }, { CHECKPOINT },
   { RESIZE, 1, 0, DISK_BYTES }, { RESIZE, 0, 0, LEAST_BYTES + 3584 },
   { WRITE, 0, 0, 512 }, { WRITE, 1, 5 << 20, 1536 }, { FLUSH, 1 },
   { RESIZE, 0, 0, DISK_BYTES - 512 },
@@ -320,7 +321,8 @@ random_op (GRand *rand)
 {
   static const Kind kinds[] = {
     WRITE, WRITE, WRITE, WRITE, WRITE, WRITE, FUA, ZERO, TRIM, FLUSH, FLUSH,
-    RESIZE, RESIZE, CUT, CUT, CHECKPOINT, END, END, STORE, WRITE, WRITE, WRITE, WRITE, WRITE,
+    RESIZE, RESIZE, CUT, CUT, CHECKPOINT, END, END, STORE, WRITE, WRITE, WRITE,
+    WRITE, WRITE,
   };
   Op op = { .kind = kinds[g_rand_int_range (rand, 0, G_N_ELEMENTS (kinds))],
             .disk = g_rand_int_range (rand, 0, NR_DISKS) };
@@ -473,7 +475,8 @@ check_chain (unsigned nr, unsigned d, Crash crash, bool precise)
     bool written = o->edge[at / GRANULE] > cut->version;
 
     if (!change_set_get (set, at)) {
-      if (at + n > cut->size[d] || memcmp (now + at, cut->replica[d] + at, n) != 0)
+      if (at + n > cut->size[d] ||
+          memcmp (now + at, cut->replica[d] + at, n) != 0)
         g_error ("chain: disk %u offset %" G_GUINT64_FORMAT " has changed "
                  "since cut %u and is reported clean", d, at, nr);
       continue;

@@ -520,11 +520,12 @@ test_sync_fails (gconstpointer killed)
 
 /* --- the process dies in the middle */
 
-static void
-kill_at (uint64_t size, HookCall call, const char *suffix)
+/* Of a disk of 'a's with snapshot s, whose boundary it returns.  write: and a write
+ * since. */
+static uint64_t
+die_in_resize (uint64_t size, HookCall call, const char *suffix, bool write)
 {
-  uint64_t boundary, now;
-  Snapshot *snap;
+  uint64_t boundary;
   pid_t pid;
   int status;
 
@@ -536,13 +537,23 @@ kill_at (uint64_t size, HookCall call, const char *suffix)
   g_assert_cmpint (pid, >=, 0);
   if (pid == 0) {
     fixture_start (fx);
-    fixture_write (fx->disk[0], 0, 4096, 'b');
+    if (write)
+      fixture_write (fx->disk[0], 0, 4096, 'b');
     set_fail (call, suffix, 1);
     try_resize (size, NULL);
     _exit (1);                  /* it should have ended in the call */
   }
   g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
   g_assert_true (WIFEXITED (status) && WEXITSTATUS (status) == 0);
+  return boundary;
+}
+
+static void
+kill_at (uint64_t size, HookCall call, const char *suffix)
+{
+  uint64_t boundary = die_in_resize (size, call, suffix, true), now;
+  Snapshot *snap;
+
   fixture_start (fx);
   now = disk_size (fx->disk[0]);
   g_assert_true (now == SIZE || now == size);
@@ -573,6 +584,25 @@ test_killed (void)
   kill_at (M, HOOK_PWRITE, ".layer");
 }
 
+/* Power is lost before the shorter image is on the disk: the old size is back, but
+ * not all of what was there, and whoever has a copy must be told. */
+static void
+test_power_cut (void)
+{
+  for (unsigned lost = 0; lost < 2; lost++) {
+    uint64_t boundary = die_in_resize (M + 512, HOOK_SYNC, "d0.img", false);
+
+    g_assert_cmpint (truncate (fx->image[0], SIZE), ==, 0);
+    if (lost)
+      fixture_lose_runtime (fx);
+    fixture_start (fx);
+    check_size (SIZE);
+    check_tail (boundary, M + 512, SIZE);
+    g_assert_false (fixture_is_dirty (fx, 0, boundary, 0, M - 1));
+    teardown ();
+  }
+}
+
 int
 main (int argc, char **argv)
 {
@@ -595,5 +625,6 @@ main (int argc, char **argv)
   g_test_add_data_func ("/fleece/resize/sync-fails-killed", "",
                         test_sync_fails);
   g_test_add_func ("/fleece/resize/killed", test_killed);
+  g_test_add_func ("/fleece/resize/power-cut", test_power_cut);
   return g_test_run ();
 }
