@@ -96,6 +96,15 @@ check_history (void)
   check ("s3", 4 * MIB, disk_size (fx->disk[0]) - 4 * MIB, 0);
 }
 
+static uint64_t
+scratch_bytes (void)
+{
+  struct disk_stats stats;
+
+  disk_stats (fx->disk[0], &stats);
+  return stats.scratch_bytes;
+}
+
 static void
 test_go_on (void)
 {
@@ -105,8 +114,12 @@ test_go_on (void)
   fixture_start (fx);
   make_history ();
   for (unsigned round = 0; round < 3; round++) {
+    uint64_t before = scratch_bytes ();
+
+    g_assert_cmpuint (before, >, 0);
     crash_and_start ();
     check_history ();
+    g_assert_cmpuint (scratch_bytes (), ==, before);    /* counted again */
     disk_stats (fx->disk[0], &stats);
     g_assert_cmpuint (stats.layers, ==, 3);
     g_assert_cmpuint (stats.blocks_copied, ==, 0);
