@@ -163,6 +163,62 @@ test_exclusive (void)
   teardown ();
 }
 
+static void
+resize_device (uint64_t size)
+{
+  g_autofree char *command = g_strdup_printf ("losetup -c '%s'", device);
+  g_autofree char *out = NULL;
+
+  g_assert_cmpint (truncate (file, (off_t) size), ==, 0);
+  out = run (command);
+  g_assert_nonnull (out);
+}
+
+/* Only the device itself can get another size, and then it is taken up.  What it
+ * has lost by that, snapshots have lost. */
+static void
+test_resized (void)
+{
+  g_autoptr (GError) error = NULL;
+  Snapshot *snap;
+  char buf[BLOCK];
+  uint64_t b;
+
+  if (!setup ())
+    return;
+  snap = fixture_cut (fx, 0, "s", &b);
+  g_assert_false (fleece_resize (fx->f, fx->disk[0], 2 * SIZE, &error));
+  g_assert_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID);
+  g_clear_error (&error);
+  resize_device (2 * SIZE);
+  g_assert_cmpuint (disk_size (fx->disk[0]), ==, SIZE);
+  fleece_resize (fx->f, fx->disk[0], 2 * SIZE, &error);
+  g_assert_no_error (error);
+  g_assert_cmpuint (disk_size (fx->disk[0]), ==, 2 * SIZE);
+  g_assert_true (fixture_is_dirty (fx, 0, b, 0, SIZE));
+  g_assert_false (fixture_is_dirty (fx, 0, b, 0, 0));
+  fixture_write (fx->disk[0], SIZE - BLOCK, 2 * BLOCK, 'b');
+  fixture_check_snapshot (snap, 0, SIZE, 'a');
+  fixture_end (snap);
+
+  snap = fixture_cut (fx, 0, "t", NULL);
+  resize_device (SIZE);
+  fleece_resize (fx->f, fx->disk[0], SIZE, &error);
+  g_assert_no_error (error);
+  g_assert_cmpint (disk_pwrite (fx->disk[0], buf, 1, SIZE, false), ==,
+                   -ENOSPC);
+  fixture_check_snapshot (snap, 0, SIZE - BLOCK, 'a');
+  g_assert_cmpint (snapshot_pread (snap, buf, BLOCK, SIZE), ==, -EIO);
+  snapshot_unref (snap);
+  fixture_stop (fx);
+  fixture_start (fx);
+  snap = disk_find_snapshot (fx->disk[0], "t");
+  fixture_check_snapshot (snap, 0, SIZE - BLOCK, 'a');
+  g_assert_true (epoch_log_report (disk_epoch_log (fx->disk[0]))->clean);
+  fixture_end (snap);
+  teardown ();
+}
+
 /* A file of the same size in its place, and then the device again: neither has
  * anything in common with the other that could differ but what it is. */
 static void
@@ -190,5 +246,6 @@ main (int argc, char **argv)
   g_test_add_func ("/fleece/block-device/io", test_io);
   g_test_add_func ("/fleece/block-device/exclusive", test_exclusive);
   g_test_add_func ("/fleece/block-device/replaced", test_replaced);
+  g_test_add_func ("/fleece/block-device/resized", test_resized);
   return g_test_run ();
 }
