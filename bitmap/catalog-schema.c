@@ -180,10 +180,76 @@ static const char version_3[] =
 static const char version_4[] =
 "CREATE INDEX epoch_without_blob ON epoch (disk, id) WHERE blob IS NULL;";
 
+/* Named bitmaps, which no program before this one had: see named-bitmap.h.
+ * snapshot: whose copy it is, NULL: a live one. */
+static const char version_5[] =
+"DROP TABLE bitmap_blob;"
+"DROP TABLE bitmap_interval;"
+"DROP TRIGGER checkpoint_disk_name;"
+"DROP TRIGGER checkpoint_disk_rename;"
+"DROP TABLE bitmap;"
+"CREATE TABLE bitmap ("
+"  id INTEGER PRIMARY KEY AUTOINCREMENT,"
+"  disk INTEGER NOT NULL REFERENCES disk ON DELETE CASCADE,"
+"  snapshot INTEGER REFERENCES snapshot ON DELETE CASCADE,"
+"  name TEXT NOT NULL,"
+"  granularity INTEGER NOT NULL,"
+"  persistent INTEGER NOT NULL CHECK (persistent IN (0, 1)),"
+"  recording INTEGER NOT NULL CHECK (recording IN (0, 1)),"
+"  inconsistent INTEGER NOT NULL CHECK (inconsistent IN (0, 1)),"
+"  size INTEGER NOT NULL CHECK (size >= 0)"
+") STRICT;"
+"CREATE UNIQUE INDEX bitmap_live ON bitmap (disk, name)"
+"  WHERE snapshot IS NULL;"
+"CREATE UNIQUE INDEX bitmap_kept ON bitmap (snapshot, name)"
+"  WHERE snapshot IS NOT NULL;"
+"CREATE INDEX bitmap_by_disk ON bitmap (disk);"
+/* disk: whose epochs.  No cascade: they are needed as long as this is here. */
+"CREATE TABLE bitmap_interval ("
+"  bitmap INTEGER NOT NULL REFERENCES bitmap ON DELETE CASCADE,"
+"  disk INTEGER NOT NULL REFERENCES disk,"
+"  from_epoch INTEGER NOT NULL CHECK (from_epoch >= 1),"
+"  to_epoch INTEGER CHECK (to_epoch > from_epoch),"
+"  granularity INTEGER NOT NULL"
+") STRICT;"
+"CREATE INDEX bitmap_interval_by_bitmap ON bitmap_interval (bitmap);"
+"CREATE INDEX bitmap_interval_by_disk ON bitmap_interval (disk, from_epoch);"
+"CREATE TABLE change_blob ("
+"  id INTEGER PRIMARY KEY AUTOINCREMENT,"
+"  blob BLOB NOT NULL"
+") STRICT;"
+"CREATE TABLE bitmap_blob ("
+"  bitmap INTEGER NOT NULL REFERENCES bitmap ON DELETE CASCADE,"
+"  blob INTEGER NOT NULL REFERENCES change_blob,"
+"  granularity INTEGER NOT NULL,"
+"  PRIMARY KEY (bitmap, blob)"
+") STRICT;"
+"CREATE INDEX bitmap_blob_by_blob ON bitmap_blob (blob);"
+"CREATE TRIGGER checkpoint_disk_name BEFORE INSERT ON checkpoint_disk"
+"  WHEN EXISTS (SELECT 1 FROM bitmap WHERE disk = NEW.disk"
+"               AND snapshot IS NULL AND name = NEW.bitmap)"
+"  BEGIN SELECT RAISE (ABORT, 'a bitmap of this name exists'); END;"
+"CREATE TRIGGER checkpoint_disk_rename"
+"  BEFORE UPDATE OF disk, bitmap ON checkpoint_disk"
+"  WHEN EXISTS (SELECT 1 FROM bitmap WHERE disk = NEW.disk"
+"               AND snapshot IS NULL AND name = NEW.bitmap)"
+"  BEGIN SELECT RAISE (ABORT, 'a bitmap of this name exists'); END;"
+"CREATE TRIGGER bitmap_name BEFORE INSERT ON bitmap"
+"  WHEN NEW.snapshot IS NULL AND"
+"    EXISTS (SELECT 1 FROM checkpoint_disk"
+"            WHERE disk = NEW.disk AND bitmap = NEW.name)"
+"  BEGIN SELECT RAISE (ABORT, 'a checkpoint of this name exists'); END;"
+"CREATE TRIGGER bitmap_rename BEFORE UPDATE OF disk, name ON bitmap"
+"  WHEN NEW.snapshot IS NULL AND"
+"    EXISTS (SELECT 1 FROM checkpoint_disk"
+"            WHERE disk = NEW.disk AND bitmap = NEW.name)"
+"  BEGIN SELECT RAISE (ABORT, 'a checkpoint of this name exists'); END;";
+
 const char *const catalog_migrations[] = {
   version_1,
   version_2,
   version_3,
   version_4,
+  version_5,
 };
 const int catalog_schema_version = G_N_ELEMENTS (catalog_migrations);

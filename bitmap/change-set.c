@@ -108,6 +108,19 @@ change_set_unref (ChangeSet *set)
   g_free (set);
 }
 
+ChangeSet *
+change_set_from (const ChangeSet *set, uint64_t offset, GError **error)
+{
+  roaring_bitmap_t *r = roaring_bitmap_copy (set->r);
+
+  if (r == NULL) {
+    set_no_memory (error);
+    return NULL;
+  }
+  roaring_bitmap_remove_range (r, 0, offset >> set->shift);
+  return change_set_take (set->disk_size, set->granularity, r);
+}
+
 uint64_t
 change_set_size (const ChangeSet *set)
 {

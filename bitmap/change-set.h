@@ -48,6 +48,16 @@ ChangeSet *change_set_union_finish (ChangeSetUnion *u, GError **error);
 void change_set_union_free (ChangeSetUnion *u); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (ChangeSetUnion, change_set_union_free)
 
+/* set with whole blocks of granularity bytes (a power of 2, up to 2^31) in it or
+ * out: a block of which any part is dirty is dirty.  What is finer than set
+ * stays as it is. */
+ChangeSet *change_set_round_out (ChangeSet *set, uint32_t granularity,
+                                 GError **error);
+
+/* The part of set from byte offset on, in whole granules. */
+ChangeSet *change_set_from (const ChangeSet *set, uint64_t offset,
+                            GError **error);
+
 uint64_t change_set_size (const ChangeSet *set);              /* disk bytes */
 uint32_t change_set_granularity (const ChangeSet *set);       /* bytes */
 uint64_t change_set_count (const ChangeSet *set);             /* granules */

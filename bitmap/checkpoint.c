@@ -152,7 +152,8 @@ checkpoint_name_free (Catalog *cat, const char *name, GError **error)
   rc = query_int (cat,
     "SELECT 1 WHERE EXISTS (SELECT 1 FROM checkpoint WHERE name = ?1)"
     " OR EXISTS (SELECT 1 FROM checkpoint_disk WHERE bitmap = ?1)"
-    " OR EXISTS (SELECT 1 FROM bitmap WHERE name = ?1)", name, NULL, &unused,
+    " OR EXISTS (SELECT 1 FROM bitmap WHERE name = ?1"
+    "            AND snapshot IS NULL)", name, NULL, &unused,
     error);
   catalog_unlock (cat);
   return rc == 0 || (rc == 1 && taken (name, error));
@@ -167,8 +168,8 @@ disk_name_free (Catalog *cat, const char *disk, const char *name,
   int64_t unused;
   int rc = query_int (cat,
     "SELECT 1 FROM disk WHERE name = ?1 AND ("
-    "   EXISTS (SELECT 1 FROM bitmap"
-    "           WHERE disk = disk.id AND name = ?2)"
+    "   EXISTS (SELECT 1 FROM bitmap WHERE bitmap.disk = disk.id"
+    "           AND snapshot IS NULL AND name = ?2)"
     "   OR EXISTS (SELECT 1 FROM checkpoint_disk AS cd"
     "              JOIN checkpoint AS c ON c.id = cd.checkpoint"
     "              WHERE cd.disk = disk.id"
@@ -496,9 +497,8 @@ checkpoint_oldest_boundary (Catalog *cat, const char *disk,
     "   SELECT boundary FROM checkpoint_disk"
     "     WHERE disk = (SELECT id FROM disk WHERE name = ?1)"
     "   UNION ALL"
-    "   SELECT i.from_epoch FROM bitmap_interval AS i"
-    "     JOIN bitmap AS b ON b.id = i.bitmap"
-    "     WHERE b.disk = (SELECT id FROM disk WHERE name = ?1)"
+    "   SELECT from_epoch FROM bitmap_interval"
+    "     WHERE disk = (SELECT id FROM disk WHERE name = ?1)"
     "   UNION ALL"
     "   SELECT boundary FROM snapshot"
     "     WHERE disk = (SELECT id FROM disk WHERE name = ?1)"

@@ -282,21 +282,27 @@ tell_damage (EpochLog *log, const GError *why)
   log->options.notify (log->options.opaque, log->name, text, 0);
 }
 
-ChangeSet *
-epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to, bool *out_damaged,
-                   GError **error)
+static unsigned
+compactions (EpochLog *log)
+{
+  unsigned nr;
+
+  pthread_mutex_lock (&log->mutex);
+  nr = log->compactions;
+  pthread_mutex_unlock (&log->mutex);
+  return nr;
+}
+
+/* *out_why: what is damaged, if that is known. */
+static ChangeSet *
+changed (EpochLog *log, uint64_t from, uint64_t to, bool *out_damaged,
+         GError **out_why, GError **error)
 {
   g_autoptr (GPtrArray) parts = g_ptr_array_new_with_free_func (part_free);
   g_autoptr (ChangeSet) set = NULL;
   g_autoptr (GError) local = NULL;
   Interval iv = { 0 };
 
-  if (to != 0 && to < from) {
-    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                 "epoch %" G_GUINT64_FORMAT " of disk '%s' does not come "
-                 "before %" G_GUINT64_FORMAT, from, log->name, to);
-    return NULL;
-  }
   if (!list_parts (log, from, to, parts, error) ||
       !survey (log, from, to, parts, &iv, error))
     return NULL;
@@ -310,12 +316,38 @@ epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to, bool *out_damaged,
     iv.damaged = set == NULL;
   }
   if (iv.damaged)
-    tell_damage (log, local);
+    *out_why = g_steal_pointer (&local);
   if (set == NULL)
     set = change_set_new_full (iv.disk_size,
                                granule_fit (iv.disk_size, iv.granularity),
                                error);
-  if (set != NULL && out_damaged != NULL)
-    *out_damaged = iv.damaged;
+  *out_damaged = iv.damaged;
   return g_steal_pointer (&set);
+}
+
+ChangeSet *
+epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to, bool *out_damaged,
+                   GError **error)
+{
+  if (to != 0 && to < from) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "epoch %" G_GUINT64_FORMAT " of disk '%s' does not come "
+                 "before %" G_GUINT64_FORMAT, from, log->name, to);
+    return NULL;
+  }
+  for (;;) {
+    unsigned before = compactions (log);
+    bool damaged = false;
+    g_autoptr (GError) why = NULL;
+    g_autoptr (ChangeSet) set = changed (log, from, to, &damaged, &why, error);
+
+    /* Rows that were merged while we read them are no damage. */
+    if (damaged && compactions (log) != before)
+      continue;
+    if (damaged)
+      tell_damage (log, why);
+    if (set != NULL && out_damaged != NULL)
+      *out_damaged = damaged;
+    return g_steal_pointer (&set);
+  }
 }

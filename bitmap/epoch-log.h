@@ -40,6 +40,7 @@ struct EpochLog {
   GPtrArray *all;               /* of Epoch: owns every one ever made */
   uint64_t forgotten_before;    /* ids below need not be stored any more */
   uint64_t closed;              /* id of the time after a clean stop; 0: open */
+  unsigned compactions;         /* that have taken rows from under readers */
 };
 
 typedef enum { EPOCH_PREPARED, EPOCH_OPEN, EPOCH_SEALED } EpochState;

@@ -13,6 +13,7 @@
 #include "bitmap/fail-point.h"
 #include "bitmap/granule.h"
 #include "bitmap/intent.h"
+#include "bitmap/named-bitmap.h"
 
 /* What the catalog knew of the disk. */
 typedef struct {
@@ -422,7 +423,11 @@ start (EpochLog *log, uint32_t granularity, const DiskIdentity *identity,
   uint64_t id, prev;
 
   if (!recover (log, granularity, identity, stale, &id, &prev, error) ||
-      !start_epoch (log, id, prev, granularity, identity, error))
+      !named_bitmap_shrink (log->cat, log->disk, identity->size, error) ||
+      !named_bitmap_finest (log->cat, log->disk, granularity, &granularity,
+                            error) ||
+      !start_epoch (log, id, prev, granule_fit (identity->size, granularity),
+                    identity, error))
     return false;
   FAIL_POINT ("R5-remove");
   for (guint i = 0; i < stale->len; i++)

@@ -9,6 +9,7 @@
 #include "bitmap/fail-point.h"
 #include "bitmap/granule.h"
 #include "bitmap/intent.h"
+#include "bitmap/named-bitmap.h"
 
 char *
 epoch_map_name (const char *disk, uint64_t id)
@@ -435,6 +436,8 @@ epoch_log_seal (EpochLog *log, Epoch *next, GError **error)
   pthread_mutex_unlock (&log->mutex);
 
   ok = put_sealed (log, old, error) &&
+    (next->size >= old->size ||
+     named_bitmap_shrink (log->cat, log->disk, next->size, error)) &&
     epoch_put_row (log->cat, log->disk, next, EPOCH_OPEN, false, 0, NULL,
                    error) &&
     epoch_put_disk_size (log->cat, log->disk, next->size, error);

@@ -186,6 +186,11 @@ bool epoch_log_store (EpochLog *log, GError **error);
 ChangeSet *epoch_log_changed (EpochLog *log, uint64_t from, uint64_t to,
                               bool *out_damaged, GError **error);
 
+/* Merges neighbouring epochs that no checkpoint, bitmap, snapshot or backup
+ * separates any more; the answers of epoch_log_changed at boundaries that are
+ * left stay the same.  Any thread, now and then. */
+bool epoch_log_compact (EpochLog *log, GError **error);
+
 /* Of the file in the runtime directory that has the mark of a disk whose image
  * cannot keep it itself. */
 #define EPOCH_MARK_SUFFIX ".mark"

@@ -25,6 +25,8 @@
 
 #include "bitmap/checkpoint.h"
 #include "bitmap/fail-point.h"
+#include "bitmap/granule.h"
+#include "bitmap/named-bitmap.h"
 #include "fleece/cut-internal.h"
 
 static gint
@@ -209,6 +211,7 @@ prepare_part (CutPart *p, GError **error)
 {
   Disk *disk = p->disk;
   Segment *now = atomic_load (&disk->newest);
+  uint32_t granularity;
   /* A device that has shrunk is being resized to what is left of it. */
   int err = disk->base->is_block && p->size != disk->size ? 0
     : disk->base->ops->check_size (disk->base);
@@ -234,7 +237,14 @@ prepare_part (CutPart *p, GError **error)
     }
   }
   FAIL_POINT ("K1-epoch");
-  p->epoch = epoch_log_prepare (disk->log, p->size, disk->granularity, error);
+  if (!named_bitmap_finest (disk->fleece->cat, epoch_log_disk_id (disk->log),
+                            disk->granularity, &granularity, error))
+    return false;
+  if (p->req->granularity != 0)
+    granularity = MIN (granularity, MAX (p->req->granularity,
+                                         GRANULARITY_MIN));
+  p->epoch = epoch_log_prepare (disk->log, p->size,
+                                granule_fit (p->size, granularity), error);
   if (p->epoch == NULL)
     return false;
   if (p->req->snapshot != NULL && !prepare_snapshot (p, error))
@@ -385,7 +395,9 @@ commit_rows (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
 
     if (p->snap != NULL &&
         (!store_set_layer_live (cut->f->cat, p->layer->id, error) ||
-         !store_set_snapshot_live (cut->f->cat, p->snap, error)))
+         !store_set_snapshot_live (cut->f->cat, p->snap, error) ||
+         !named_bitmap_freeze (cut->f->cat, epoch_log_disk_id (p->disk->log),
+                               p->snap->id, p->epoch->id, error)))
       return false;
   }
   if (commit != NULL && !commit (opaque, error))

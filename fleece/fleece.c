@@ -321,6 +321,18 @@ fleece_store_epochs (Fleece *f, GError **error)
   return true;
 }
 
+bool
+fleece_compact_epochs (Fleece *f, GError **error)
+{
+  for (unsigned i = 0; i < f->disks->len; i++) {
+    Disk *disk = f->disks->pdata[i];
+
+    if (!epoch_log_compact (disk->log, error))
+      return false;
+  }
+  return true;
+}
+
 void
 fleece_note (Fleece *f, FleeceNoteKind kind, const char *disk,
              const char *snapshot, int error_number, const char *format, ...)

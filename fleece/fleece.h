@@ -93,6 +93,8 @@ typedef struct {
    * that counts as failed; 0: for ever.  Of all snapshots of a disk the least
    * counts. */
   uint32_t cbw_timeout;
+  uint32_t granularity;         /* of tracking from here on, bytes, if finer than
+                                 * the disk's and its bitmaps'; 0: as they want */
   /* Out: set before commit is called. */
   uint64_t boundary;            /* epoch that starts at the cut */
   Snapshot *out_snapshot;       /* a reference for the caller; NULL if none */
@@ -129,5 +131,7 @@ bool fleece_drop_broken (Fleece *f);
 /* K7: store sealed epochs still in memory.  Call it now and then from a
  * background thread, and after a cut. */
 bool fleece_store_epochs (Fleece *f, GError **error);
+/* Then this: merge those that no row of the catalog separates any more. */
+bool fleece_compact_epochs (Fleece *f, GError **error);
 
 #endif

@@ -90,6 +90,12 @@ snapshot_name (const Snapshot *snap)
   return snap->name;
 }
 
+int64_t
+snapshot_id (const Snapshot *snap)
+{
+  return snap->id;
+}
+
 Disk *
 snapshot_disk (const Snapshot *snap)
 {

@@ -29,6 +29,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (Snapshot, snapshot_unref)
 
 const char *snapshot_name (const Snapshot *snap);
 Disk *snapshot_disk (const Snapshot *snap);
+int64_t snapshot_id (const Snapshot *snap);     /* catalog row */
 uint64_t snapshot_size (const Snapshot *snap);          /* bytes */
 uint64_t snapshot_boundary (const Snapshot *snap);      /* first epoch after it */
 int64_t snapshot_created (const Snapshot *snap);        /* seconds since 1970 */

@@ -237,7 +237,8 @@ test_namespace (void)
   expect_exists (bitmap_is_name);
 
   test_sql (cat, "INSERT INTO bitmap (disk, name, granularity, persistent,"
-                 " recording, inconsistent) SELECT id, 'named', 65536, 1, 1, 0"
+                 " recording, inconsistent, size)"
+                 " SELECT id, 'named', 65536, 1, 1, 0, 0"
                  " FROM disk WHERE name = 'vda'");
   checkpoint_add_disk (named, "vda", "named", 2);
   expect_exists (named);
@@ -249,7 +250,7 @@ test_namespace (void)
   catalog_lock (cat);
   stmt = catalog_stmt (cat,
     "INSERT INTO bitmap (disk, name, granularity, persistent, recording,"
-    " inconsistent) SELECT id, 'mon-bits', 65536, 1, 1, 0 FROM disk"
+    " inconsistent, size) SELECT id, 'mon-bits', 65536, 1, 1, 0, 0 FROM disk"
     " WHERE name = 'vda'", &error);
   g_assert_no_error (error);
   g_assert_false (catalog_step_done (cat, stmt, &error));
@@ -297,9 +298,10 @@ test_oldest (void)
                  " VALUES ('b', 1, 30), ('b', 2, 3)");
   g_assert_cmpuint (oldest (), ==, 30);
   test_sql (cat, "INSERT INTO bitmap (id, disk, name, granularity, persistent,"
-                 " recording, inconsistent) VALUES (9, 1, 'n', 4096, 1, 1, 0)");
-  test_sql (cat, "INSERT INTO bitmap_interval (bitmap, from_epoch)"
-                 " VALUES (9, 20)");
+                 " recording, inconsistent, size)"
+                 " VALUES (9, 1, 'n', 4096, 1, 1, 0, 0)");
+  test_sql (cat, "INSERT INTO bitmap_interval (bitmap, disk, from_epoch,"
+                 " granularity) VALUES (9, 1, 20, 4096)");
   g_assert_cmpuint (oldest (), ==, 20);
   test_sql (cat, "DELETE FROM bitmap");
   test_sql (cat, "DELETE FROM backup");

@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* named-bitmap-store.c - rows of named bitmaps: tables bitmap, bitmap_interval,
+ * bitmap_blob and change_blob. */
+#include "config.h"
+
+#include <string.h>
+
+#include "bitmap/bitmap-error.h"
+#include "bitmap/dirty-bitmap.h"
+#include "bitmap/named-bitmap.h"
+
+static void
+free_element (gpointer data)
+{
+  named_bitmap_free (data);
+}
+
+/* --- reading */
+
+/* snapshot: 0 stands for NULL. */
+static bool
+load_rows (Catalog *cat, int64_t disk, int64_t snapshot, GPtrArray *list,
+           GHashTable *by_id, GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat,
+    "SELECT id, name, granularity, persistent, recording, inconsistent, size"
+    " FROM bitmap WHERE disk = ?1 AND ifnull (snapshot, 0) = ?2"
+    " ORDER BY name", error);
+  int rc = -1;
+
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, disk);
+  sqlite3_bind_int64 (stmt, 2, snapshot);
+  while ((rc = catalog_step_row (cat, stmt, error)) == 1) {
+    NamedBitmap *bm =
+      named_bitmap_new (disk, (const char *) sqlite3_column_text (stmt, 1),
+                        (uint32_t) sqlite3_column_int64 (stmt, 2),
+                        (uint64_t) sqlite3_column_int64 (stmt, 6), false);
+
+    bm->id = sqlite3_column_int64 (stmt, 0);
+    bm->persistent = sqlite3_column_int (stmt, 3);
+    bm->recording = sqlite3_column_int (stmt, 4);
+    bm->inconsistent = sqlite3_column_int (stmt, 5);
+    g_ptr_array_add (list, bm);
+    g_hash_table_insert (by_id, &bm->id, bm);
+  }
+  return rc == 0;
+}
+
+static bool
+load_intervals (Catalog *cat, int64_t disk, int64_t snapshot,
+                GHashTable *by_id, GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat,
+    "SELECT i.bitmap, i.disk, i.from_epoch, i.to_epoch, i.granularity"
+    " FROM bitmap AS b JOIN bitmap_interval AS i ON i.bitmap = b.id"
+    " WHERE b.disk = ?1 AND ifnull (b.snapshot, 0) = ?2", error);
+  int rc = -1;
+
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, disk);
+  sqlite3_bind_int64 (stmt, 2, snapshot);
+  while ((rc = catalog_step_row (cat, stmt, error)) == 1) {
+    int64_t id = sqlite3_column_int64 (stmt, 0);
+    NamedBitmap *bm = g_hash_table_lookup (by_id, &id);
+    BitmapInterval iv = {
+      .disk = sqlite3_column_int64 (stmt, 1),
+      .from = (uint64_t) sqlite3_column_int64 (stmt, 2),
+      .to = sqlite3_column_type (stmt, 3) == SQLITE_NULL ? BITMAP_OPEN
+        : (uint64_t) sqlite3_column_int64 (stmt, 3),
+      .granularity = (uint32_t) sqlite3_column_int64 (stmt, 4),
+    };
+
+    if (bm != NULL)
+      g_array_append_val (bm->intervals, iv);
+  }
+  return rc == 0;
+}
+
+static bool
+load_blobs (Catalog *cat, int64_t disk, int64_t snapshot, GHashTable *by_id,
+            GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat,
+    "SELECT r.bitmap, r.blob, r.granularity"
+    " FROM bitmap AS b JOIN bitmap_blob AS r ON r.bitmap = b.id"
+    " WHERE b.disk = ?1 AND ifnull (b.snapshot, 0) = ?2", error);
+  int rc = -1;
+
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, disk);
+  sqlite3_bind_int64 (stmt, 2, snapshot);
+  while ((rc = catalog_step_row (cat, stmt, error)) == 1) {
+    int64_t id = sqlite3_column_int64 (stmt, 0);
+    NamedBitmap *bm = g_hash_table_lookup (by_id, &id);
+    BitmapBlob blob = {
+      .id = sqlite3_column_int64 (stmt, 1),
+      .granularity = (uint32_t) sqlite3_column_int64 (stmt, 2),
+    };
+
+    if (bm != NULL)
+      g_array_append_val (bm->blobs, blob);
+  }
+  return rc == 0;
+}
+
+GPtrArray *
+named_bitmap_list (Catalog *cat, int64_t disk, int64_t snapshot,
+                   GError **error)
+{
+  g_autoptr (GPtrArray) list = g_ptr_array_new_with_free_func (free_element);
+  g_autoptr (GHashTable) by_id = g_hash_table_new (g_int64_hash,
+                                                   g_int64_equal);
+  bool ok;
+
+  catalog_lock (cat);
+  ok = load_rows (cat, disk, snapshot, list, by_id, error) &&
+    load_intervals (cat, disk, snapshot, by_id, error) &&
+    load_blobs (cat, disk, snapshot, by_id, error);
+  catalog_unlock (cat);
+  return ok ? g_steal_pointer (&list) : NULL;
+}
+
+NamedBitmap *
+named_bitmap_find (Catalog *cat, int64_t disk, int64_t snapshot,
+                   const char *name, GError **error)
+{
+  g_autoptr (GPtrArray) list = named_bitmap_list (cat, disk, snapshot, error);
+
+  for (guint i = 0; list != NULL && i < list->len; i++) {
+    NamedBitmap *bm = list->pdata[i];
+
+    if (strcmp (bm->name, name) == 0)
+      return named_bitmap_copy (bm);
+  }
+  return NULL;
+}
+
+/* --- writing */
+
+static bool
+exec_int (Catalog *cat, const char *sql, int64_t a, GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat, sql, error);
+
+  if (stmt == NULL)
+    return false;
+  if (sqlite3_bind_parameter_count (stmt) > 0)
+    sqlite3_bind_int64 (stmt, 1, a);
+  return catalog_step_done (cat, stmt, error);
+}
+
+static bool
+drop_unused_blobs (Catalog *cat, GError **error)
+{
+  return exec_int (cat, "DELETE FROM change_blob WHERE NOT EXISTS"
+                   " (SELECT 1 FROM bitmap_blob"
+                   "  WHERE bitmap_blob.blob = change_blob.id)", 0, error);
+}
+
+static bool
+put_row (Catalog *cat, NamedBitmap *bm, GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat,
+    "INSERT INTO bitmap (id, disk, name, granularity, persistent, recording,"
+    "                    inconsistent, size)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+    " ON CONFLICT (id) DO UPDATE SET persistent = excluded.persistent,"
+    "   recording = excluded.recording, inconsistent = excluded.inconsistent,"
+    "   size = excluded.size", error);
+  bool ok;
+
+  if (stmt == NULL)
+    return false;
+  if (bm->id != 0)              /* else NULL: the next */
+    sqlite3_bind_int64 (stmt, 1, bm->id);
+  sqlite3_bind_int64 (stmt, 2, bm->disk);
+  sqlite3_bind_text (stmt, 3, bm->name, -1, SQLITE_STATIC);
+  sqlite3_bind_int64 (stmt, 4, bm->granularity);
+  sqlite3_bind_int (stmt, 5, bm->persistent);
+  sqlite3_bind_int (stmt, 6, bm->recording);
+  sqlite3_bind_int (stmt, 7, bm->inconsistent);
+  sqlite3_bind_int64 (stmt, 8, (int64_t) bm->size);
+  ok = catalog_step_done (cat, stmt, error);
+  sqlite3_clear_bindings (stmt);
+  if (ok && bm->id == 0)
+    bm->id = catalog_last_id (cat);
+  return ok;
+}
+
+static bool
+put_interval (Catalog *cat, int64_t id, const BitmapInterval *iv,
+              GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat,
+    "INSERT INTO bitmap_interval (bitmap, disk, from_epoch, to_epoch,"
+    "                             granularity)"
+    " VALUES (?1, ?2, ?3, ?4, ?5)", error);
+
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, id);
+  sqlite3_bind_int64 (stmt, 2, iv->disk);
+  sqlite3_bind_int64 (stmt, 3, (int64_t) iv->from);
+  if (iv->to != BITMAP_OPEN)
+    sqlite3_bind_int64 (stmt, 4, (int64_t) iv->to);
+  sqlite3_bind_int64 (stmt, 5, iv->granularity);
+  return catalog_step_done (cat, stmt, error);
+}
+
+static bool
+put_blob (Catalog *cat, int64_t id, const BitmapBlob *blob, GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat,
+    "INSERT INTO bitmap_blob (bitmap, blob, granularity)"
+    " VALUES (?1, ?2, ?3)", error);
+
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, id);
+  sqlite3_bind_int64 (stmt, 2, blob->id);
+  sqlite3_bind_int64 (stmt, 3, blob->granularity);
+  return catalog_step_done (cat, stmt, error);
+}
+
+static bool
+name_is_free (Catalog *cat, const NamedBitmap *bm, GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat,
+    "SELECT 1 FROM bitmap WHERE disk = ?1 AND name = ?2 AND snapshot IS NULL"
+    " UNION ALL SELECT 1 FROM checkpoint_disk AS cd"
+    "   JOIN checkpoint AS c ON c.id = cd.checkpoint"
+    "   WHERE cd.disk = ?1 AND (cd.bitmap = ?2 OR c.name = ?2)", error);
+  int rc = -1;
+
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, bm->disk);
+    sqlite3_bind_text (stmt, 2, bm->name, -1, SQLITE_STATIC);
+    rc = catalog_step_row (cat, stmt, error);
+    sqlite3_reset (stmt);
+    sqlite3_clear_bindings (stmt);
+  }
+  if (rc == 1)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                 "Bitmap already exists: %s", bm->name);
+  return rc == 0;
+}
+
+static bool
+put_all (Catalog *cat, NamedBitmap *bm, GError **error)
+{
+  if ((bm->id == 0 && !name_is_free (cat, bm, error)) ||
+      !put_row (cat, bm, error) ||
+      !exec_int (cat, "DELETE FROM bitmap_interval WHERE bitmap = ?1", bm->id,
+                 error) ||
+      !exec_int (cat, "DELETE FROM bitmap_blob WHERE bitmap = ?1", bm->id,
+                 error))
+    return false;
+  for (guint i = 0; i < bm->intervals->len; i++)
+    if (!put_interval (cat, bm->id,
+                       &g_array_index (bm->intervals, BitmapInterval, i),
+                       error))
+      return false;
+  for (guint i = 0; i < bm->blobs->len; i++)
+    if (!put_blob (cat, bm->id, &g_array_index (bm->blobs, BitmapBlob, i),
+                   error))
+      return false;
+  return drop_unused_blobs (cat, error);
+}
+
+bool
+named_bitmap_put (Catalog *cat, NamedBitmap *bm, GError **error)
+{
+  int64_t id = bm->id;
+
+  if (!catalog_begin (cat, error))
+    return false;
+  if (put_all (cat, bm, error)) {
+    if (catalog_commit (cat, error))
+      return true;
+  }
+  else
+    catalog_rollback (cat);
+  bm->id = id;
+  return false;
+}
+
+/* One statement with an integer, and the blobs that it leaves unused. */
+static bool
+delete_rows (Catalog *cat, const char *sql, int64_t a, GError **error)
+{
+  if (!catalog_begin (cat, error))
+    return false;
+  if (!exec_int (cat, sql, a, error) || !drop_unused_blobs (cat, error)) {
+    catalog_rollback (cat);
+    return false;
+  }
+  return catalog_commit (cat, error);
+}
+
+bool
+named_bitmap_delete (Catalog *cat, int64_t id, GError **error)
+{
+  return delete_rows (cat, "DELETE FROM bitmap WHERE id = ?1", id, error);
+}
+
+bool
+named_bitmap_delete_transient (Catalog *cat, GError **error)
+{
+  return delete_rows (cat, "DELETE FROM bitmap WHERE persistent = 0"
+                      " AND snapshot IS NULL", 0, error);
+}
+
+bool
+named_bitmap_store_blob (Catalog *cat, const ChangeSet *set,
+                         int64_t *out_blob, GError **error)
+{
+  g_autoptr (GBytes) blob = change_set_serialize (set, error);
+  sqlite3_stmt *stmt;
+  bool ok = false;
+
+  if (blob == NULL)
+    return false;
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, "INSERT INTO change_blob (blob) VALUES (?1)",
+                       error);
+  if (stmt != NULL) {
+    sqlite3_bind_blob64 (stmt, 1, g_bytes_get_data (blob, NULL),
+                         g_bytes_get_size (blob), SQLITE_STATIC);
+    ok = catalog_step_done (cat, stmt, error);
+    sqlite3_clear_bindings (stmt);
+    if (ok)
+      *out_blob = catalog_last_id (cat);
+  }
+  catalog_unlock (cat);
+  return ok;
+}
+
+/* --- all of a disk's */
+
+/* A statement with a disk and up to two more integers. */
+static bool
+exec_disk (Catalog *cat, const char *sql, int64_t disk, int64_t b, int64_t c,
+           GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat, sql, error);
+
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, disk);
+  sqlite3_bind_int64 (stmt, 2, b);
+  if (sqlite3_bind_parameter_count (stmt) > 2)
+    sqlite3_bind_int64 (stmt, 3, c);
+  return catalog_step_done (cat, stmt, error);
+}
+
+static bool
+freeze_rows (Catalog *cat, int64_t disk, int64_t snapshot, int64_t boundary,
+             GError **error)
+{
+  return exec_disk (cat,
+    "INSERT INTO bitmap (disk, snapshot, name, granularity, persistent,"
+    "                    recording, inconsistent, size)"
+    " SELECT disk, ?2, name, granularity, persistent, 0, inconsistent, size"
+    "   FROM bitmap WHERE disk = ?1 AND snapshot IS NULL",
+    disk, snapshot, 0, error) &&
+  exec_disk (cat,
+    "INSERT INTO bitmap_interval (bitmap, disk, from_epoch, to_epoch,"
+    "                             granularity)"
+    " SELECT kept.id, i.disk, i.from_epoch,"
+    "        CASE WHEN i.disk = ?1 THEN min (ifnull (i.to_epoch, ?3), ?3)"
+    "             ELSE i.to_epoch END, i.granularity"
+    "   FROM bitmap AS live"
+    "   JOIN bitmap AS kept ON kept.snapshot = ?2 AND kept.name = live.name"
+    "   JOIN bitmap_interval AS i ON i.bitmap = live.id"
+    "   WHERE live.disk = ?1 AND live.snapshot IS NULL"
+    "     AND NOT (i.disk = ?1 AND i.from_epoch >= ?3)",
+    disk, snapshot, boundary, error) &&
+  exec_disk (cat,
+    "INSERT INTO bitmap_blob (bitmap, blob, granularity)"
+    " SELECT kept.id, r.blob, r.granularity"
+    "   FROM bitmap AS live"
+    "   JOIN bitmap AS kept ON kept.snapshot = ?2 AND kept.name = live.name"
+    "   JOIN bitmap_blob AS r ON r.bitmap = live.id"
+    "   WHERE live.disk = ?1 AND live.snapshot IS NULL",
+    disk, snapshot, 0, error);
+}
+
+bool
+named_bitmap_freeze (Catalog *cat, int64_t disk, int64_t snapshot,
+                     uint64_t boundary, GError **error)
+{
+  if (!catalog_begin (cat, error))
+    return false;
+  if (!freeze_rows (cat, disk, snapshot, (int64_t) boundary, error)) {
+    catalog_rollback (cat);
+    return false;
+  }
+  return catalog_commit (cat, error);
+}
+
+bool
+named_bitmap_shrink (Catalog *cat, int64_t disk, uint64_t size,
+                     GError **error)
+{
+  bool ok;
+
+  catalog_lock (cat);
+  ok = exec_disk (cat, "UPDATE bitmap SET size = min (size, ?2)"
+                  " WHERE disk = ?1 AND snapshot IS NULL", disk,
+                  (int64_t) size, 0, error);
+  catalog_unlock (cat);
+  return ok;
+}
+
+bool
+named_bitmap_finest (Catalog *cat, int64_t disk, uint32_t most,
+                     uint32_t *out_granularity, GError **error)
+{
+  sqlite3_stmt *stmt;
+  int rc = -1;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat,
+    "SELECT min (granularity) FROM bitmap WHERE disk = ?1"
+    " AND recording = 1 AND snapshot IS NULL", error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, disk);
+    rc = catalog_step_row (cat, stmt, error);
+  }
+  if (rc == 1) {
+    int64_t finest = sqlite3_column_type (stmt, 0) == SQLITE_NULL ? most
+      : sqlite3_column_int64 (stmt, 0);
+
+    *out_granularity = (uint32_t) CLAMP (finest, (int64_t) GRANULARITY_MIN,
+                                         (int64_t) most);
+    sqlite3_reset (stmt);
+  }
+  catalog_unlock (cat);
+  return rc == 1;
+}
