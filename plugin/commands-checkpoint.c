@@ -6,6 +6,7 @@
 #include "bitmap/bitmap-error.h"
 #include "plugin/commands.h"
 #include "plugin/plugin.h"
+#include "plugin/transaction.h"
 
 GPtrArray *
 command_checkpoint_disks (json_t *list, GPtrArray *fallback, GError **error)
@@ -51,38 +52,15 @@ command_new_checkpoint (const char *name, const char *description,
   return checkpoint_new (name, description, now);
 }
 
-/* --- checkpoint-create --- */
-
-struct create {
-  Checkpoint *ckpt;
-  GArray *cuts;                 /* of FleeceCutDisk */
-};
-
-/* In the cut's transaction. */
-static bool
-create_commit (void *opaque, GError **error)
-{
-  struct create *create = opaque;
-
-  for (guint i = 0; i < create->cuts->len; i++) {
-    const FleeceCutDisk *cut = &g_array_index (create->cuts, FleeceCutDisk, i);
-
-    checkpoint_add_disk (create->ckpt, disk_name (cut->disk),
-                         create->ckpt->name, cut->boundary);
-  }
-  return checkpoint_insert (plugin.catalog, create->ckpt, error);
-}
+/* --- checkpoint-create, checkpoint-delete --- */
 
 json_t *
 command_checkpoint_create (struct qmp_session *session, json_t *args,
                            GError **error)
 {
-  GPtrArray *all = fleece_disks (plugin.fleece);
-  g_autoptr (GPtrArray) disks = NULL;
-  g_autoptr (Checkpoint) ckpt = NULL;
+  g_autoptr (Transaction) t = NULL;
   g_autoptr (Checkpoint) made = NULL;
-  g_autoptr (GArray) cuts = g_array_new (FALSE, TRUE, sizeof (FleeceCutDisk));
-  struct create create;
+  const Checkpoint *ckpt;
   json_t *reply;
 
   if (qmp_get_bool (args, "redefine", false) ||
@@ -90,27 +68,11 @@ command_checkpoint_create (struct qmp_session *session, json_t *args,
     command_set_error (error, "redefining checkpoints is not supported");
     return NULL;
   }
-  disks = command_checkpoint_disks (json_object_get (args, "disks"), all,
-                                    error);
-  if (disks == NULL)
+  t = transaction_new ();
+  if (!action_checkpoint_create (t, args, error) ||
+      !transaction_commit (t, error))
     return NULL;
-  ckpt = command_new_checkpoint (qmp_get_str (args, "name"),
-                                 qmp_get_str (args, "description"),
-                                 g_get_real_time () / G_USEC_PER_SEC, error);
-  if (ckpt == NULL)
-    return NULL;
-  for (size_t i = 0; i < disks->len; i++) {
-    FleeceCutDisk cut = { .disk = disks->pdata[i] };
-
-    g_array_append_val (cuts, cut);
-  }
-  create = (struct create) { ckpt, cuts };
-  if (!fleece_cut (plugin.fleece, (FleeceCutDisk *) cuts->data, cuts->len,
-                   create_commit, &create, error))
-    return NULL;
-
-  keeper_wake (plugin.keeper);
-  command_checkpoint_event (ckpt->name, "created");
+  ckpt = transaction_created (t);
   reply = json_pack ("{s:s, s:I}", "name", ckpt->name,
                      "creation-time", (json_int_t) ckpt->creation_time);
   made = checkpoint_lookup (plugin.catalog, ckpt->name, NULL);
@@ -119,38 +81,21 @@ command_checkpoint_create (struct qmp_session *session, json_t *args,
   return reply;
 }
 
-/* --- checkpoint-delete --- */
-
 json_t *
 command_checkpoint_delete (struct qmp_session *session, json_t *args,
                            GError **error)
 {
-  const char *name = qmp_get_str (args, "name");
-  bool children = qmp_get_bool (args, "children", false);
-  bool only = qmp_get_bool (args, "children-only", false);
-  g_autoptr (GPtrArray) deleted = NULL;
-  CheckpointDelete how = CHECKPOINT_DELETE_ONE;
+  g_autoptr (Transaction) t = NULL;
 
-  if (children && only) {
-    command_set_error (error, "'children' and 'children-only' cannot be "
-                       "given at the same time");
-    return NULL;
-  }
   if (qmp_get_bool (args, "metadata", false)) {
     command_set_error (error, "keeping the bitmaps of a deleted checkpoint "
                        "('metadata') is not supported");
     return NULL;
   }
-  if (children)
-    how = CHECKPOINT_DELETE_TREE;
-  else if (only)
-    how = CHECKPOINT_DELETE_CHILDREN;
-  if (!checkpoint_delete (plugin.catalog, name, how, &deleted, error))
+  t = transaction_new ();
+  if (!action_checkpoint_delete (t, args, error) ||
+      !transaction_commit (t, error))
     return NULL;
-
-  command_forget_epochs ();
-  for (size_t i = 0; i < deleted->len; i++)
-    command_checkpoint_event (deleted->pdata[i], "deleted");
   return json_object ();
 }
 

@@ -4,9 +4,15 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
 #include "plugin/commands.h"
 #include "plugin/contexts.h"
+#include "plugin/map-cache.h"
+#include "plugin/node.h"
 #include "plugin/plugin.h"
+#include "plugin/transaction.h"
 
 /* --- query-block --- */
 
@@ -85,9 +91,50 @@ add_constants (json_t *inserted)
                                   "direct", 0, "no-flush", 0));
 }
 
+/* NULL: it has none. */
 static json_t *
-block_of (Disk *disk)
+bitmaps_of (Disk *disk)
 {
+  g_autoptr (GError) error = NULL;
+  g_autoptr (GPtrArray) list =
+    named_bitmap_list (plugin.catalog,
+                       epoch_log_disk_id (disk_epoch_log (disk)), 0, &error);
+  g_autofree NamedBitmapCount *counts = NULL;
+  json_t *array;
+
+  if (list != NULL && list->len == 0)
+    return NULL;
+  if (list != NULL)
+    counts = named_bitmap_count_all (plugin.catalog, list, disk_size (disk),
+                                     command_find_log, NULL, &error);
+  if (counts == NULL) {
+    nbdkit_error ("disk '%s': cannot list its bitmaps: %s", disk_name (disk),
+                  error->message);
+    return NULL;
+  }
+  array = json_array ();
+  for (guint i = 0; i < list->len; i++) {
+    const NamedBitmap *bm = list->pdata[i];
+    bool damaged = bm->inconsistent || counts[i].damaged;
+    json_t *info =
+      json_pack ("{s:s, s:I, s:I, s:b, s:b, s:b}", "name", bm->name,
+                 "count", (json_int_t) (damaged ? 0 : counts[i].bytes),
+                 "granularity", (json_int_t) bm->granularity,
+                 "recording", !damaged && bm->recording,
+                 "busy", bitmap_is_pinned (bm->id),
+                 "persistent", bm->persistent);
+
+    if (damaged)
+      json_object_set_new (info, "inconsistent", json_true ());
+    json_array_append_new (array, info);
+  }
+  return array;
+}
+
+static json_t *
+inserted_of (Disk *disk)
+{
+  json_t *bitmaps = bitmaps_of (disk);
   json_t *inserted =
     json_pack ("{s:s, s:s, s:o, s:b, s:o, s:o}",
                "node-name", disk_name (disk),
@@ -96,6 +143,16 @@ block_of (Disk *disk)
                "image", image_of (disk), "tracking", tracking_of (disk));
 
   add_constants (inserted);
+  if (bitmaps != NULL)
+    json_object_set_new (inserted, "dirty-bitmaps", bitmaps);
+  return inserted;
+}
+
+static json_t *
+block_of (Disk *disk)
+{
+  json_t *inserted = inserted_of (disk);
+
   return json_pack ("{s:s, s:s, s:s, s:b, s:b, s:s, s:o}",
                     "device", disk_name (disk), "qdev", disk_name (disk),
                     "type", "unknown", "removable", 0, "locked", 0,
@@ -111,6 +168,19 @@ command_query_block (struct qmp_session *session, json_t *args,
 
   for (size_t i = 0; i < disks->len; i++)
     json_array_append_new (list, block_of (disks->pdata[i]));
+  return list;
+}
+
+json_t *
+command_query_named_block_nodes (struct qmp_session *session, json_t *args,
+                                 GError **error)
+{
+  GPtrArray *disks = fleece_disks (plugin.fleece);
+  json_t *list = json_array ();
+
+  for (size_t i = 0; i < disks->len; i++)
+    json_array_append_new (list, inserted_of (disks->pdata[i]));
+  node_list (list);
   return list;
 }
 
@@ -159,12 +229,19 @@ static ChangeSet *
 live_changes (const char *name, const char *since, GError **error)
 {
   Disk *disk = fleece_find_disk (plugin.fleece, name);
+  g_autoptr (NamedBitmap) bm = NULL;
   uint64_t boundary;
 
   if (since == NULL) {
     command_set_error (error, "Parameter 'since' is missing");
     return NULL;
   }
+  bm = named_bitmap_find (plugin.catalog,
+                          epoch_log_disk_id (disk_epoch_log (disk)), 0, since,
+                          NULL);
+  if (bm != NULL)
+    return named_bitmap_changes (plugin.catalog, bm, disk_size (disk),
+                                 command_find_log, NULL, NULL, error);
   if (!checkpoint_boundary (plugin.catalog, name, since, &boundary, error))
     return NULL;
   return epoch_log_changed (disk_epoch_log (disk), boundary, 0, NULL, error);
@@ -180,7 +257,9 @@ snapshot_changes (const char *name, const char **since, char **out_since,
   const BackupDisk *bd =
     backup_table_find_export (plugin.backups, name, &backup);
   const char *at = strchr (name, '@');
-  uint64_t boundary;
+  CachedMap *map;
+  ChangeSet *set;
+  uint64_t key;
 
   if (bd == NULL && at != NULL) {
     g_autofree char *disk = g_strndup (name, at - name);
@@ -204,11 +283,15 @@ snapshot_changes (const char *name, const char **since, char **out_since,
     return NULL;
   }
   *since = *out_since = g_strdup (*since);      /* outlives the backup */
-  boundary = contexts_find_boundary (bd, *since, error);
-  if (boundary == 0)
+  key = contexts_find_map (bd, *since, error);
+  if (key == 0)
     return NULL;
-  return epoch_log_changed (disk_epoch_log (bd->disk), boundary,
-                            snapshot_boundary (bd->snapshot), NULL, error);
+  map = cached_map_get (bd, key);
+  set = cached_map_load (map, error);
+  if (set != NULL)
+    change_set_ref (set);
+  cached_map_put (map);
+  return set;
 }
 
 json_t *

@@ -8,6 +8,7 @@
 #include <nbdkit-plugin.h>
 
 #include "plugin/commands.h"
+#include "plugin/job.h"
 #include "plugin/plugin.h"
 
 /* --- the arguments --- */
@@ -107,6 +108,152 @@ static const struct qmp_arg args_block_resize[] = {
   { NULL }
 };
 
+static const struct qmp_arg args_bitmap_add[] = {
+  { "node", QMP_STR, .required = true },
+  { "name", QMP_STR, .required = true },
+  { "granularity", QMP_INT, .min = 0, .max = UINT32_MAX, .range = "uint32_t" },
+  { "persistent", QMP_BOOL },
+  { "disabled", QMP_BOOL },
+  { NULL }
+};
+
+/* Also the address of a bitmap in others' arguments. */
+static const struct qmp_arg args_bitmap[] = {
+  { "node", QMP_STR, .required = true },
+  { "name", QMP_STR, .required = true },
+  { NULL }
+};
+
+static const struct qmp_arg args_bitmap_merge[] = {
+  { "node", QMP_STR, .required = true },
+  { "target", QMP_STR, .required = true },
+  { "bitmaps", QMP_STRS_OR_OBJECTS, .required = true, .members = args_bitmap },
+  { NULL }
+};
+
+static const char *const blockdev_drivers[] = {
+  "file", "host_device", "raw", "nbd", NULL
+};
+static const char *const blockdev_files[] = { "file", "host_device", NULL };
+static const char *const discard_modes[] = { "ignore", "unmap", NULL };
+static const char *const address_types[] = { "unix", "inet", NULL };
+static const struct qmp_arg args_address[] = {
+  { "type", QMP_ENUM, .required = true, .values = address_types },
+  { "path", QMP_STR },
+  { "host", QMP_STR },
+  { "port", QMP_STR },
+  { NULL }
+};
+static const struct qmp_arg args_blockdev_file[] = {
+  { "driver", QMP_ENUM, .required = true, .values = blockdev_files },
+  { "filename", QMP_STR, .required = true },
+  { NULL }
+};
+static const struct qmp_arg args_blockdev_add[] = {
+  { "driver", QMP_ENUM, .required = true, .values = blockdev_drivers },
+  { "node-name", QMP_STR, .required = true },
+  { "read-only", QMP_BOOL },
+  { "discard", QMP_ENUM, .values = discard_modes },
+  { "file", QMP_OBJECT, .members = args_blockdev_file },
+  { "filename", QMP_STR },
+  { "server", QMP_OBJECT, .members = args_address },
+  { "export", QMP_STR },
+  { NULL }
+};
+static const struct qmp_arg args_blockdev_del[] = {
+  { "node-name", QMP_STR, .required = true },
+  { NULL }
+};
+
+static const char *const sync_modes[] = {
+  "top", "full", "none", "incremental", "bitmap", NULL
+};
+static const char *const bitmap_modes[] = {
+  "on-success", "never", "always", NULL
+};
+static const struct qmp_arg args_backup_perf[] = {
+  { "use-copy-range", QMP_BOOL },
+  { "max-workers", QMP_INT, .min = INT64_MIN, .max = INT64_MAX,
+    .range = "int64" },
+  { "max-chunk", QMP_INT, .min = INT64_MIN, .max = INT64_MAX,
+    .range = "int64" },
+  { "min-cluster-size", QMP_INT, .min = 0, .max = INT64_MAX,
+    .range = "uint64" },
+  { NULL }
+};
+static const struct qmp_arg args_blockdev_backup[] = {
+  { "device", QMP_STR, .required = true },
+  { "target", QMP_STR, .required = true },
+  { "sync", QMP_ENUM, .required = true, .values = sync_modes },
+  { "bitmap", QMP_STR },
+  { "bitmap-mode", QMP_ENUM, .values = bitmap_modes },
+  { "job-id", QMP_STR },
+  { "speed", QMP_INT, .min = 0, .max = INT64_MAX,
+    .range = "a non-negative value" },
+  { "on-source-error", QMP_ENUM, .values = job_on_error_names },
+  { "on-target-error", QMP_ENUM, .values = job_on_error_names },
+  { "auto-finalize", QMP_BOOL },
+  { "auto-dismiss", QMP_BOOL },
+  { "filter-node-name", QMP_STR },
+  { "compress", QMP_BOOL },
+  { "discard-source", QMP_BOOL },
+  { "x-perf", QMP_OBJECT, .members = args_backup_perf },
+  { NULL }
+};
+
+static const struct qmp_arg args_id[] = {
+  { "id", QMP_STR, .required = true },
+  { NULL }
+};
+static const struct qmp_arg args_device[] = {
+  { "device", QMP_STR, .required = true },
+  { NULL }
+};
+static const struct qmp_arg args_block_job_cancel[] = {
+  { "device", QMP_STR, .required = true },
+  { "force", QMP_BOOL },
+  { NULL }
+};
+static const struct qmp_arg args_block_job_set_speed[] = {
+  { "device", QMP_STR, .required = true },
+  { "speed", QMP_INT, .required = true, .min = INT64_MIN, .max = INT64_MAX,
+    .range = "int64" },
+  { NULL }
+};
+
+static const struct qmp_branch actions[] = {
+  { "abort", NULL },
+  { "block-dirty-bitmap-add", args_bitmap_add },
+  { "block-dirty-bitmap-clear", args_bitmap },
+  { "block-dirty-bitmap-disable", args_bitmap },
+  { "block-dirty-bitmap-enable", args_bitmap },
+  { "block-dirty-bitmap-merge", args_bitmap_merge },
+  { "block-dirty-bitmap-remove", args_bitmap },
+  { "blockdev-backup", args_blockdev_backup },
+  { "checkpoint-create", args_checkpoint_create },
+  { "checkpoint-delete", args_checkpoint_delete },
+  { NULL }
+};
+
+static const char *const completion_modes[] = {
+  "individual", "grouped", NULL
+};
+static const struct qmp_arg args_transaction_properties[] = {
+  { "completion-mode", QMP_ENUM, .values = completion_modes },
+  { NULL }
+};
+
+static const struct qmp_arg args_transaction[] = {
+  { "actions", QMP_UNIONS, .required = true, .branches = actions },
+  { "properties", QMP_OBJECT, .members = args_transaction_properties },
+  { NULL }
+};
+
+static const struct qmp_arg args_query_named_block_nodes[] = {
+  { "flat", QMP_BOOL },
+  { NULL }
+};
+
 static const struct qmp_arg args_query_changes[] = {
   { "disk", QMP_STR, .required = true },
   { "since", QMP_STR },
@@ -173,19 +320,47 @@ server_reexec (struct qmp_session *session, json_t *args, GError **error)
 const struct qmp_command commands_table[] = {
   { "backup-begin", args_backup_begin, command_backup_begin },
   { "backup-end", args_backup_end, command_backup_end },
+  { "block-dirty-bitmap-add", args_bitmap_add, command_bitmap_add },
+  { "block-dirty-bitmap-clear", args_bitmap, command_bitmap_clear },
+  { "block-dirty-bitmap-disable", args_bitmap, command_bitmap_disable },
+  { "block-dirty-bitmap-enable", args_bitmap, command_bitmap_enable },
+  { "block-dirty-bitmap-merge", args_bitmap_merge, command_bitmap_merge },
+  { "block-dirty-bitmap-remove", args_bitmap, command_bitmap_remove },
+  { "block-job-cancel", args_block_job_cancel, command_block_job_cancel },
+  { "block-job-complete", args_device, command_block_job_complete },
+  { "block-job-dismiss", args_id, command_block_job_dismiss },
+  { "block-job-finalize", args_id, command_block_job_finalize },
+  { "block-job-pause", args_device, command_block_job_pause },
+  { "block-job-resume", args_device, command_block_job_resume },
+  { "block-job-set-speed", args_block_job_set_speed,
+    command_block_job_set_speed },
   { "block_resize", args_block_resize, command_block_resize },
+  { "blockdev-add", args_blockdev_add, command_blockdev_add },
+  { "blockdev-backup", args_blockdev_backup, command_blockdev_backup },
+  { "blockdev-del", args_blockdev_del, command_blockdev_del },
   { "checkpoint-create", args_checkpoint_create, command_checkpoint_create },
   { "checkpoint-delete", args_checkpoint_delete, command_checkpoint_delete },
   { "checkpoint-list", args_checkpoint_list, command_checkpoint_list },
+  { "job-cancel", args_id, command_job_cancel },
+  { "job-complete", args_id, command_job_complete },
+  { "job-dismiss", args_id, command_job_dismiss },
+  { "job-finalize", args_id, command_job_finalize },
+  { "job-pause", args_id, command_job_pause },
+  { "job-resume", args_id, command_job_resume },
   { "qmp_capabilities", args_capabilities, qmp_capabilities,
     .before_negotiation = true },
   { "query-backups", NULL, command_query_backups },
   { "query-block", NULL, command_query_block },
+  { "query-block-jobs", NULL, command_query_block_jobs },
   { "query-changes", args_query_changes, command_query_changes },
   { "query-commands", NULL, command_query_commands },
+  { "query-jobs", NULL, command_query_jobs },
+  { "query-named-block-nodes", args_query_named_block_nodes,
+    command_query_named_block_nodes },
   { "query-version", NULL, query_version },
   { "quit", NULL, quit },
   { "server-reexec", NULL, server_reexec },
+  { "transaction", args_transaction, command_transaction },
   { NULL }
 };
 
@@ -222,6 +397,20 @@ command_find_disk (const char *name, GError **error)
     command_set_error (error, "Cannot find device='%.100s' nor "
                        "node-name='%.100s'", name, name);
   return disk;
+}
+
+EpochLog *
+command_find_log (void *opaque, int64_t id)
+{
+  GPtrArray *disks = fleece_disks (plugin.fleece);
+
+  for (guint i = 0; i < disks->len; i++) {
+    EpochLog *log = disk_epoch_log (disks->pdata[i]);
+
+    if (epoch_log_disk_id (log) == id)
+      return log;
+  }
+  return NULL;
 }
 
 void

@@ -18,6 +18,8 @@ json_t *command_query_commands (struct qmp_session *session, json_t *args,
                                 GError **error);
 json_t *command_query_block (struct qmp_session *session, json_t *args,
                              GError **error);
+json_t *command_query_named_block_nodes (struct qmp_session *session,
+                                         json_t *args, GError **error);
 json_t *command_query_changes (struct qmp_session *session, json_t *args,
                                GError **error);
 json_t *command_checkpoint_create (struct qmp_session *session, json_t *args,
@@ -26,6 +28,56 @@ json_t *command_checkpoint_delete (struct qmp_session *session, json_t *args,
                                    GError **error);
 json_t *command_checkpoint_list (struct qmp_session *session, json_t *args,
                                  GError **error);
+json_t *command_bitmap_add (struct qmp_session *session, json_t *args,
+                            GError **error);
+json_t *command_bitmap_remove (struct qmp_session *session, json_t *args,
+                               GError **error);
+json_t *command_bitmap_clear (struct qmp_session *session, json_t *args,
+                              GError **error);
+json_t *command_bitmap_enable (struct qmp_session *session, json_t *args,
+                               GError **error);
+json_t *command_bitmap_disable (struct qmp_session *session, json_t *args,
+                                GError **error);
+json_t *command_bitmap_merge (struct qmp_session *session, json_t *args,
+                              GError **error);
+json_t *command_block_job_cancel (struct qmp_session *session, json_t *args,
+                                  GError **error);
+json_t *command_block_job_complete (struct qmp_session *session, json_t *args,
+                                    GError **error);
+json_t *command_block_job_dismiss (struct qmp_session *session, json_t *args,
+                                   GError **error);
+json_t *command_block_job_finalize (struct qmp_session *session, json_t *args,
+                                    GError **error);
+json_t *command_block_job_pause (struct qmp_session *session, json_t *args,
+                                 GError **error);
+json_t *command_block_job_resume (struct qmp_session *session, json_t *args,
+                                  GError **error);
+json_t *command_block_job_set_speed (struct qmp_session *session, json_t *args,
+                                     GError **error);
+json_t *command_blockdev_add (struct qmp_session *session, json_t *args,
+                              GError **error);
+json_t *command_blockdev_backup (struct qmp_session *session, json_t *args,
+                                 GError **error);
+json_t *command_blockdev_del (struct qmp_session *session, json_t *args,
+                              GError **error);
+json_t *command_job_cancel (struct qmp_session *session, json_t *args,
+                            GError **error);
+json_t *command_job_complete (struct qmp_session *session, json_t *args,
+                              GError **error);
+json_t *command_job_dismiss (struct qmp_session *session, json_t *args,
+                             GError **error);
+json_t *command_job_finalize (struct qmp_session *session, json_t *args,
+                              GError **error);
+json_t *command_job_pause (struct qmp_session *session, json_t *args,
+                           GError **error);
+json_t *command_job_resume (struct qmp_session *session, json_t *args,
+                            GError **error);
+json_t *command_query_block_jobs (struct qmp_session *session, json_t *args,
+                                  GError **error);
+json_t *command_query_jobs (struct qmp_session *session, json_t *args,
+                            GError **error);
+json_t *command_transaction (struct qmp_session *session, json_t *args,
+                             GError **error);
 json_t *command_backup_begin (struct qmp_session *session, json_t *args,
                               GError **error);
 json_t *command_backup_end (struct qmp_session *session, json_t *args,
@@ -43,6 +95,9 @@ void command_set_error (GError **error, const char *format, ...)
 
 /* NULL with the error that QEMU would give. */
 Disk *command_find_disk (const char *name, GError **error);
+
+/* A NamedBitmapFindLog, of the disks that are served; opaque is not used. */
+EpochLog *command_find_log (void *opaque, int64_t disk);
 
 /* Which disks "disks": [{"disk", "checkpoint"}] names for a checkpoint; every
  * one of fallback (borrowed Disks) if it is NULL.  A disk that is named twice,

@@ -9,6 +9,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
+#include "bitmap/named-bitmap.h"
 #include "plugin/contexts.h"
 #include "plugin/exports.h"
 #include "plugin/map-cache.h"
@@ -19,43 +20,50 @@
 #define ALIAS_PREFIX "qemu-dirty-bitmap:"
 
 static bool
-has_boundary (const HandleContexts *ctx, uint64_t boundary)
+has_map (const HandleContexts *ctx, uint64_t key)
 {
   for (guint i = 0; i < ctx->maps->len; i++)
-    if (cached_map_boundary (g_array_index (ctx->maps, CachedMap *, i)) ==
-        boundary)
+    if (cached_map_key (g_array_index (ctx->maps, CachedMap *, i)) ==
+        key)
       return true;
   return false;
 }
 
 static void
-add_map (HandleContexts *ctx, uint64_t boundary)
+add_map (HandleContexts *ctx, uint64_t key)
 {
   CachedMap *map;
 
-  if (has_boundary (ctx, boundary))
+  if (has_map (ctx, key))
     return;
-  map = cached_map_get (ctx->bd, boundary);
+  map = cached_map_get (ctx->bd, key);
   g_array_append_val (ctx->maps, map);
 }
 
 uint64_t
-contexts_find_boundary (const BackupDisk *bd, const char *name,
-                        GError **error)
+contexts_find_map (const BackupDisk *bd, const char *name, GError **error)
 {
+  g_autoptr (NamedBitmap) kept = NULL;
   uint64_t boundary;
+  bool found;
 
   if (bd->bitmap != NULL && strcmp (name, bd->bitmap) == 0)
     return bd->since_boundary;
-  if (!checkpoint_boundary (plugin.catalog, bd->disk_name, name, &boundary,
-                            error))
-    return 0;
-  if (boundary >= snapshot_boundary (bd->snapshot)) {
+  found = checkpoint_boundary (plugin.catalog, bd->disk_name, name, &boundary,
+                               error);
+  if (found && boundary < snapshot_boundary (bd->snapshot))
+    return boundary;
+  kept = named_bitmap_find (plugin.catalog,
+                            epoch_log_disk_id (disk_epoch_log (bd->disk)),
+                            snapshot_id (bd->snapshot), name, NULL);
+  if (kept != NULL) {
+    g_clear_error (error);
+    return MAP_KEY_BITMAP | (uint64_t) kept->id;
+  }
+  if (found)
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
                  "checkpoint '%s' is not older than the snapshot", name);
-    return 0;
-  }
-  return boundary;
+  return 0;
 }
 
 bool
@@ -70,13 +78,13 @@ handle_contexts_init (HandleContexts *ctx, const BackupDisk *bd,
   if (since != NULL) {
     if (!name_check_bitmap ("checkpoint name", since, error))
       return false;
-    ctx->listed_boundary = contexts_find_boundary (bd, since, error);
-    if (ctx->listed_boundary == 0) {
+    ctx->listed_key = contexts_find_map (bd, since, error);
+    if (ctx->listed_key == 0) {
       g_prefix_error (error, "export '%s': ", bd->export);
       return false;
     }
     /* Not pinned by any row: build it now, while the checkpoint is there. */
-    add_map (ctx, ctx->listed_boundary);
+    add_map (ctx, ctx->listed_key);
     if (cached_map_load (g_array_index (ctx->maps, CachedMap *,
                                         ctx->maps->len - 1), error) == NULL)
       return false;
@@ -85,7 +93,7 @@ handle_contexts_init (HandleContexts *ctx, const BackupDisk *bd,
   }
   else if (bd->bitmap != NULL) {
     ctx->listed = g_strdup (bd->bitmap);
-    ctx->listed_boundary = bd->since_boundary;
+    ctx->listed_key = bd->since_boundary;
   }
   ctx->nr_pinned = ctx->maps->len;
   return true;
@@ -154,7 +162,7 @@ contexts_list (void *opaque, const char *query, struct metacontext_list *list)
   }
   /* A full name: would it be granted? */
   else if (bitmap != NULL &&
-           contexts_find_boundary (ctx->bd, bitmap, NULL) != 0)
+           contexts_find_map (ctx->bd, bitmap, NULL) != 0)
     plugin.host->list_add (list, query);
   return 0;
 }
@@ -166,20 +174,20 @@ contexts_select (void *opaque, const char *name, uint64_t *out_cookie)
   HandleContexts *ctx = &handle->contexts;
   const char *bitmap = bitmap_part (name);
   g_autoptr (GError) error = NULL;
-  uint64_t boundary;
+  uint64_t key;
   guint before;
 
   if (ctx->bd == NULL || bitmap == NULL || *bitmap == '\0' ||
       handle_check (handle) != 0)
     return 0;
-  boundary = ctx->since && strcmp (bitmap, ctx->listed) == 0 ?
-    ctx->listed_boundary : contexts_find_boundary (ctx->bd, bitmap, NULL);
-  if (boundary == 0)
+  key = ctx->since && strcmp (bitmap, ctx->listed) == 0 ?
+    ctx->listed_key : contexts_find_map (ctx->bd, bitmap, NULL);
+  if (key == 0)
     return 0;
 
   /* Its checkpoint may be deleted while the client reads: build it now. */
   before = ctx->maps->len;
-  add_map (ctx, boundary);
+  add_map (ctx, key);
   if (ctx->maps->len > before) {
     CachedMap *map = g_array_index (ctx->maps, CachedMap *, before);
 
@@ -196,7 +204,7 @@ contexts_select (void *opaque, const char *name, uint64_t *out_cookie)
     g_clear_pointer (&ctx->dirty, change_set_unref);
     pthread_mutex_unlock (&ctx->lock);
   }
-  *out_cookie = boundary;
+  *out_cookie = key;
   return 1;
 }
 
@@ -238,7 +246,7 @@ contexts_extents (void *opaque, uint64_t cookie, uint64_t count,
   for (guint i = 0; i < ctx->maps->len && set == NULL; i++) {
     CachedMap *map = g_array_index (ctx->maps, CachedMap *, i);
 
-    if (cached_map_boundary (map) == cookie) {
+    if (cached_map_key (map) == cookie) {
       set = cached_map_load (map, &error);
       if (set == NULL)
         return fail (EIO, error);
@@ -386,7 +394,7 @@ listed_map (const HandleContexts *ctx, GError **error)
   for (guint i = 0; i < ctx->maps->len; i++) {
     CachedMap *map = g_array_index (ctx->maps, CachedMap *, i);
 
-    if (cached_map_boundary (map) == ctx->listed_boundary)
+    if (cached_map_key (map) == ctx->listed_key)
       return cached_map_load (map, error);
   }
   g_assert_not_reached ();

@@ -40,9 +40,9 @@ typedef struct {
   const BackupDisk *bd;
   char *listed;                 /* name of the map that is listed, or NULL */
   bool since;                   /* it was chosen in the export's name */
-  uint64_t listed_boundary;     /* 0 if listed is NULL */
+  uint64_t listed_key;     /* 0 if listed is NULL */
   GArray *maps;                 /* of CachedMap *: the backup's own, listed,
-                                 * selected; no boundary twice */
+                                 * selected; none twice */
   guint nr_pinned;              /* the first of them stay over deselect */
   pthread_mutex_t lock;
   ChangeSet *dirty;             /* OR of maps, made on demand; under lock */
@@ -54,10 +54,10 @@ bool handle_contexts_init (HandleContexts *ctx, const BackupDisk *bd,
                            const char *since, GError **error);
 void handle_contexts_clear (HandleContexts *ctx);
 
-/* Where the map called name (the backup's own, or of a checkpoint) begins, for
- * the snapshot of bd; 0 with NOT_FOUND. */
-uint64_t contexts_find_boundary (const BackupDisk *bd, const char *name,
-                                 GError **error);
+/* The key (map-cache.h) of the map called name: the backup's own, of a checkpoint,
+ * or a bitmap as it was at the cut; for the snapshot of bd; 0 with NOT_FOUND. */
+uint64_t contexts_find_map (const BackupDisk *bd, const char *name,
+                            GError **error);
 
 /* The plugin's half of metacontext.h. */
 extern const struct metacontext_plugin contexts_table;

@@ -182,7 +182,8 @@ store_epochs (Keeper *keeper, bool *was_failing)
 {
   g_autoptr (GError) error = NULL;
 
-  if (fleece_store_epochs (keeper->fleece, &error)) {
+  if (fleece_store_epochs (keeper->fleece, &error) &&
+      fleece_compact_epochs (keeper->fleece, &error)) {
     *was_failing = false;
     return true;
   }

@@ -17,8 +17,11 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "bitmap/named-bitmap.h"
 #include "plugin/commands.h"
 #include "plugin/exports.h"
+#include "plugin/job.h"
+#include "plugin/node.h"
 #include "plugin/plugin.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -193,8 +196,10 @@ fleece_plugin_get_ready (void)
 
   /* Last: a socket file must not stay behind when something above fails. */
   if (params->control != NULL) {
-    plugin.control = control_new (params->control, take_control_socket (),
-                                  &error);
+    int fd = take_control_socket ();
+
+    plugin.resumed = fd != -1;
+    plugin.control = control_new (params->control, fd, &error);
     if (plugin.control == NULL)
       return report (error);
   }
@@ -293,6 +298,8 @@ fleece_plugin_after_fork (void)
 
   raise_file_limit ();
   if (catalog_open (plugin.catalog, &error) &&
+      (plugin.resumed ||
+       named_bitmap_delete_transient (plugin.catalog, &error)) &&
       fleece_start (plugin.fleece, plugin.catalog, &error) &&
       backup_table_load (plugin.backups, plugin.catalog, plugin.fleece,
                          &error) &&
@@ -314,8 +321,12 @@ fleece_plugin_cleanup (void)
 {
   GError *error = NULL;
 
+  /* While clients can still be told. */
+  job_stop_all ();
   if (plugin.control != NULL)
     stop_control ();
+  job_stop_all ();              /* what a last command has begun */
+  node_free_all ();
   if (!fleece_stop (plugin.fleece, &error))
     report (error);
   keeper_stop (plugin.keeper);

@@ -52,7 +52,9 @@ type_name (QmpType type)
   case QMP_INT: return "integer";
   case QMP_OBJECT: return "object";
   case QMP_OBJECTS:
-  case QMP_STRS: return "array";
+  case QMP_STRS:
+  case QMP_STRS_OR_OBJECTS:
+  case QMP_UNIONS: return "array";
   case QMP_STR:
   case QMP_ENUM: break;
   }
@@ -67,7 +69,9 @@ type_matches (QmpType type, const json_t *value)
   case QMP_INT: return json_is_integer (value);
   case QMP_OBJECT: return json_is_object (value);
   case QMP_OBJECTS:
-  case QMP_STRS: return json_is_array (value);
+  case QMP_STRS:
+  case QMP_STRS_OR_OBJECTS:
+  case QMP_UNIONS: return json_is_array (value);
   case QMP_STR:
   case QMP_ENUM: break;
   }
@@ -85,23 +89,59 @@ wrong_type (const char *path, const char *expected, GError **error)
 static bool check_members (const struct qmp_arg *args, json_t *object,
                            const char *prefix, GError **error);
 
+/* {"type": T, "data": {...}}.  prefix: with the dot. */
+static bool
+check_union (const struct qmp_branch *branches, json_t *item,
+             const char *prefix, GError **error)
+{
+  struct qmp_arg args[] = {
+    { "type", QMP_STR, .required = true },
+    { "data", QMP_OBJECT, .required = true },
+    { NULL }
+  };
+  json_t *type = json_object_get (item, "type");
+  const struct qmp_branch *b = branches;
+
+  if (json_is_string (type)) {
+    while (b->type != NULL && strcmp (b->type, json_string_value (type)) != 0)
+      b++;
+    if (b->type == NULL) {
+      set_error (error, "Parameter '%stype' does not accept value '%.*s'",
+                 prefix, SHOW_MAX, json_string_value (type));
+      return false;
+    }
+    args[1].members = b->data;
+  }
+  return check_members (args, item, prefix, error);
+}
+
+static bool
+check_item (const struct qmp_arg *arg, json_t *item, const char *path,
+            GError **error)
+{
+  g_autofree char *prefix = g_strconcat (path, ".", NULL);
+
+  if (json_is_string (item) &&
+      (arg->type == QMP_STRS || arg->type == QMP_STRS_OR_OBJECTS))
+    return true;
+  if (arg->type == QMP_STRS)
+    return wrong_type (path, "string", error);
+  if (!json_is_object (item))
+    return wrong_type (path, arg->type == QMP_STRS_OR_OBJECTS ?
+                       "string or object" : "object", error);
+  return arg->type == QMP_UNIONS ?
+    check_union (arg->branches, item, prefix, error)
+    : check_members (arg->members, item, prefix, error);
+}
+
 static bool
 check_array (const struct qmp_arg *arg, json_t *array, const char *path,
              GError **error)
 {
   for (size_t i = 0; i < json_array_size (array); i++) {
-    json_t *item = json_array_get (array, i);
     g_autofree char *item_path = g_strdup_printf ("%s[%zu]", path, i);
 
-    if (arg->type == QMP_STRS) {
-      if (!json_is_string (item))
-        return wrong_type (item_path, "string", error);
-      continue;
-    }
-    if (!json_is_object (item))
-      return wrong_type (item_path, "object", error);
-    g_autofree char *prefix = g_strconcat (item_path, ".", NULL);
-    if (!check_members (arg->members, item, prefix, error))
+    if (!check_item (arg, json_array_get (array, i), item_path, error))
       return false;
   }
   return true;
@@ -138,6 +178,8 @@ check_value (const struct qmp_arg *arg, json_t *value, const char *path,
 
   case QMP_OBJECTS:
   case QMP_STRS:
+  case QMP_STRS_OR_OBJECTS:
+  case QMP_UNIONS:
     return check_array (arg, value, path, error);
 
   case QMP_STR:
@@ -282,6 +324,8 @@ error_object (const GError *error)
 
   if (g_error_matches (error, QMP_ERROR, QMP_ERROR_COMMAND_NOT_FOUND))
     class = "CommandNotFound";
+  else if (g_error_matches (error, QMP_ERROR, QMP_ERROR_DEVICE_NOT_ACTIVE))
+    class = "DeviceNotActive";
   return json_pack ("{s:{s:s, s:s}}", "error", "class", class, "desc", desc);
 }
 

@@ -22,6 +22,7 @@ GQuark qmp_error_quark (void);
 typedef enum {
   QMP_ERROR_GENERIC,
   QMP_ERROR_COMMAND_NOT_FOUND,
+  QMP_ERROR_DEVICE_NOT_ACTIVE,
 } QmpErrorCode;
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (json_t, json_decref)
@@ -34,7 +35,12 @@ typedef enum {
   QMP_OBJECT,                   /* members */
   QMP_OBJECTS,                  /* an array of objects with these members */
   QMP_STRS,                     /* an array of strings */
+  QMP_STRS_OR_OBJECTS,          /* an array of strings and such objects, mixed */
+  QMP_UNIONS,                   /* an array of {"type": T, "data": {...}}, where
+                                 * branches says which members data has for T */
 } QmpType;
+
+struct qmp_branch;
 
 struct qmp_arg {
   const char *name;             /* NULL ends a list of arguments */
@@ -44,6 +50,12 @@ struct qmp_arg {
   const char *range;            /* "Parameter 'P' expects RANGE" */
   const char *const *values;    /* of an enum, NULL at the end */
   const struct qmp_arg *members;
+  const struct qmp_branch *branches;
+};
+
+struct qmp_branch {
+  const char *type;             /* NULL ends the list */
+  const struct qmp_arg *data;
 };
 
 /* One client's state in the protocol. */

@@ -238,11 +238,14 @@ class Fixture:
 
     def connect(self, export="", server=None, contexts=()):
         """A connected libnbd handle."""
+        return self.connect_uri(self.uri(export, server), contexts)
+
+    def connect_uri(self, uri, contexts=()):
         h = nbd.NBD()
         self.handles.append(h)
         for c in contexts:
             h.add_meta_context(c)
-        h.connect_uri(self.uri(export, server))
+        h.connect_uri(uri)
         return h
 
     def extents(self, h, context, offset=0, length=None):

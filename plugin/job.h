@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* job.h - what runs for a while after its command has been answered: QEMU's jobs,
+ * their states, verbs and events.
+ *
+ *   created -> running <-> paused
+ *              running -> waiting -> pending -> concluded -> null
+ *   any of these but the last two -> aborting -> concluded -> null
+ *
+ * A job has a thread.  Its driver does the work and calls job_pause_point between
+ * steps: there the job pauses, is slowed down to its speed, and learns that it is
+ * cancelled.  What it has done takes effect in the driver's commit, which runs when
+ * all jobs of its group are done, in one catalog transaction for the group: all of
+ * them or none.
+ *
+ * Locking: one mutex for all jobs, never held over I/O or a driver's function.
+ */
+#ifndef JOB_H
+#define JOB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <glib.h>
+#include <jansson.h>
+
+typedef struct Job Job;
+typedef struct JobGroup JobGroup;
+
+typedef struct {
+  const char *type;             /* QEMU's JobType */
+  /* Does the work, in the job's thread.  false: an error, or job_pause_point said
+   * that the job is cancelled. */
+  bool (*run) (Job *job, void *opaque, GError **error);
+  /* In the group's transaction; NULL: nothing to do. */
+  bool (*commit) (Job *job, void *opaque, GError **error);
+  /* It has ended; ok: its commit is durable.  Once, whatever has happened. */
+  void (*end) (Job *job, void *opaque, bool ok);
+  void (*free) (void *opaque);
+} JobDriver;
+
+typedef struct {
+  const char *id;               /* NULL: device */
+  const char *device;           /* the disk it works for */
+  uint64_t speed;               /* bytes a second; 0: no limit */
+  bool auto_finalize, auto_dismiss;
+  JobGroup *group;              /* NULL: its own */
+} JobOptions;
+
+/* Jobs that end together, or not at all. */
+JobGroup *job_group_new (void);
+void job_group_unref (JobGroup *group);         /* NULL is fine */
+
+/* A job in state created, and the event that says so.  opaque: the job's from now
+ * on.  NULL and QEMU's error: the id is no id, or taken; then opaque stays the
+ * caller's. */
+Job *job_new (const JobDriver *driver, void *opaque, const JobOptions *options,
+              GError **error);
+/* Either of them, once all of a transaction's jobs have been made. */
+bool job_start (Job *job, GError **error);
+void job_abandon (Job *job);
+
+/* --- for drivers, in the job's thread */
+
+/* bytes: worked on since the last call, for the speed limit.  false: end now. */
+bool job_pause_point (Job *job, uint64_t bytes);
+void job_set_total (Job *job, uint64_t total);
+void job_advance (Job *job, uint64_t bytes);
+/* Does somebody want it to end? */
+bool job_is_cancelled (Job *job);
+
+typedef enum {
+  JOB_ON_ERROR_REPORT, JOB_ON_ERROR_IGNORE, JOB_ON_ERROR_STOP,
+  JOB_ON_ERROR_ENOSPC,
+} JobOnError;
+extern const char *const job_on_error_names[];  /* with "auto"; for arguments */
+JobOnError job_on_error (const char *name);     /* NULL: report */
+
+/* An I/O error (an errno): the event, and what the policy says: true: try again
+ * (after a while, or when somebody has resumed it), false: fail. */
+bool job_io_error (Job *job, JobOnError policy, bool is_read, int err);
+
+const char *job_id (const Job *job);
+void *job_opaque (const Job *job);
+
+/* --- for commands: QEMU's errors */
+
+/* verb: "cancel", "pause", ... as in QEMU's JobVerb.  block: named by a block-job
+ * command, so that an unknown id is DeviceNotActive. */
+bool job_verb (const char *id, const char *verb, bool block, GError **error);
+bool job_set_speed (const char *id, int64_t speed, GError **error);
+bool job_is_paused (const char *id);            /* or is to be */
+json_t *job_query (void);                       /* of query-jobs */
+json_t *job_query_block (void);                 /* of query-block-jobs */
+
+/* Does a job work for this disk? */
+bool job_uses_disk (const char *disk);
+
+/* Ends all of them as cancelled, and waits until they are gone. */
+void job_stop_all (void);
+
+#endif

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include <libnbd.h>
+
+#include "bitmap/storage.h"
+#include "plugin/commands.h"
+#include "plugin/node.h"
+#include "plugin/plugin.h"
+#include "plugin/thread.h"
+
+/* Connections to one NBD server, where it allows several. */
+#define NBD_CONNECTIONS 4
+/* Bytes of zeroes at once where the other side cannot do it itself, and of what it
+ * may be asked to zero. */
+#define ZERO_BUFFER (UINT32_C (1) << 20)
+#define NBD_ZERO_MAX (UINT32_C (1) << 30)
+
+struct Node {
+  atomic_uint refs;
+
+  /* Set in node_add, never changed. */
+  char *name;
+  const char *driver;           /* as QEMU reports it */
+  char *filename;
+  uint64_t size;
+  bool read_only, may_punch;
+
+  StorageFile *file;            /* NULL: NBD */
+  struct nbd_handle *nbd[NBD_CONNECTIONS];
+  unsigned nr_nbd;
+  bool nbd_can_zero;
+  pthread_mutex_t nbd_lock[NBD_CONNECTIONS];
+  atomic_uint next_nbd;
+
+  const char *user;             /* NULL: nobody; under table_lock */
+};
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static GPtrArray *table;        /* of Node, a reference each; under table_lock */
+
+void
+node_unref (Node *node)
+{
+  if (node == NULL || atomic_fetch_sub (&node->refs, 1) > 1)
+    return;
+  if (node->file != NULL)
+    node->file->ops->close (node->file);
+  for (unsigned i = 0; i < node->nr_nbd; i++) {
+    nbd_shutdown (node->nbd[i], 0);
+    nbd_close (node->nbd[i]);
+    pthread_mutex_destroy (&node->nbd_lock[i]);
+  }
+  g_free (node->name);
+  g_free (node->filename);
+  g_free (node);
+}
+
+/* --- opening --- */
+
+static bool
+name_is_valid (const char *name)
+{
+  if (!g_ascii_isalpha (name[0]) || strlen (name) > 255)
+    return false;
+  for (const char *p = name; *p != '\0'; p++)
+    if (!g_ascii_isalnum (*p) && strchr ("-._", *p) == NULL)
+      return false;
+  return true;
+}
+
+static bool
+open_file (Node *node, json_t *file, bool must_be_block, GError **error)
+{
+  const char *path = qmp_get_str (file, "filename");
+  int err;
+
+  if (path == NULL) {
+    command_set_error (error, "Parameter 'filename' is missing");
+    return false;
+  }
+  node->filename = g_strdup (path);
+  err = storage_posix.ops->open (&storage_posix, path, STORAGE_LOCK |
+                                 (node->read_only ? STORAGE_READ_ONLY : 0), 0,
+                                 &node->file);
+  if (err < 0) {
+    command_set_error (error, err == -EBUSY ?
+                       "Failed to get \"write\" lock: '%s' is in use: %s"
+                       : "Could not open '%s': %s", path, g_strerror (-err));
+    return false;
+  }
+  if (node->file->is_block != must_be_block) {
+    command_set_error (error, must_be_block ?
+                       "'host_device' driver requires '%s' to be a block "
+                       "device" : "'file' driver requires '%s' to be a "
+                       "regular file", path);
+    return false;
+  }
+  node->size = atomic_load (&node->file->size);
+  return true;
+}
+
+static bool
+set_nbd_error (Node *node, GError **error)
+{
+  command_set_error (error, "Node '%s': %s", node->name, nbd_get_error ());
+  return false;
+}
+
+static bool
+connect_nbd (Node *node, json_t *args, struct nbd_handle *h, GError **error)
+{
+  json_t *server = json_object_get (args, "server");
+  const char *type = qmp_get_str (server, "type");
+  const char *export = qmp_get_str (args, "export");
+  int r;
+
+  if (nbd_set_export_name (h, export != NULL ? export : "") == -1)
+    return set_nbd_error (node, error);
+  if (type != NULL && strcmp (type, "unix") == 0) {
+    const char *path = qmp_get_str (server, "path");
+
+    if (path == NULL) {
+      command_set_error (error, "Parameter 'server.path' is missing");
+      return false;
+    }
+    r = nbd_connect_unix (h, path);
+  }
+  else {
+    const char *host = qmp_get_str (server, "host");
+    const char *port = qmp_get_str (server, "port");
+
+    if (host == NULL || port == NULL) {
+      command_set_error (error, "Parameter 'server.%s' is missing",
+                         host == NULL ? "host" : "port");
+      return false;
+    }
+    r = nbd_connect_tcp (h, host, port);
+  }
+  return r == 0 || set_nbd_error (node, error);
+}
+
+static bool
+open_nbd (Node *node, json_t *args, GError **error)
+{
+  unsigned wanted = 1;
+
+  if (json_object_get (args, "server") == NULL) {
+    command_set_error (error, "Parameter 'server' is missing");
+    return false;
+  }
+  while (node->nr_nbd < wanted) {
+    struct nbd_handle *h = nbd_create ();
+
+    if (h == NULL)
+      return set_nbd_error (node, error);
+    pthread_mutex_init (&node->nbd_lock[node->nr_nbd], NULL);
+    node->nbd[node->nr_nbd++] = h;
+    if (!connect_nbd (node, args, h, error))
+      return false;
+    if (node->nr_nbd > 1)
+      continue;
+    node->size = (uint64_t) nbd_get_size (h);
+    node->nbd_can_zero = nbd_can_zero (h) == 1;
+    if (!node->read_only && nbd_is_read_only (h) == 1) {
+      command_set_error (error, "Node '%s': the export is read-only",
+                         node->name);
+      return false;
+    }
+    if (nbd_can_multi_conn (h) == 1)
+      wanted = NBD_CONNECTIONS;
+  }
+  node->filename = nbd_get_uri (node->nbd[0]);
+  return true;
+}
+
+static bool
+open_node (Node *node, json_t *args, GError **error)
+{
+  const char *driver = qmp_get_str (args, "driver");
+  json_t *file = args;
+
+  if (strcmp (driver, "raw") == 0) {
+    file = json_object_get (args, "file");
+    if (!json_is_object (file)) {
+      command_set_error (error, "'file' must be inline options");
+      return false;
+    }
+    driver = qmp_get_str (file, "driver");
+  }
+  if (strcmp (driver, "nbd") == 0) {
+    node->driver = "nbd";
+    return open_nbd (node, file, error);
+  }
+  node->driver = strcmp (driver, "host_device") == 0 ? "host_device" : "file";
+  return open_file (node, file, strcmp (driver, "host_device") == 0, error);
+}
+
+static Node *
+find_locked (const char *name)
+{
+  for (guint i = 0; table != NULL && i < table->len; i++) {
+    Node *node = table->pdata[i];
+
+    if (strcmp (node->name, name) == 0)
+      return node;
+  }
+  return NULL;
+}
+
+bool
+node_exists (const char *name)
+{
+  SCOPED_LOCK (&table_lock);
+
+  return find_locked (name) != NULL;
+}
+
+bool
+node_add (json_t *args, GError **error)
+{
+  const char *name = qmp_get_str (args, "node-name");
+  const char *discard = qmp_get_str (args, "discard");
+  g_autoptr (Node) node = NULL;
+
+  if (!name_is_valid (name)) {
+    command_set_error (error, "Invalid node-name: '%.100s'", name);
+    return false;
+  }
+  if (fleece_find_disk (plugin.fleece, name) != NULL || node_exists (name)) {
+    command_set_error (error, "Duplicate nodes with node-name='%s'", name);
+    return false;
+  }
+  node = g_new0 (Node, 1);
+  atomic_init (&node->refs, 1);
+  node->name = g_strdup (name);
+  node->read_only = qmp_get_bool (args, "read-only", false);
+  node->may_punch = discard != NULL && strcmp (discard, "unmap") == 0;
+  if (!open_node (node, args, error))
+    return false;
+
+  SCOPED_LOCK (&table_lock);
+  if (find_locked (name) != NULL) {     /* somebody was faster */
+    command_set_error (error, "Duplicate nodes with node-name='%s'", name);
+    return false;
+  }
+  if (table == NULL)
+    table = g_ptr_array_new_with_free_func ((GDestroyNotify) node_unref);
+  g_ptr_array_add (table, g_steal_pointer (&node));
+  return true;
+}
+
+bool
+node_delete (const char *name, GError **error)
+{
+  SCOPED_LOCK (&table_lock);
+  Node *node = find_locked (name);
+
+  if (node == NULL) {
+    if (fleece_find_disk (plugin.fleece, name) != NULL)
+      command_set_error (error, "Node %s is in use", name);
+    else
+      command_set_error (error, "Failed to find node with node-name='%.100s'",
+                         name);
+    return false;
+  }
+  if (node->user != NULL) {
+    command_set_error (error, "Node %s is in use", name);
+    return false;
+  }
+  g_ptr_array_remove (table, node);
+  return true;
+}
+
+Node *
+node_find (const char *name, GError **error)
+{
+  SCOPED_LOCK (&table_lock);
+  Node *node = find_locked (name);
+
+  if (node == NULL) {
+    command_set_error (error, "Cannot find device='%.100s' nor "
+                       "node-name='%.100s'", name, name);
+    return NULL;
+  }
+  atomic_fetch_add (&node->refs, 1);
+  return node;
+}
+
+bool
+node_claim (Node *node, const char *user, GError **error)
+{
+  SCOPED_LOCK (&table_lock);
+
+  if (node->user != NULL) {
+    command_set_error (error, "Node '%s' is busy: block device is in use by "
+                       "block job: %s", node->name, node->user);
+    return false;
+  }
+  if (node->read_only) {
+    command_set_error (error, "Block node is read-only");
+    return false;
+  }
+  node->user = user;
+  return true;
+}
+
+void
+node_release (Node *node)
+{
+  SCOPED_LOCK (&table_lock);
+
+  node->user = NULL;
+}
+
+const char *
+node_name (const Node *node)
+{
+  return node->name;
+}
+
+uint64_t
+node_size (const Node *node)
+{
+  return node->size;
+}
+
+unsigned
+node_parallel (const Node *node)
+{
+  return node->file != NULL ? NBD_CONNECTIONS : node->nr_nbd;
+}
+
+/* --- I/O --- */
+
+static int
+nbd_result (int r)
+{
+  int err = r == 0 ? 0 : nbd_get_errno ();
+
+  return r == 0 ? 0 : err != 0 ? -err : -EIO;
+}
+
+/* A connection of its own for each of a few threads. */
+static unsigned
+choose_nbd (Node *node)
+{
+  return atomic_fetch_add (&node->next_nbd, 1) % node->nr_nbd;
+}
+
+int
+node_pread (Node *node, void *buf, size_t length, uint64_t offset)
+{
+  unsigned i;
+
+  if (node->file != NULL)
+    return node->file->ops->pread (node->file, buf, length, offset);
+  i = choose_nbd (node);
+  SCOPED_LOCK (&node->nbd_lock[i]);
+  return nbd_result (nbd_pread (node->nbd[i], buf, length, offset, 0));
+}
+
+int
+node_pwrite (Node *node, const void *buf, size_t length, uint64_t offset)
+{
+  unsigned i;
+
+  if (node->file != NULL)
+    return node->file->ops->pwrite (node->file, buf, length, offset, false);
+  i = choose_nbd (node);
+  SCOPED_LOCK (&node->nbd_lock[i]);
+  return nbd_result (nbd_pwrite (node->nbd[i], buf, length, offset, 0));
+}
+
+static int
+write_zeroes (Node *node, uint64_t length, uint64_t offset)
+{
+  g_autofree void *zeroes = g_malloc0 (MIN (length, ZERO_BUFFER));
+
+  while (length > 0) {
+    size_t n = MIN (length, ZERO_BUFFER);
+    int r = node_pwrite (node, zeroes, n, offset);
+
+    if (r < 0)
+      return r;
+    length -= n;
+    offset += n;
+  }
+  return 0;
+}
+
+static int
+nbd_zero_range (Node *node, uint64_t length, uint64_t offset)
+{
+  while (length > 0) {
+    uint64_t n = MIN (length, NBD_ZERO_MAX);
+    unsigned i = choose_nbd (node);
+    int r;
+
+    pthread_mutex_lock (&node->nbd_lock[i]);
+    r = nbd_result (nbd_zero (node->nbd[i], n, offset, 0));
+    pthread_mutex_unlock (&node->nbd_lock[i]);
+    if (r < 0)
+      return r;
+    length -= n;
+    offset += n;
+  }
+  return 0;
+}
+
+int
+node_zero (Node *node, uint64_t length, uint64_t offset)
+{
+  int r = -EOPNOTSUPP;
+
+  if (node->file == NULL)
+    r = node->nbd_can_zero ? nbd_zero_range (node, length, offset)
+      : -EOPNOTSUPP;
+  else {
+    if (node->may_punch)
+      r = node->file->ops->punch (node->file, offset, length);
+    if (r == -EOPNOTSUPP)
+      r = node->file->ops->zero (node->file, offset, length);
+  }
+  return r == -EOPNOTSUPP ? write_zeroes (node, length, offset) : r;
+}
+
+int
+node_flush (Node *node)
+{
+  if (node->file != NULL)
+    return node->file->ops->sync (node->file);
+  if (nbd_can_flush (node->nbd[0]) != 1)
+    return 0;
+  /* One connection's flush covers all where several are allowed. */
+  SCOPED_LOCK (&node->nbd_lock[0]);
+  return nbd_result (nbd_flush (node->nbd[0], 0));
+}
+
+/* --- the list --- */
+
+void
+node_list (json_t *list)
+{
+  SCOPED_LOCK (&table_lock);
+
+  for (guint i = 0; table != NULL && i < table->len; i++) {
+    const Node *node = table->pdata[i];
+    json_t *image =
+      json_pack ("{s:o, s:s, s:I}", "filename",
+                 qmp_text (node->filename != NULL ? node->filename : ""),
+                 "format", node->file == NULL ? "nbd" : "raw",
+                 "virtual-size", (json_int_t) node->size);
+
+    json_array_append_new (list, json_pack (
+      "{s:s, s:s, s:o, s:b, s:o}", "node-name", node->name,
+      "drv", node->driver,
+      "file", qmp_text (node->filename != NULL ? node->filename : ""),
+      "ro", node->read_only, "image", image));
+  }
+}
+
+void
+node_free_all (void)
+{
+  SCOPED_LOCK (&table_lock);
+
+  g_clear_pointer (&table, g_ptr_array_unref);
+}

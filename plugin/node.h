@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* node.h - what blockdev-add opens: where backup jobs write to.  A file, a block
+ * device, or an export of another NBD server (so qcow2 through qemu-nbd).
+ *
+ * Disks are no nodes of this kind: they are configured, and never a target.
+ *
+ * Locking: the table has a mutex, a leaf.  A node's I/O may run in any number of
+ * threads.
+ */
+#ifndef NODE_H
+#define NODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <glib.h>
+#include <jansson.h>
+
+typedef struct Node Node;
+
+/* args: of blockdev-add, checked by its table.  The node is in the table then. */
+bool node_add (json_t *args, GError **error);
+/* Errors as QEMU's: no such node, in use. */
+bool node_delete (const char *name, GError **error);
+/* A new reference, or NULL with QEMU's error. */
+Node *node_find (const char *name, GError **error);
+void node_unref (Node *node);                   /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Node, node_unref)
+bool node_exists (const char *name);
+
+/* One user writes at a time.  user: "backup", for the error of another one. */
+bool node_claim (Node *node, const char *user, GError **error);
+void node_release (Node *node);
+
+const char *node_name (const Node *node);
+uint64_t node_size (const Node *node);          /* bytes */
+/* Requests that are worth having in flight at once. */
+unsigned node_parallel (const Node *node);
+
+/* 0 or -errno; any thread. */
+int node_pread (Node *node, void *buf, size_t length, uint64_t offset);
+int node_pwrite (Node *node, const void *buf, size_t length, uint64_t offset);
+/* May leave a hole. */
+int node_zero (Node *node, uint64_t length, uint64_t offset);
+int node_flush (Node *node);
+
+/* Entries of query-named-block-nodes. */
+void node_list (json_t *list);
+void node_free_all (void);
+
+#endif
