@@ -330,6 +330,20 @@ preserve (Disk *disk, const Segment *seg, uint64_t first, uint64_t end)
   return preserve_blocks (disk, seg->layer, first, end, deadline);
 }
 
+/* For writes of older epochs to what is about to be copied: of a durable layer
+ * whole stripes, see preserve_stripe. */
+static bool
+wait_for_older (Disk *disk, const Segment *seg, uint64_t first, uint64_t end)
+{
+  if (seg->layer->log != NULL) {
+    first = first / STRIPE_BLOCKS * STRIPE_BLOCKS;
+    end = (end + STRIPE_BLOCKS - 1) / STRIPE_BLOCKS * STRIPE_BLOCKS;
+  }
+  return inflight_wait_older (disk->inflight, seg->layer_counter,
+                              first * LAYER_BLOCK, end * LAYER_BLOCK,
+                              OVERLAP_TIMEOUT_MS);
+}
+
 int
 disk_preserve (Disk *disk, const Segment *seg, uint64_t offset,
                uint64_t length)
@@ -347,9 +361,7 @@ disk_preserve (Disk *disk, const Segment *seg, uint64_t offset,
         layer_next_absent (layer, first, end) == end)
       return 0;
     if (atomic_load (&disk->drained) < seg->layer_counter &&
-        !inflight_wait_older (disk->inflight, seg->layer_counter,
-                              first * LAYER_BLOCK, end * LAYER_BLOCK,
-                              OVERLAP_TIMEOUT_MS))
+        !wait_for_older (disk, seg, first, end))
       err = preserve_failed (disk, layer, -ETIMEDOUT,
                              "an older write to the same place hangs");
     else {

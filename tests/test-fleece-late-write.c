@@ -73,6 +73,42 @@ test_two_layers (void)
   teardown ();
 }
 
+static int
+cut_durable (void *opaque)
+{
+  FleeceCutDisk *cd = opaque;
+
+  return fleece_cut (fx->f, cd, 1, NULL, NULL, NULL) ? 0 : -EIO;
+}
+
+/* A durable layer copies whole stripes, and the new write waited only for older
+ * ones to its own blocks: the snapshot was without a write that was beside it. */
+static void
+test_same_stripe (void)
+{
+  FixtureCall *w1, *cut, *w2;
+  FleeceCutDisk cd;
+
+  setup ();
+  hook_gate_arm (gate, HOOK_PWRITE, "d0.img", AT + BLOCK, BLOCK);
+  w1 = fixture_call_write (fx->disk[0], AT + BLOCK, BLOCK, '1');
+  hook_gate_wait_held (gate);
+  cd = (FleeceCutDisk) { .disk = fx->disk[0], .snapshot = "s",
+                         .durable = true };
+  cut = fixture_call (cut_durable, &cd);
+  g_assert_true (fixture_wait_waiters (fx->disk[0], 1, cut));
+  w2 = fixture_call_write (fx->disk[0], AT, BLOCK, '2');
+  g_assert_true (fixture_wait_waiters (fx->disk[0], 2, w2));
+  hook_gate_release (gate, 0);
+  g_assert_cmpint (fixture_call_join (w1), ==, 0);
+  g_assert_cmpint (fixture_call_join (w2), ==, 0);
+  g_assert_cmpint (fixture_call_join (cut), ==, 0);
+  fixture_check_snapshot (cd.out_snapshot, AT, BLOCK, '0');
+  fixture_check_snapshot (cd.out_snapshot, AT + BLOCK, BLOCK, '1');
+  fixture_end (cd.out_snapshot);
+  teardown ();
+}
+
 struct reader {
   Snapshot *snap;
   char buf[3 * BLOCK];
@@ -217,6 +253,7 @@ int
 main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
+  g_test_add_func ("/fleece/late-write/same-stripe", test_same_stripe);
   g_test_add_func ("/fleece/late-write/two-layers", test_two_layers);
   g_test_add_func ("/fleece/late-write/reader-looks-again",
                    test_reader_looks_again);
