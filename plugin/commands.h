@@ -14,6 +14,14 @@
 
 extern const struct qmp_command commands_table[];
 
+json_t *command_qmp_capabilities (struct qmp_session *session, json_t *args,
+                                  GError **error);
+json_t *command_query_version (struct qmp_session *session, json_t *args,
+                               GError **error);
+json_t *command_quit (struct qmp_session *session, json_t *args,
+                      GError **error);
+json_t *command_server_reexec (struct qmp_session *session, json_t *args,
+                               GError **error);
 json_t *command_query_commands (struct qmp_session *session, json_t *args,
                                 GError **error);
 json_t *command_query_block (struct qmp_session *session, json_t *args,

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the control socket takes: every command, every argument.  The requests
+ * are checked against it, and clients and the man page are told of it.
+ */
+#include <config.h>
+
+#include "plugin/commands.h"
+#include "plugin/job.h"
+
+/* --- the arguments --- */
+
+static const struct qmp_arg args_capabilities[] = {
+  { "enable", QMP_STRS },
+  { NULL }
+};
+
+static const char *const checkpoint_kinds[] = { "bitmap", "no", NULL };
+static const struct qmp_arg args_checkpoint_disk[] = {
+  { "disk", QMP_STR, .required = true },
+  { "checkpoint", QMP_ENUM, .values = checkpoint_kinds },
+  { NULL }
+};
+
+static const struct qmp_arg args_checkpoint_create[] = {
+  { "name", QMP_STR },
+  { "description", QMP_STR },
+  { "disks", QMP_OBJECTS, .members = args_checkpoint_disk },
+  { "redefine", QMP_BOOL },
+  { "redefine-validate", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_checkpoint_delete[] = {
+  { "name", QMP_STR, .required = true },
+  { "children", QMP_BOOL },
+  { "children-only", QMP_BOOL },
+  { "metadata", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_checkpoint_list[] = {
+  { "name", QMP_STR },
+  { "from", QMP_STR },
+  { "roots", QMP_BOOL },
+  { "leaves", QMP_BOOL },
+  { "size", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_backup_checkpoint[] = {
+  { "name", QMP_STR },
+  { "description", QMP_STR },
+  { "disks", QMP_OBJECTS, .members = args_checkpoint_disk },
+  { NULL }
+};
+
+static const struct qmp_arg args_scratch[] = {
+  { "file", QMP_STR },
+  { "limit", QMP_INT, .min = 0, .max = INT64_MAX, .range = "uint64_t" },
+  { NULL }
+};
+
+static const char *const backup_modes[] = { "full", "incremental", NULL };
+static const struct qmp_arg args_backup_disk[] = {
+  { "disk", QMP_STR, .required = true },
+  { "backup", QMP_BOOL },
+  { "backupmode", QMP_ENUM, .values = backup_modes },
+  { "incremental", QMP_STR },
+  { "exportname", QMP_STR },
+  { "exportbitmap", QMP_STR },
+  { "scratch", QMP_OBJECT, .members = args_scratch },
+  { "target", QMP_STR },
+  { NULL }
+};
+
+static const char *const transfer_modes[] = { "pull", "push", NULL };
+static const char *const on_cbw_error[] = {
+  "break-snapshot", "break-guest-write", NULL
+};
+static const struct qmp_arg args_backup_begin[] = {
+  { "id", QMP_STR },
+  { "mode", QMP_ENUM, .values = transfer_modes },
+  { "incremental", QMP_STR },
+  { "checkpoint", QMP_OBJECT, .members = args_backup_checkpoint },
+  { "disks", QMP_OBJECTS, .members = args_backup_disk },
+  { "reuse-external", QMP_BOOL },
+  { "durable", QMP_BOOL },
+  { "on-cbw-error", QMP_ENUM, .values = on_cbw_error },
+  { "cbw-timeout", QMP_INT, .min = 0, .max = UINT32_MAX, .range = "uint32_t" },
+  { NULL }
+};
+
+static const struct qmp_arg args_backup_end[] = {
+  { "id", QMP_STR, .required = true },
+  { "failed", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_block_resize[] = {
+  { "device", QMP_STR },
+  { "node-name", QMP_STR },
+  { "size", QMP_INT, .required = true, .min = 0, .max = INT64_MAX,
+    .range = "a >0 size" },
+  { NULL }
+};
+
+static const struct qmp_arg args_bitmap_add[] = {
+  { "node", QMP_STR, .required = true },
+  { "name", QMP_STR, .required = true },
+  { "granularity", QMP_INT, .min = 0, .max = UINT32_MAX, .range = "uint32_t" },
+  { "persistent", QMP_BOOL },
+  { "disabled", QMP_BOOL },
+  { NULL }
+};
+
+/* Also the address of a bitmap in others' arguments. */
+static const struct qmp_arg args_bitmap[] = {
+  { "node", QMP_STR, .required = true },
+  { "name", QMP_STR, .required = true },
+  { NULL }
+};
+
+static const struct qmp_arg args_bitmap_merge[] = {
+  { "node", QMP_STR, .required = true },
+  { "target", QMP_STR, .required = true },
+  { "bitmaps", QMP_STRS_OR_OBJECTS, .required = true, .members = args_bitmap },
+  { NULL }
+};
+
+static const char *const blockdev_drivers[] = {
+  "file", "host_device", "raw", "nbd", NULL
+};
+static const char *const blockdev_files[] = { "file", "host_device", NULL };
+static const char *const discard_modes[] = { "ignore", "unmap", NULL };
+static const char *const address_types[] = { "unix", "inet", NULL };
+static const struct qmp_arg args_address[] = {
+  { "type", QMP_ENUM, .required = true, .values = address_types },
+  { "path", QMP_STR },
+  { "host", QMP_STR },
+  { "port", QMP_STR },
+  { NULL }
+};
+static const struct qmp_arg args_blockdev_file[] = {
+  { "driver", QMP_ENUM, .required = true, .values = blockdev_files },
+  { "filename", QMP_STR, .required = true },
+  { NULL }
+};
+static const struct qmp_arg args_blockdev_add[] = {
+  { "driver", QMP_ENUM, .required = true, .values = blockdev_drivers },
+  { "node-name", QMP_STR, .required = true },
+  { "read-only", QMP_BOOL },
+  { "discard", QMP_ENUM, .values = discard_modes },
+  { "file", QMP_OBJECT, .members = args_blockdev_file },
+  { "filename", QMP_STR },
+  { "server", QMP_OBJECT, .members = args_address },
+  { "export", QMP_STR },
+  { NULL }
+};
+static const struct qmp_arg args_blockdev_del[] = {
+  { "node-name", QMP_STR, .required = true },
+  { NULL }
+};
+
+static const char *const sync_modes[] = {
+  "top", "full", "none", "incremental", "bitmap", NULL
+};
+static const char *const bitmap_modes[] = {
+  "on-success", "never", "always", NULL
+};
+static const struct qmp_arg args_backup_perf[] = {
+  { "use-copy-range", QMP_BOOL },
+  { "max-workers", QMP_INT, .min = INT64_MIN, .max = INT64_MAX,
+    .range = "int64" },
+  { "max-chunk", QMP_INT, .min = INT64_MIN, .max = INT64_MAX,
+    .range = "int64" },
+  { "min-cluster-size", QMP_INT, .min = 0, .max = INT64_MAX,
+    .range = "uint64" },
+  { NULL }
+};
+static const struct qmp_arg args_blockdev_backup[] = {
+  { "device", QMP_STR, .required = true },
+  { "target", QMP_STR, .required = true },
+  { "sync", QMP_ENUM, .required = true, .values = sync_modes },
+  { "bitmap", QMP_STR },
+  { "bitmap-mode", QMP_ENUM, .values = bitmap_modes },
+  { "job-id", QMP_STR },
+  { "speed", QMP_INT, .min = 0, .max = INT64_MAX,
+    .range = "a non-negative value" },
+  { "on-source-error", QMP_ENUM, .values = job_on_error_names },
+  { "on-target-error", QMP_ENUM, .values = job_on_error_names },
+  { "auto-finalize", QMP_BOOL },
+  { "auto-dismiss", QMP_BOOL },
+  { "filter-node-name", QMP_STR },
+  { "compress", QMP_BOOL },
+  { "discard-source", QMP_BOOL },
+  { "x-perf", QMP_OBJECT, .members = args_backup_perf },
+  { NULL }
+};
+
+static const struct qmp_arg args_id[] = {
+  { "id", QMP_STR, .required = true },
+  { NULL }
+};
+static const struct qmp_arg args_device[] = {
+  { "device", QMP_STR, .required = true },
+  { NULL }
+};
+static const struct qmp_arg args_block_job_cancel[] = {
+  { "device", QMP_STR, .required = true },
+  { "force", QMP_BOOL },
+  { NULL }
+};
+static const struct qmp_arg args_block_job_set_speed[] = {
+  { "device", QMP_STR, .required = true },
+  { "speed", QMP_INT, .required = true, .min = INT64_MIN, .max = INT64_MAX,
+    .range = "int64" },
+  { NULL }
+};
+
+static const struct qmp_branch actions[] = {
+  { "abort", NULL },
+  { "block-dirty-bitmap-add", args_bitmap_add },
+  { "block-dirty-bitmap-clear", args_bitmap },
+  { "block-dirty-bitmap-disable", args_bitmap },
+  { "block-dirty-bitmap-enable", args_bitmap },
+  { "block-dirty-bitmap-merge", args_bitmap_merge },
+  { "block-dirty-bitmap-remove", args_bitmap },
+  { "blockdev-backup", args_blockdev_backup },
+  { "checkpoint-create", args_checkpoint_create },
+  { "checkpoint-delete", args_checkpoint_delete },
+  { NULL }
+};
+
+static const char *const completion_modes[] = {
+  "individual", "grouped", NULL
+};
+static const struct qmp_arg args_transaction_properties[] = {
+  { "completion-mode", QMP_ENUM, .values = completion_modes },
+  { NULL }
+};
+
+static const struct qmp_arg args_transaction[] = {
+  { "actions", QMP_UNIONS, .required = true, .branches = actions },
+  { "properties", QMP_OBJECT, .members = args_transaction_properties },
+  { NULL }
+};
+
+static const struct qmp_arg args_query_named_block_nodes[] = {
+  { "flat", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_query_changes[] = {
+  { "disk", QMP_STR, .required = true },
+  { "since", QMP_STR },
+  { "offset", QMP_INT, .min = 0, .max = INT64_MAX, .range = "uint64_t" },
+  { "limit", QMP_INT, .min = 1, .max = 65536,
+    .range = "a value between 1 and 65536" },
+  { NULL }
+};
+
+/* --- the commands --- */
+
+const struct qmp_command commands_table[] = {
+  { "backup-begin", args_backup_begin, command_backup_begin },
+  { "backup-end", args_backup_end, command_backup_end },
+  { "block-dirty-bitmap-add", args_bitmap_add, command_bitmap_add },
+  { "block-dirty-bitmap-clear", args_bitmap, command_bitmap_clear },
+  { "block-dirty-bitmap-disable", args_bitmap, command_bitmap_disable },
+  { "block-dirty-bitmap-enable", args_bitmap, command_bitmap_enable },
+  { "block-dirty-bitmap-merge", args_bitmap_merge, command_bitmap_merge },
+  { "block-dirty-bitmap-remove", args_bitmap, command_bitmap_remove },
+  { "block-job-cancel", args_block_job_cancel, command_block_job_cancel },
+  { "block-job-complete", args_device, command_block_job_complete },
+  { "block-job-dismiss", args_id, command_block_job_dismiss },
+  { "block-job-finalize", args_id, command_block_job_finalize },
+  { "block-job-pause", args_device, command_block_job_pause },
+  { "block-job-resume", args_device, command_block_job_resume },
+  { "block-job-set-speed", args_block_job_set_speed,
+    command_block_job_set_speed },
+  { "block_resize", args_block_resize, command_block_resize },
+  { "blockdev-add", args_blockdev_add, command_blockdev_add },
+  { "blockdev-backup", args_blockdev_backup, command_blockdev_backup },
+  { "blockdev-del", args_blockdev_del, command_blockdev_del },
+  { "checkpoint-create", args_checkpoint_create, command_checkpoint_create },
+  { "checkpoint-delete", args_checkpoint_delete, command_checkpoint_delete },
+  { "checkpoint-list", args_checkpoint_list, command_checkpoint_list },
+  { "job-cancel", args_id, command_job_cancel },
+  { "job-complete", args_id, command_job_complete },
+  { "job-dismiss", args_id, command_job_dismiss },
+  { "job-finalize", args_id, command_job_finalize },
+  { "job-pause", args_id, command_job_pause },
+  { "job-resume", args_id, command_job_resume },
+  { "qmp_capabilities", args_capabilities, command_qmp_capabilities,
+    .before_negotiation = true },
+  { "query-backups", NULL, command_query_backups },
+  { "query-block", NULL, command_query_block },
+  { "query-block-jobs", NULL, command_query_block_jobs },
+  { "query-changes", args_query_changes, command_query_changes },
+  { "query-commands", NULL, command_query_commands },
+  { "query-jobs", NULL, command_query_jobs },
+  { "query-named-block-nodes", args_query_named_block_nodes,
+    command_query_named_block_nodes },
+  { "query-version", NULL, command_query_version },
+  { "quit", NULL, command_quit },
+  { "server-reexec", NULL, command_server_reexec },
+  { "transaction", args_transaction, command_transaction },
+  { NULL }
+};
