@@ -107,9 +107,8 @@ load_blobs (Catalog *cat, int64_t disk, int64_t snapshot, GHashTable *by_id,
   return rc == 0;
 }
 
-GPtrArray *
-named_bitmap_list (Catalog *cat, int64_t disk, int64_t snapshot,
-                   GError **error)
+static GPtrArray *
+list_all (Catalog *cat, int64_t disk, int64_t snapshot, GError **error)
 {
   g_autoptr (GPtrArray) list = g_ptr_array_new_with_free_func (free_element);
   g_autoptr (GHashTable) by_id = g_hash_table_new (g_int64_hash,
@@ -124,11 +123,26 @@ named_bitmap_list (Catalog *cat, int64_t disk, int64_t snapshot,
   return ok ? g_steal_pointer (&list) : NULL;
 }
 
+GPtrArray *
+named_bitmap_list (Catalog *cat, int64_t disk, int64_t snapshot,
+                   GError **error)
+{
+  GPtrArray *list = list_all (cat, disk, snapshot, error);
+
+  for (guint i = list != NULL ? list->len : 0; i > 0; i--) {
+    const NamedBitmap *bm = list->pdata[i - 1];
+
+    if (bm->name[0] == BITMAP_INTERNAL)
+      g_ptr_array_remove_index (list, i - 1);
+  }
+  return list;
+}
+
 NamedBitmap *
 named_bitmap_find (Catalog *cat, int64_t disk, int64_t snapshot,
                    const char *name, GError **error)
 {
-  g_autoptr (GPtrArray) list = named_bitmap_list (cat, disk, snapshot, error);
+  g_autoptr (GPtrArray) list = list_all (cat, disk, snapshot, error);
 
   for (guint i = 0; list != NULL && i < list->len; i++) {
     NamedBitmap *bm = list->pdata[i];

@@ -66,6 +66,10 @@ NamedBitmap *named_bitmap_copy (const NamedBitmap *bm);
 void named_bitmap_free (NamedBitmap *bm);       /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (NamedBitmap, named_bitmap_free)
 
+/* One that a job keeps for itself: no UTF-8 text begins with this byte, so no user
+ * can name it.  Lists leave it out; it is a bitmap like others else. */
+#define BITMAP_INTERNAL '\xff'
+
 /* --- changes, of the struct alone */
 
 void named_bitmap_clear (NamedBitmap *bm, uint64_t disk_size);
@@ -119,8 +123,8 @@ NamedBitmapCount *named_bitmap_count_all (Catalog *cat,
 
 /* --- rows (named-bitmap-store.c) */
 
-/* Of NamedBitmap, by name: the live ones of a disk, or those that a snapshot has
- * kept (snapshot row; 0: live). */
+/* Of NamedBitmap, by name, without internal ones: the live ones of a disk, or those
+ * that a snapshot has kept (snapshot row; 0: live). */
 GPtrArray *named_bitmap_list (Catalog *cat, int64_t disk, int64_t snapshot,
                               GError **error);
 /* NULL without an error: there is none. */

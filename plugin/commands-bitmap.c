@@ -236,3 +236,10 @@ command_bitmap_merge (struct qmp_session *session, json_t *args,
 {
   return run_one (action_bitmap_merge, args, error);
 }
+
+json_t *
+command_bitmap_populate (struct qmp_session *session, json_t *args,
+                         GError **error)
+{
+  return run_one (action_populate, args, error);
+}

@@ -127,6 +127,31 @@ static const struct qmp_arg args_bitmap_merge[] = {
   { NULL }
 };
 
+static const char *const populate_patterns[] = {
+  "allocation-top", "all", NULL
+};
+static const char *const populate_sources[] = {
+  "allocation", "bitmap", "all", NULL
+};
+static const struct qmp_arg args_populate_source[] = {
+  { "pattern", QMP_ENUM, .required = true, .values = populate_sources },
+  { "node", QMP_STR },
+  { "name", QMP_STR },
+  { NULL }
+};
+static const struct qmp_arg args_populate[] = {
+  { "job-id", QMP_STR },
+  { "node", QMP_STR },
+  { "name", QMP_STR },
+  { "pattern", QMP_ENUM, .values = populate_patterns },
+  { "sources", QMP_OBJECTS, .members = args_populate_source },
+  { "targets", QMP_OBJECTS, .members = args_bitmap },
+  { "on-error", QMP_ENUM, .values = job_on_error_names },
+  { "auto-finalize", QMP_BOOL },
+  { "auto-dismiss", QMP_BOOL },
+  { NULL }
+};
+
 static const char *const blockdev_drivers[] = {
   "file", "host_device", "raw", "nbd", NULL
 };
@@ -224,10 +249,12 @@ static const struct qmp_branch actions[] = {
   { "block-dirty-bitmap-disable", args_bitmap },
   { "block-dirty-bitmap-enable", args_bitmap },
   { "block-dirty-bitmap-merge", args_bitmap_merge },
+  { "block-dirty-bitmap-populate", args_populate },
   { "block-dirty-bitmap-remove", args_bitmap },
   { "blockdev-backup", args_blockdev_backup },
   { "checkpoint-create", args_checkpoint_create },
   { "checkpoint-delete", args_checkpoint_delete },
+  { "x-block-dirty-bitmap-populate", args_populate },
   { NULL }
 };
 
@@ -269,6 +296,7 @@ const struct qmp_command commands_table[] = {
   { "block-dirty-bitmap-disable", args_bitmap, command_bitmap_disable },
   { "block-dirty-bitmap-enable", args_bitmap, command_bitmap_enable },
   { "block-dirty-bitmap-merge", args_bitmap_merge, command_bitmap_merge },
+  { "block-dirty-bitmap-populate", args_populate, command_bitmap_populate },
   { "block-dirty-bitmap-remove", args_bitmap, command_bitmap_remove },
   { "block-job-cancel", args_block_job_cancel, command_block_job_cancel },
   { "block-job-complete", args_device, command_block_job_complete },
@@ -305,5 +333,6 @@ const struct qmp_command commands_table[] = {
   { "quit", NULL, command_quit },
   { "server-reexec", NULL, command_server_reexec },
   { "transaction", args_transaction, command_transaction },
+  { "x-block-dirty-bitmap-populate", args_populate, command_bitmap_populate },
   { NULL }
 };

@@ -48,6 +48,8 @@ json_t *command_bitmap_disable (struct qmp_session *session, json_t *args,
                                 GError **error);
 json_t *command_bitmap_merge (struct qmp_session *session, json_t *args,
                               GError **error);
+json_t *command_bitmap_populate (struct qmp_session *session, json_t *args,
+                                 GError **error);
 json_t *command_block_job_cancel (struct qmp_session *session, json_t *args,
                                   GError **error);
 json_t *command_block_job_complete (struct qmp_session *session, json_t *args,

@@ -6,6 +6,7 @@
 
 #include "plugin/commands.h"
 #include "plugin/job-backup.h"
+#include "plugin/job-populate.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
 #include "plugin/transaction.h"
@@ -118,34 +119,64 @@ transaction_created (const Transaction *t)
 /* --- bitmaps in use */
 
 static pthread_mutex_t pins_lock = PTHREAD_MUTEX_INITIALIZER;
-static GHashTable *pins;        /* id -> how often; under pins_lock */
+/* id -> how often, without distinction, and by those who share; under pins_lock */
+static GHashTable *pins, *shared_pins;
+
+static gsize
+count_pins (GHashTable *table, int64_t id)
+{
+  return table == NULL ? 0
+    : GPOINTER_TO_SIZE (g_hash_table_lookup (table, GSIZE_TO_POINTER (
+                                               (gsize) id)));
+}
+
+static void
+set_pins (GHashTable **table, int64_t id, gsize nr)
+{
+  gpointer key = GSIZE_TO_POINTER ((gsize) id);
+
+  if (*table == NULL)
+    *table = g_hash_table_new (NULL, NULL);
+  if (nr > 0)
+    g_hash_table_insert (*table, key, GSIZE_TO_POINTER (nr));
+  else
+    g_hash_table_remove (*table, key);
+  if (g_hash_table_size (*table) == 0)
+    g_clear_pointer (table, g_hash_table_unref);
+}
 
 void
 bitmap_pin (int64_t id)
 {
   SCOPED_LOCK (&pins_lock);
-  gpointer key = GSIZE_TO_POINTER ((gsize) id);
 
-  if (pins == NULL)
-    pins = g_hash_table_new (NULL, NULL);
-  g_hash_table_insert (pins, key, GSIZE_TO_POINTER (
-                         GPOINTER_TO_SIZE (g_hash_table_lookup (pins, key))
-                         + 1));
+  set_pins (&pins, id, count_pins (pins, id) + 1);
 }
 
 void
 bitmap_unpin (int64_t id)
 {
   SCOPED_LOCK (&pins_lock);
-  gpointer key = GSIZE_TO_POINTER ((gsize) id);
-  gsize nr = GPOINTER_TO_SIZE (g_hash_table_lookup (pins, key));
 
-  if (nr > 1)
-    g_hash_table_insert (pins, key, GSIZE_TO_POINTER (nr - 1));
-  else
-    g_hash_table_remove (pins, key);
-  if (g_hash_table_size (pins) == 0)
-    g_clear_pointer (&pins, g_hash_table_unref);
+  set_pins (&pins, id, count_pins (pins, id) - 1);
+}
+
+void
+bitmap_pin_shared (int64_t id)
+{
+  SCOPED_LOCK (&pins_lock);
+
+  set_pins (&pins, id, count_pins (pins, id) + 1);
+  set_pins (&shared_pins, id, count_pins (shared_pins, id) + 1);
+}
+
+void
+bitmap_unpin_shared (int64_t id)
+{
+  SCOPED_LOCK (&pins_lock);
+
+  set_pins (&pins, id, count_pins (pins, id) - 1);
+  set_pins (&shared_pins, id, count_pins (shared_pins, id) - 1);
 }
 
 bool
@@ -153,8 +184,15 @@ bitmap_is_pinned (int64_t id)
 {
   SCOPED_LOCK (&pins_lock);
 
-  return pins != NULL &&
-    g_hash_table_contains (pins, GSIZE_TO_POINTER ((gsize) id));
+  return count_pins (pins, id) > 0;
+}
+
+static bool
+is_pinned_alone (int64_t id)
+{
+  SCOPED_LOCK (&pins_lock);
+
+  return count_pins (pins, id) > count_pins (shared_pins, id);
 }
 
 /* --- what actions see */
@@ -195,9 +233,10 @@ set_not_found (GError **error, const char *name)
     command_set_error (error, "Dirty bitmap '%.1100s' not found", name);
 }
 
-NamedBitmap *
-transaction_edit (Transaction *t, Disk *disk, const char *name,
-                  bool damaged_too, GError **error)
+/* QEMU's checks; shared: those who share it do not count. */
+static Edit *
+look_up_usable (Transaction *t, Disk *disk, const char *name,
+                bool damaged_too, bool shared, GError **error)
 {
   Edit *edit = look_up (t, disk, name, error);
 
@@ -205,7 +244,8 @@ transaction_edit (Transaction *t, Disk *disk, const char *name,
     set_not_found (error, name);
     return NULL;
   }
-  if (edit->removed || bitmap_is_pinned (edit->bm->id)) {
+  if (edit->removed || (shared ? is_pinned_alone (edit->bm->id)
+                        : bitmap_is_pinned (edit->bm->id))) {
     command_set_error (error, "Bitmap '%.1100s' is currently in use by "
                        "another operation and cannot be used", name);
     return NULL;
@@ -215,8 +255,28 @@ transaction_edit (Transaction *t, Disk *disk, const char *name,
                        "used", name);
     return NULL;
   }
+  return edit;
+}
+
+NamedBitmap *
+transaction_edit (Transaction *t, Disk *disk, const char *name,
+                  bool damaged_too, GError **error)
+{
+  Edit *edit = look_up_usable (t, disk, name, damaged_too, false, error);
+
+  if (edit == NULL)
+    return NULL;
   edit->changed = true;
   return edit->bm;
+}
+
+const NamedBitmap *
+transaction_share (Transaction *t, Disk *disk, const char *name,
+                   GError **error)
+{
+  const Edit *edit = look_up_usable (t, disk, name, false, true, error);
+
+  return edit != NULL ? edit->bm : NULL;
 }
 
 void
@@ -441,6 +501,18 @@ action_backup (Transaction *t, json_t *args, GError **error)
   return true;
 }
 
+bool
+action_populate (Transaction *t, json_t *args, GError **error)
+{
+  PendingJob pending = { NULL, NULL };
+
+  pending.job = populate_job_new (t, args, t->group, error);
+  if (pending.job == NULL)
+    return false;
+  g_array_append_val (t->jobs, pending);
+  return true;
+}
+
 /* A snapshot of each disk that a job reads; of all its jobs here. */
 static void
 ask_for_snapshots (Transaction *t, GPtrArray *names)
@@ -650,10 +722,12 @@ static const struct {
   { "block-dirty-bitmap-disable", action_bitmap_disable },
   { "block-dirty-bitmap-enable", action_bitmap_enable },
   { "block-dirty-bitmap-merge", action_bitmap_merge },
+  { "block-dirty-bitmap-populate", action_populate },
   { "block-dirty-bitmap-remove", action_bitmap_remove },
   { "blockdev-backup", action_backup },
   { "checkpoint-create", action_checkpoint_create },
   { "checkpoint-delete", action_checkpoint_delete },
+  { "x-block-dirty-bitmap-populate", action_populate },
 };
 
 static bool
@@ -661,7 +735,8 @@ run_action (Transaction *t, json_t *action, bool grouped, GError **error)
 {
   const char *type = qmp_get_str (action, "type");
 
-  if (grouped && strcmp (type, "blockdev-backup") != 0) {
+  if (grouped && strcmp (type, "blockdev-backup") != 0 &&
+      !g_str_has_suffix (type, "block-dirty-bitmap-populate")) {
     command_set_error (error, "Action '%s' does not support Transaction "
                        "property completion-mode = grouped", type);
     return false;

@@ -43,6 +43,7 @@ bool action_bitmap_merge (Transaction *t, json_t *args, GError **error);
 bool action_checkpoint_create (Transaction *t, json_t *args, GError **error);
 bool action_checkpoint_delete (Transaction *t, json_t *args, GError **error);
 bool action_backup (Transaction *t, json_t *args, GError **error);
+bool action_populate (Transaction *t, json_t *args, GError **error);
 bool action_abort (Transaction *t, json_t *args, GError **error);
 
 /* --- for actions */
@@ -52,6 +53,10 @@ bool action_abort (Transaction *t, json_t *args, GError **error);
  * damaged_too). */
 NamedBitmap *transaction_edit (Transaction *t, Disk *disk, const char *name,
                                bool damaged_too, GError **error);
+/* As it is, for a job that will add to it: others may hold it likewise.  Borrowed;
+ * not stored at the commit. */
+const NamedBitmap *transaction_share (Transaction *t, Disk *disk,
+                                      const char *name, GError **error);
 /* bm: stolen; must be new. */
 void transaction_add (Transaction *t, Disk *disk, NamedBitmap *bm);
 /* From now on nobody may use it, and its name is not free until the commit. */
@@ -71,6 +76,9 @@ void transaction_cut (Transaction *t, Disk *disk, uint32_t granularity);
 
 void bitmap_pin (int64_t id);                   /* catalog row */
 void bitmap_unpin (int64_t id);
-bool bitmap_is_pinned (int64_t id);
+bool bitmap_is_pinned (int64_t id);             /* or shared */
+/* A hold that others of this kind do not mind. */
+void bitmap_pin_shared (int64_t id);
+void bitmap_unpin_shared (int64_t id);
 
 #endif
