@@ -191,6 +191,14 @@ backup_table_reserve (BackupTable *table, Backup *backup, GError **error)
   return true;
 }
 
+bool
+backup_table_has_export (BackupTable *table, const char *name)
+{
+  SCOPED_LOCK (&table->lock);
+
+  return find_export_locked (table, name, -1) != NULL;
+}
+
 static void
 set_state (BackupTable *table, Backup *backup, EntryState state)
 {

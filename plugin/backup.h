@@ -70,6 +70,8 @@ bool backup_table_load (BackupTable *table, Catalog *cat, Fleece *fleece,
  * taken.  Then either publish or remove it. */
 bool backup_table_reserve (BackupTable *table, Backup *backup,
                            GError **error);
+/* Is the name taken, by whatever state of a backup? */
+bool backup_table_has_export (BackupTable *table, const char *name);
 void backup_table_publish (BackupTable *table, Backup *backup);
 void backup_table_remove (BackupTable *table, Backup *backup);
 

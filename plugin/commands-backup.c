@@ -6,6 +6,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "plugin/added-exports.h"
 #include "plugin/backup-plan.h"
 #include "plugin/backup-store.h"
 #include "plugin/commands.h"
@@ -106,6 +107,21 @@ describe_backup (const Backup *backup, json_t *disks)
   return entry;
 }
 
+static bool
+check_added_exports (const Backup *backup, GError **error)
+{
+  for (size_t i = 0; i < backup->disks->len; i++) {
+    const BackupDisk *bd = backup->disks->pdata[i];
+
+    if (added_export_has_name (bd->export)) {
+      command_set_error (error, "NBD server already has export named "
+                         "'%.200s'", bd->export);
+      return false;
+    }
+  }
+  return true;
+}
+
 json_t *
 command_backup_begin (struct qmp_session *session, json_t *args,
                       GError **error)
@@ -119,6 +135,11 @@ command_backup_begin (struct qmp_session *session, json_t *args,
   backup = plan->backup;
   if (!backup_table_reserve (plugin.backups, backup, error))
     return NULL;
+  /* After it: block-export-add looks at what is reserved. */
+  if (!check_added_exports (backup, error)) {
+    backup_table_remove (plugin.backups, backup);
+    return NULL;
+  }
   if (!fleece_cut (plugin.fleece, (FleeceCutDisk *) plan->cuts->data,
                    plan->cuts->len, begin_commit, plan, error)) {
     backup_table_remove (plugin.backups, backup);
@@ -218,6 +239,7 @@ command_backup_end (struct qmp_session *session, json_t *args, GError **error)
     command_set_error (error, "no backup with id '%.200s'", id);
     return NULL;
   }
+  added_export_delete_backup (backup);
   export_disconnect (backup);
   if (!delete_rows (backup, failed, &checkpoint_gone, error)) {
     backup_table_publish (plugin.backups, backup);

@@ -186,6 +186,41 @@ static const struct qmp_arg args_blockdev_del[] = {
   { NULL }
 };
 
+static const char *const export_types[] = { "nbd", NULL };
+static const struct qmp_arg args_block_export_add[] = {
+  { "type", QMP_ENUM, .required = true, .values = export_types },
+  { "id", QMP_STR, .required = true },
+  { "fixed-iothread", QMP_BOOL },
+  { "iothread", QMP_STR },
+  { "node-name", QMP_STR, .required = true },
+  { "writable", QMP_BOOL },
+  { "writethrough", QMP_BOOL },
+  { "name", QMP_STR },
+  { "description", QMP_STR },
+  { "bitmaps", QMP_STRS_OR_OBJECTS, .members = args_bitmap },
+  { "allocation-depth", QMP_BOOL },
+  { NULL }
+};
+static const char *const removal_modes[] = { "safe", "hard", NULL };
+static const struct qmp_arg args_block_export_del[] = {
+  { "id", QMP_STR, .required = true },
+  { "mode", QMP_ENUM, .values = removal_modes },
+  { NULL }
+};
+static const struct qmp_arg args_nbd_server_add[] = {
+  { "device", QMP_STR, .required = true },
+  { "name", QMP_STR },
+  { "description", QMP_STR },
+  { "writable", QMP_BOOL },
+  { "bitmap", QMP_STR },
+  { NULL }
+};
+static const struct qmp_arg args_nbd_server_remove[] = {
+  { "name", QMP_STR, .required = true },
+  { "mode", QMP_ENUM, .values = removal_modes },
+  { NULL }
+};
+
 static const char *const sync_modes[] = {
   "top", "full", "none", "incremental", "bitmap", NULL
 };
@@ -298,6 +333,8 @@ const struct qmp_command commands_table[] = {
   { "block-dirty-bitmap-merge", args_bitmap_merge, command_bitmap_merge },
   { "block-dirty-bitmap-populate", args_populate, command_bitmap_populate },
   { "block-dirty-bitmap-remove", args_bitmap, command_bitmap_remove },
+  { "block-export-add", args_block_export_add, command_block_export_add },
+  { "block-export-del", args_block_export_del, command_block_export_del },
   { "block-job-cancel", args_block_job_cancel, command_block_job_cancel },
   { "block-job-complete", args_device, command_block_job_complete },
   { "block-job-dismiss", args_id, command_block_job_dismiss },
@@ -319,10 +356,13 @@ const struct qmp_command commands_table[] = {
   { "job-finalize", args_id, command_job_finalize },
   { "job-pause", args_id, command_job_pause },
   { "job-resume", args_id, command_job_resume },
+  { "nbd-server-add", args_nbd_server_add, command_nbd_server_add },
+  { "nbd-server-remove", args_nbd_server_remove, command_nbd_server_remove },
   { "qmp_capabilities", args_capabilities, command_qmp_capabilities,
     .before_negotiation = true },
   { "query-backups", NULL, command_query_backups },
   { "query-block", NULL, command_query_block },
+  { "query-block-exports", NULL, command_query_block_exports },
   { "query-block-jobs", NULL, command_query_block_jobs },
   { "query-changes", args_query_changes, command_query_changes },
   { "query-commands", NULL, command_query_commands },

@@ -7,6 +7,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "plugin/added-exports.h"
 #include "plugin/commands.h"
 #include "plugin/plugin.h"
 
@@ -38,6 +39,7 @@ command_query_version (struct qmp_session *session, json_t *args,
 json_t *
 command_quit (struct qmp_session *session, json_t *args, GError **error)
 {
+  added_export_delete_all ();
   control_event (plugin.control, "SHUTDOWN",
                  json_pack ("{s:b, s:s}", "guest", 0,
                             "reason", "host-qmp-quit"));

@@ -94,6 +94,16 @@ json_t *command_backup_end (struct qmp_session *session, json_t *args,
                             GError **error);
 json_t *command_block_resize (struct qmp_session *session, json_t *args,
                               GError **error);
+json_t *command_block_export_add (struct qmp_session *session, json_t *args,
+                                  GError **error);
+json_t *command_block_export_del (struct qmp_session *session, json_t *args,
+                                  GError **error);
+json_t *command_nbd_server_add (struct qmp_session *session, json_t *args,
+                                GError **error);
+json_t *command_nbd_server_remove (struct qmp_session *session, json_t *args,
+                                   GError **error);
+json_t *command_query_block_exports (struct qmp_session *session, json_t *args,
+                                     GError **error);
 json_t *command_query_backups (struct qmp_session *session, json_t *args,
                                GError **error);
 

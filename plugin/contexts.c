@@ -99,6 +99,12 @@ handle_contexts_init (HandleContexts *ctx, const BackupDisk *bd,
   return true;
 }
 
+void
+handle_contexts_init_added (HandleContexts *ctx, AddedExport *added)
+{
+  ctx->added = added;
+}
+
 static void
 drop_maps (HandleContexts *ctx, guint keep)
 {
@@ -141,6 +147,53 @@ is_wildcard (const char *query)
     strcmp (query, QEMU_PREFIX) == 0 || strcmp (query, ALIAS_PREFIX) == 0;
 }
 
+/* --- the contexts of an export that was added */
+
+/* Its number, -1: none. */
+static int
+find_added (const AddedExport *added, const char *bitmap)
+{
+  for (unsigned i = 0; i < added_export_nr_bitmaps (added); i++)
+    if (strcmp (added_export_bitmap (added, i), bitmap) == 0)
+      return (int) i;
+  return -1;
+}
+
+static int
+list_added (const AddedExport *added, const char *query, const char *bitmap,
+            struct metacontext_list *list)
+{
+  const char *prefix =
+    strcmp (query, ALIAS_PREFIX) == 0 ? ALIAS_PREFIX : QEMU_PREFIX;
+
+  if (!is_wildcard (query)) {
+    if (bitmap != NULL && find_added (added, bitmap) != -1)
+      plugin.host->list_add (list, query);
+    return 0;
+  }
+  for (unsigned i = 0; i < added_export_nr_bitmaps (added); i++) {
+    g_autofree char *name =
+      g_strconcat (prefix, added_export_bitmap (added, i), NULL);
+
+    if (plugin.host->list_add (list, name) == -1)
+      break;
+  }
+  return 0;
+}
+
+/* --- of all */
+
+/* As change_set_run, for a handle that may be longer than the set: the disk has
+ * shrunk since it was opened. */
+static uint64_t
+run_of (const ChangeSet *set, uint64_t offset, uint64_t limit, bool *out_dirty)
+{
+  if (offset < change_set_size (set))
+    return change_set_run (set, offset, limit, out_dirty);
+  *out_dirty = true;
+  return limit;
+}
+
 static int
 contexts_list (void *opaque, const char *query, struct metacontext_list *list)
 {
@@ -148,6 +201,8 @@ contexts_list (void *opaque, const char *query, struct metacontext_list *list)
   const HandleContexts *ctx = &handle->contexts;
   const char *bitmap = bitmap_part (query);
 
+  if (ctx->added != NULL)
+    return list_added (ctx->added, query, bitmap, list);
   if (ctx->bd == NULL)
     return 0;
   if (is_wildcard (query)) {
@@ -177,6 +232,12 @@ contexts_select (void *opaque, const char *name, uint64_t *out_cookie)
   uint64_t key;
   guint before;
 
+  if (ctx->added != NULL) {
+    int nr = bitmap != NULL ? find_added (ctx->added, bitmap) : -1;
+
+    *out_cookie = nr;
+    return nr != -1;
+  }
   if (ctx->bd == NULL || bitmap == NULL || *bitmap == '\0' ||
       handle_check (handle) != 0)
     return 0;
@@ -237,13 +298,20 @@ contexts_extents (void *opaque, uint64_t cookie, uint64_t count,
   Handle *handle = opaque;
   const HandleContexts *ctx = &handle->contexts;
   g_autoptr (GError) error = NULL;
+  g_autoptr (ChangeSet) own = NULL;
   const ChangeSet *set = NULL;
   uint64_t end = offset + count;
   int r = handle_check (handle);
 
   if (r != 0)
     return fail (-r, NULL);
-  for (guint i = 0; i < ctx->maps->len && set == NULL; i++) {
+  if (ctx->added != NULL && cookie < added_export_nr_bitmaps (ctx->added)) {
+    set = own = added_export_load (ctx->added, (unsigned) cookie, &error);
+    if (set == NULL)
+      return fail (EIO, error);
+  }
+  for (guint i = 0; ctx->maps != NULL && i < ctx->maps->len && set == NULL;
+       i++) {
     CachedMap *map = g_array_index (ctx->maps, CachedMap *, i);
 
     if (cached_map_key (map) == cookie) {
@@ -257,7 +325,7 @@ contexts_extents (void *opaque, uint64_t cookie, uint64_t count,
 
   while (offset < end) {
     bool dirty;
-    uint64_t length = change_set_run (set, offset, end - offset, &dirty);
+    uint64_t length = run_of (set, offset, end - offset, &dirty);
 
     r = plugin.host->extent_add (extents, length, dirty);
     if (r < 0)
@@ -303,6 +371,28 @@ get_dirty (HandleContexts *ctx, GError **error)
                                 snapshot_size (ctx->bd->snapshot),
                                 disk_granularity (ctx->bd->disk), error);
   return ctx->dirty;
+}
+
+/* A new reference to the OR of all bitmaps of an added export.  NULL without
+ * error: it has none. */
+static ChangeSet *
+get_dirty_added (AddedExport *added, uint64_t size, uint32_t granularity,
+                 GError **error)
+{
+  unsigned nr = added_export_nr_bitmaps (added), loaded = 0;
+  g_autofree ChangeSet **sets = g_new0 (ChangeSet *, nr + 1);
+  ChangeSet *all = NULL;
+
+  while (loaded < nr &&
+         (sets[loaded] = added_export_load (added, loaded, error)) != NULL)
+    loaded++;
+  if (nr == 1)
+    return sets[0];
+  if (nr > 1 && loaded == nr)
+    all = change_set_or (sets, nr, size, granularity, error);
+  for (unsigned i = 0; i < loaded; i++)
+    change_set_unref (sets[i]);
+  return all;
 }
 
 /* Joins what is alike, and for REQ_ONE stops after the first extent. */
@@ -360,7 +450,7 @@ emit_run (void *opaque, uint64_t length, bool zero)
     if (em->dirty != NULL) {
       if (at >= em->dirty_end)
         em->dirty_end = at +
-          change_set_run (em->dirty, at, UINT32_MAX, &em->is_dirty);
+          run_of (em->dirty, at, UINT32_MAX, &em->is_dirty);
       part = MIN (part, em->dirty_end - at);
     }
     if (em->dirty == NULL || !em->is_dirty)
@@ -407,12 +497,24 @@ contexts_allocation (void *opaque, uint32_t count, uint64_t offset, bool one,
   Handle *handle = opaque;
   HandleContexts *ctx = &handle->contexts;
   g_autoptr (GError) error = NULL;
+  g_autoptr (ChangeSet) own = NULL;
   Emitter em = { .extents = extents, .offset = offset, .one = one };
   int r = handle_check (handle);
 
   if (r != 0)
     return r;
-  if (ctx->bd == NULL)
+  if (ctx->added != NULL) {
+    em.dirty = own =
+      get_dirty_added (ctx->added, handle->bd != NULL ?
+                       snapshot_size (handle->bd->snapshot)
+                       : disk_size (handle->disk),
+                       disk_granularity (handle->disk), &error);
+    if (error == NULL)
+      r = handle->bd != NULL ?
+        snapshot_extents (handle->bd->snapshot, count, offset, emit_run, &em)
+        : disk_extents (handle->disk, count, offset, emit_run, &em);
+  }
+  else if (ctx->bd == NULL)
     r = disk_extents (handle->disk, count, offset, emit_run, &em);
   else if (ctx->since && plugin.host == NULL) {
     const ChangeSet *set = listed_map (ctx, &error);

@@ -16,6 +16,9 @@
  * In a host without metacontext.h the extents of a ,since= export are the map
  * itself: dirty is data, clean is HOLE without ZERO.
  *
+ * An export that block-export-add has made offers the bitmaps that were given
+ * there, all of them in a listing, and nothing else; on the live disk too.
+ *
  * Locking: what is chosen changes only while the connection is being set up;
  * maps are built under a mutex of their own and shared by all handles of an
  * export, until the last one is closed.
@@ -29,6 +32,7 @@
 #include <glib.h>
 
 #include "bitmap/change-set.h"
+#include "plugin/added-exports.h"
 #include "plugin/backup.h"
 #include "server/metacontext.h"
 
@@ -37,6 +41,7 @@ typedef struct CachedMap CachedMap;
 
 /* Part of a Handle; all zero: no contexts (the live disk). */
 typedef struct {
+  AddedExport *added;           /* then the rest is not used */
   const BackupDisk *bd;
   char *listed;                 /* name of the map that is listed, or NULL */
   bool since;                   /* it was chosen in the export's name */
@@ -52,6 +57,8 @@ typedef struct {
  * than the snapshot. */
 bool handle_contexts_init (HandleContexts *ctx, const BackupDisk *bd,
                            const char *since, GError **error);
+/* Of an export that was added; it outlives ctx. */
+void handle_contexts_init_added (HandleContexts *ctx, AddedExport *added);
 void handle_contexts_clear (HandleContexts *ctx);
 
 /* The key (map-cache.h) of the map called name: the backup's own, of a checkpoint,

@@ -86,10 +86,28 @@ find_snapshot (Handle *handle, const char *name, GError **error)
                                error);
 }
 
+static bool
+find_added (Handle *handle, const char *name)
+{
+  Backup *backup;
+
+  handle->added = added_export_open (name);
+  if (handle->added == NULL)
+    return false;
+  handle->disk = added_export_disk (handle->added);
+  handle->bd = added_export_snapshot (handle->added, &backup);
+  if (backup != NULL)
+    handle->backup = backup_ref (backup);
+  handle_contexts_init_added (&handle->contexts, handle->added);
+  return true;
+}
+
 static void
 handle_free (Handle *handle)
 {
   handle_contexts_clear (&handle->contexts);
+  if (handle->added != NULL)
+    added_export_close (handle->added);
   backup_unref (handle->backup);
   g_free (handle);
 }
@@ -100,13 +118,15 @@ export_open (const char *name, GError **error)
   Handle *handle = g_new0 (Handle, 1);
 
   handle->disk = fleece_find_disk (plugin.fleece, name);
-  if (handle->disk == NULL && !find_snapshot (handle, name, error)) {
+  if (handle->disk == NULL && !find_added (handle, name) &&
+      !find_snapshot (handle, name, error)) {
     handle_free (handle);
     return NULL;
   }
   register_handle (handle);
   /* The backup may have ended while nobody could see this handle yet. */
-  if (handle->backup != NULL && atomic_load (&handle->backup->ended)) {
+  if ((handle->backup != NULL && atomic_load (&handle->backup->ended)) ||
+      (handle->added != NULL && added_export_is_gone (handle->added))) {
     set_not_found (error, name);
     export_close (handle);
     return NULL;
@@ -124,6 +144,8 @@ export_close (Handle *handle)
 int
 handle_check (const Handle *handle)
 {
+  if (handle->added != NULL && added_export_is_gone (handle->added))
+    return -ESHUTDOWN;
   if (handle->backup == NULL)
     return 0;
   if (atomic_load (&handle->backup->ended))
@@ -177,8 +199,8 @@ export_nr_handles (const BackupDisk *bd)
   return nr;
 }
 
-void
-export_disconnect (const Backup *backup)
+static void
+disconnect_matching (const Backup *backup, const AddedExport *added)
 {
   const struct metacontext_host *host = plugin.host;
   SCOPED_LOCK (&handles_lock);
@@ -191,7 +213,20 @@ export_disconnect (const Backup *backup)
     Handle *handle = handles->pdata[i];
 
     /* -1: opened for a question only, nothing to drop. */
-    if (handle->backup == backup)
+    if ((backup != NULL && handle->backup == backup) ||
+        (added != NULL && handle->added == added))
       host->disconnect (handle);
   }
+}
+
+void
+export_disconnect (const Backup *backup)
+{
+  disconnect_matching (backup, NULL);
+}
+
+void
+export_disconnect_added (const AddedExport *added)
+{
+  disconnect_matching (NULL, added);
 }

@@ -7,6 +7,8 @@
  *   DISK@ID,since=X    the same, with the map "changed since checkpoint X"
  *                      instead of the backup's own
  *
+ * and what block-export-add has made (added-exports.h).
+ *
  * A handle of a snapshot holds a reference to its backup.  Once the backup has
  * ended, every request on the handle answers ESHUTDOWN; it never turns into the
  * live disk.
@@ -21,6 +23,7 @@
 #include <stdint.h>
 #include <glib.h>
 
+#include "plugin/added-exports.h"
 #include "plugin/backup.h"
 #include "plugin/contexts.h"
 
@@ -29,6 +32,7 @@ typedef struct {
   /* NULL on the live disk. */
   Backup *backup;               /* a reference */
   const BackupDisk *bd;         /* the backup's */
+  AddedExport *added;           /* opened by a name that was added, or NULL */
   HandleContexts contexts;
 } Handle;
 
@@ -49,5 +53,6 @@ unsigned export_nr_handles (const BackupDisk *bd);
 /* Ask the host to drop all clients of a backup.  Without a host that can, they
  * stay, and get ESHUTDOWN. */
 void export_disconnect (const Backup *backup);
+void export_disconnect_added (const AddedExport *added);
 
 #endif

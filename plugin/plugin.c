@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -49,7 +50,7 @@ request_result (const Handle *handle, const char *what, int r)
 {
   if (r == 0)
     return 0;
-  if (handle->backup == NULL && r != -EOPNOTSUPP)
+  if (handle->backup == NULL && r != -EOPNOTSUPP && r != -ESHUTDOWN)
     nbdkit_error ("disk '%s': %s: %s", disk_name (handle->disk), what,
                   strerror (-r));
   else
@@ -158,6 +159,44 @@ keep_control_socket (void)
     plugin.host->file_keep (CONTROL_FILE, control_fd (plugin.control)) == 0;
 }
 
+/* Exports that were added are left to the next image as the commands that made
+ * them. */
+#define EXPORTS_FILE "exports"
+
+static void
+keep_exports (void)
+{
+  g_autoptr (json_t) saved = added_export_save ();
+  int fd;
+
+  if (saved == NULL)
+    return;
+  fd = memfd_create (EXPORTS_FILE, MFD_CLOEXEC);
+  if (fd == -1)
+    return;
+  if (json_dumpfd (saved, fd, 0) == 0 && lseek (fd, 0, SEEK_SET) == 0 &&
+      plugin.host->file_keep (EXPORTS_FILE, fd) == 0)
+    return;
+  nbdkit_error ("warning: exports that were added are not kept: %s",
+                strerror (errno));
+  close (fd);
+}
+
+/* Always true: what cannot be there again is told. */
+static bool
+restore_exports (void)
+{
+  int fd = host_has_files () ? plugin.host->file_take (EXPORTS_FILE) : -1;
+  g_autoptr (json_t) saved = NULL;
+
+  if (fd != -1) {
+    saved = json_loadfd (fd, 0, NULL);
+    close (fd);
+    added_export_restore (saved);
+  }
+  return true;
+}
+
 static void
 stop_control (void)
 {
@@ -165,9 +204,14 @@ stop_control (void)
 
   if (kept)
     control_event (plugin.control, "SERVER_REEXEC", NULL);
+  else
+    added_export_delete_all ();         /* clients are told of each */
   control_stop (plugin.control);
-  if (kept)
+  if (kept) {
+    keep_exports ();
     control_forget_socket (plugin.control);
+  }
+  added_export_delete_all ();
 }
 
 static int
@@ -304,6 +348,7 @@ fleece_plugin_after_fork (void)
       backup_table_load (plugin.backups, plugin.catalog, plugin.fleece,
                          &error) &&
       keeper_start (plugin.keeper, plugin.fleece, &error) &&
+      restore_exports () &&
       (plugin.control == NULL ||
        control_start (plugin.control, commands_table, &error))) {
     tell_state_of_disks ();
@@ -343,6 +388,12 @@ add_export (struct nbdkit_exports *exports, const char *name, char *description)
   return r;
 }
 
+static bool
+add_added_export (void *opaque, const char *name, const char *description)
+{
+  return nbdkit_add_export (opaque, name, description) == 0;
+}
+
 static int
 fleece_plugin_list_exports (int readonly, int is_tls,
                             struct nbdkit_exports *exports)
@@ -367,7 +418,7 @@ fleece_plugin_list_exports (int readonly, int is_tls,
         return -1;
     }
   }
-  return 0;
+  return added_export_foreach (add_added_export, exports) ? 0 : -1;
 }
 
 static const char *
@@ -406,7 +457,9 @@ static const char *
 fleece_plugin_export_description (void *opaque)
 {
   const Handle *handle = opaque;
-  g_autofree char *text = handle->bd == NULL
+  g_autofree char *text = handle->added != NULL
+    ? g_strdup (added_export_description (handle->added))
+    : handle->bd == NULL
     ? export_describe_disk (handle->disk)
     : export_describe_snapshot (handle->bd);
 
@@ -423,11 +476,29 @@ fleece_plugin_get_size (void *opaque)
 }
 
 static int
-is_live (void *opaque)
+is_writable (void *opaque)
 {
   const Handle *handle = opaque;
 
-  return handle->bd == NULL;
+  return handle->bd == NULL &&
+    (handle->added == NULL || added_export_is_writable (handle->added));
+}
+
+/* 0, or why a call that writes is not let through, whatever the server lets
+ * through. */
+static int
+check_write (Handle *handle)
+{
+  if (!is_writable (handle))
+    return -EPERM;
+  return handle_check (handle);
+}
+
+static bool
+wants_fua (const Handle *handle, uint32_t flags)
+{
+  return (flags & NBDKIT_FLAG_FUA) != 0 ||
+    (handle->added != NULL && added_export_is_writethrough (handle->added));
 }
 
 static int
@@ -439,15 +510,17 @@ always (void *handle)
 static int
 fleece_plugin_can_fua (void *handle)
 {
-  return is_live (handle) ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
+  return is_writable (handle) ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
 }
 
 /* Of a snapshot part may come from the base, part from layers: reading it is
  * the way to get it into memory. */
 static int
-fleece_plugin_can_cache (void *handle)
+fleece_plugin_can_cache (void *opaque)
 {
-  return is_live (handle) ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
+  const Handle *handle = opaque;
+
+  return handle->bd == NULL ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
 }
 
 static int
@@ -469,7 +542,9 @@ fleece_plugin_pread (void *opaque, void *buf, uint32_t count, uint64_t offset,
   Handle *handle = opaque;
   int r;
 
-  if (handle->bd == NULL)
+  if (handle->added != NULL && added_export_is_gone (handle->added))
+    r = -ESHUTDOWN;
+  else if (handle->bd == NULL)
     r = disk_pread (handle->disk, buf, count, offset);
   else if (atomic_load (&handle->backup->ended))
     r = -ESHUTDOWN;
@@ -478,17 +553,16 @@ fleece_plugin_pread (void *opaque, void *buf, uint32_t count, uint64_t offset,
   return request_result (handle, "read", r);
 }
 
-/* The write calls: never on a snapshot, whatever the server lets through. */
 static int
 fleece_plugin_pwrite (void *opaque, const void *buf, uint32_t count,
                       uint64_t offset, uint32_t flags)
 {
   Handle *handle = opaque;
-  int r = -EPERM;
+  int r = check_write (handle);
 
-  if (handle->bd == NULL)
+  if (r == 0)
     r = disk_pwrite (handle->disk, buf, count, offset,
-                     flags & NBDKIT_FLAG_FUA);
+                     wants_fua (handle, flags));
   return request_result (handle, "write", r);
 }
 
@@ -498,15 +572,15 @@ fleece_plugin_zero (void *opaque, uint32_t count, uint64_t offset,
 {
   Handle *handle = opaque;
   unsigned how = 0;
-  int r = -EPERM;
+  int r = check_write (handle);
 
-  if (flags & NBDKIT_FLAG_FUA)
+  if (wants_fua (handle, flags))
     how |= DISK_FUA;
   if (flags & NBDKIT_FLAG_MAY_TRIM)
     how |= DISK_MAY_PUNCH;
   if (flags & NBDKIT_FLAG_FAST_ZERO)
     how |= DISK_FAST;
-  if (handle->bd == NULL)
+  if (r == 0)
     r = disk_zero (handle->disk, count, offset, how);
   return request_result (handle, "write zeroes", r);
 }
@@ -516,10 +590,10 @@ fleece_plugin_trim (void *opaque, uint32_t count, uint64_t offset,
                     uint32_t flags)
 {
   Handle *handle = opaque;
-  int r = -EPERM;
+  int r = check_write (handle);
 
-  if (handle->bd == NULL)
-    r = disk_trim (handle->disk, count, offset, flags & NBDKIT_FLAG_FUA);
+  if (r == 0)
+    r = disk_trim (handle->disk, count, offset, wants_fua (handle, flags));
   return request_result (handle, "trim", r);
 }
 
@@ -577,11 +651,11 @@ static struct nbdkit_plugin nbdkit_fleece_plugin = {
   .close = fleece_plugin_close,
   .export_description = fleece_plugin_export_description,
   .get_size = fleece_plugin_get_size,
-  .can_write = is_live,
+  .can_write = is_writable,
   .can_flush = always,
-  .can_trim = is_live,
-  .can_zero = is_live,
-  .can_fast_zero = is_live,
+  .can_trim = is_writable,
+  .can_zero = is_writable,
+  .can_fast_zero = is_writable,
   .can_fua = fleece_plugin_can_fua,
   .can_cache = fleece_plugin_can_cache,
   .can_multi_conn = always,

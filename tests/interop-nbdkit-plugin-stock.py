@@ -75,6 +75,29 @@ for call in (lambda: snap.pread(K, 2 * K),
     except nbd.Error as e:
         assert e.errnum == errno.ESHUTDOWN, e
 assert live.pread(K, 2 * K) == b"4" * K
+
+# Exports that are added: without bitmaps, which nobody could see.  Nobody can be
+# dropped here, so that the id is free only when the client leaves.
+q.command("block-dirty-bitmap-add", node="vda", name="b", disabled=True)
+assert "only nbdfleece can" in q.error(
+    "block-export-add", type="nbd", id="x", node_name="vda", name="x",
+    bitmaps=["b"])["desc"]
+q.command("block-export-add", type="nbd", id="x", node_name="vda", name="x")
+h = t.connect("x")
+assert h.is_read_only() and h.pread(1, 0) == b"4"
+q.command("block-export-del", id="x", mode="hard")
+try:
+    h.pread(1, 0)
+    raise AssertionError("still served")
+except nbd.Error as e:
+    assert e.errnum == errno.ESHUTDOWN, e
+assert q.command("query-block-exports") == [
+    {"id": "x", "type": "nbd", "node-name": "vda", "shutting-down": True}]
+assert "already in use" in q.error(
+    "block-export-add", type="nbd", id="x", node_name="vda", name="x")["desc"]
+h.shutdown()
+fixture.wait_until("the id to be free",
+                   lambda: q.command("query-block-exports") == [])
 for h in t.handles:
     try:
         h.shutdown()

@@ -3,14 +3,12 @@
 """One script of writes, bitmap commands and transactions, random but the same,
 for qemu-storage-daemon and for us: same results, error classes, texts, counts
 and dirty extents."""
-import atexit
 import os
 import random
-import subprocess
 
 import fixture
+from qsd import Qsd
 
-fixture.requires_cmd("qemu-storage-daemon")
 SIZE = (3 << 20) + 512
 NODES = ("vda", "vdb")
 NAMES = ("b0", "b1", "b2", "b3", "b4")
@@ -18,28 +16,6 @@ GRANULARITIES = (4096, 8192, 65536, 1 << 20, 1 << 22)
 # Recorded at 4 KiB at the finest; see nbdfleece-qmp(7).
 ERRORS = ("", "x" * 1024, "no-such")
 STEPS = 260
-
-
-class Qsd(fixture.Qmp):
-    def __init__(self, t):
-        path, self.sock = t.path("q"), t.path("q.s")
-        argv = ["qemu-storage-daemon", "--chardev",
-                f"socket,path={path},server=on,wait=off,id=c",
-                "--monitor", "chardev=c",
-                "--nbd-server", f"addr.type=unix,addr.path={self.sock}"]
-        for node in NODES:
-            argv += ["--blockdev", f"driver=file,node-name={node},"
-                     f"discard=unmap,filename={t.disk('q' + node, SIZE)}",
-                     "--export", f"type=nbd,id={node},node-name={node},"
-                     f"name={node},writable=on"]
-        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
-        atexit.register(self.process.kill)
-        fixture.wait_until("qemu-storage-daemon",
-                           lambda: os.path.exists(path))
-        super().__init__(path)
-
-    def uri(self, export):
-        return f"nbd+unix:///{export}?socket={self.sock}"
 
 
 class Script:
@@ -108,7 +84,7 @@ def bitmaps(q):
 
 t = fixture.Fixture()
 t.start_disks(*(f"disk={n}:{t.disk(n, SIZE)}" for n in NODES))
-ours, qsd = t.qmp(), Qsd(t)
+ours, qsd = t.qmp(), Qsd(t, NODES, SIZE)
 seed = int(os.environ.get("SEED", random.randrange(1 << 32)))
 print("seed", seed)
 script = Script(random.Random(seed))

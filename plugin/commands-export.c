@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* commands-export.c - block-export-*, and nbd-server-add and -remove, its older
+ * forms. */
+#include <config.h>
+
+#include <string.h>
+
+#include "plugin/added-exports.h"
+#include "plugin/commands.h"
+#include "plugin/plugin.h"
+
+json_t *
+command_block_export_add (struct qmp_session *session, json_t *args,
+                          GError **error)
+{
+  return added_export_add (args, error) ? json_object () : NULL;
+}
+
+static json_t *
+delete_export (json_t *args, const char *key, GError **error)
+{
+  const char *mode = qmp_get_str (args, "mode");
+
+  return added_export_delete (qmp_get_str (args, key),
+                              mode != NULL && strcmp (mode, "hard") == 0,
+                              error) ? json_object () : NULL;
+}
+
+json_t *
+command_block_export_del (struct qmp_session *session, json_t *args,
+                          GError **error)
+{
+  return delete_export (args, "id", error);
+}
+
+json_t *
+command_query_block_exports (struct qmp_session *session, json_t *args,
+                             GError **error)
+{
+  return added_export_list ();
+}
+
+/* As QEMU: the id is the name, and of a snapshot "writable" is not heard. */
+json_t *
+command_nbd_server_add (struct qmp_session *session, json_t *args,
+                        GError **error)
+{
+  const char *device = qmp_get_str (args, "device");
+  const char *name = qmp_get_str (args, "name");
+  const char *description = qmp_get_str (args, "description");
+  const char *bitmap = qmp_get_str (args, "bitmap");
+  Disk *disk = fleece_find_disk (plugin.fleece, device);
+  g_autoptr (Backup) backup = NULL;
+  g_autoptr (json_t) full = NULL;
+
+  if (disk == NULL && backup_table_find_export (plugin.backups, device,
+                                                &backup) == NULL) {
+    command_find_disk (device, error);
+    return NULL;
+  }
+  if (name == NULL)
+    name = device;
+  full = json_pack ("{s:s, s:s, s:s, s:s, s:b}", "type", "nbd", "id", name,
+                    "node-name", device, "name", name, "writable",
+                    disk != NULL && qmp_get_bool (args, "writable", false));
+  if (description != NULL)
+    json_object_set_new (full, "description", json_string (description));
+  if (bitmap != NULL)
+    json_object_set_new (full, "bitmaps", json_pack ("[s]", bitmap));
+  return added_export_add (full, error) ? json_object () : NULL;
+}
+
+json_t *
+command_nbd_server_remove (struct qmp_session *session, json_t *args,
+                           GError **error)
+{
+  return delete_export (args, "name", error);
+}
