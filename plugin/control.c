@@ -40,6 +40,12 @@ typedef struct {
   bool broken;                  /* text is an error message, not JSON */
 } Request;
 
+/* An event that is still in a client's out, wholly or in part. */
+typedef struct {
+  uint64_t end;                 /* of all that was ever queued for the client */
+  size_t length;
+} QueuedEvent;
+
 typedef struct {
   Control *control;
   int fd;
@@ -61,7 +67,10 @@ typedef struct {
   size_t request_bytes;
   GString *out;
   size_t out_pos;               /* sent up to here */
-  size_t event_bytes;           /* events queued since out was last empty */
+  uint64_t sent;                /* in all */
+  GQueue events;                /* of QueuedEvent */
+  size_t event_bytes;           /* of them */
+  uint64_t lost_events;         /* not queued, and not told yet */
   bool negotiated;              /* wants events */
   bool busy;                    /* a command is running */
   bool closing;                 /* takes no more requests; end when sent */
@@ -254,14 +263,61 @@ read_input (Client *client)
     client->eof = true;
 }
 
-/* Nothing that is queued for the peer matters any more. */
 static void
-drop_output_locked (Client *client)
+queue_event_locked (Client *client, const GString *line)
 {
-  g_string_truncate (client->out, 0);
-  client->out_pos = 0;
-  client->event_bytes = 0;
+  QueuedEvent *event = g_new (QueuedEvent, 1);
+
+  g_string_append_len (client->out, line->str, line->len);
+  event->end = client->sent + unread_locked (client);
+  event->length = line->len;
+  client->event_bytes += line->len;
+  g_queue_push_tail (&client->events, event);
+}
+
+/* All up to out_pos is sent: forget it, and announce a gap in the events where
+ * it is, behind those that came before it. */
+static void
+forget_sent_locked (Client *client)
+{
+  QueuedEvent *event;
+
+  if (unread_locked (client) == 0) {
+    g_string_truncate (client->out, 0);
+    client->out_pos = 0;
+  }
+  /* Moves no more bytes than were sent since it last did. */
+  else if (client->out_pos >= MAX_UNREAD &&
+           client->out_pos >= unread_locked (client)) {
+    g_string_erase (client->out, 0, client->out_pos);
+    client->out_pos = 0;
+  }
+  while ((event = g_queue_peek_head (&client->events)) != NULL &&
+         event->end <= client->sent) {
+    client->event_bytes -= event->length;
+    g_free (g_queue_pop_head (&client->events));
+  }
+  if (client->lost_events > 0 &&
+      client->event_bytes <= CONTROL_MAX_EVENT_BYTES / 2) {
+    g_autoptr (GString) line =
+      qmp_event ("EVENTS_LOST", json_pack ("{s:I}", "count",
+                                           (json_int_t) client->lost_events));
+
+    client->lost_events = 0;
+    queue_event_locked (client, line);
+  }
   pthread_cond_broadcast (&client->control->cond);
+}
+
+/* The peer is gone: nothing that is queued for it matters any more. */
+static void
+set_deaf_locked (Client *client)
+{
+  client->deaf = true;
+  client->lost_events = 0;
+  client->sent += unread_locked (client);
+  client->out_pos = client->out->len;
+  forget_sent_locked (client);
 }
 
 /* The socket is non-blocking: the lock is held for as long as a copy takes. */
@@ -277,12 +333,13 @@ send_output_locked (Client *client)
     if (r == -1 && errno == EAGAIN)
       return;
     if (r == -1) {
-      client->deaf = true;
-      break;
+      set_deaf_locked (client);
+      return;
     }
     client->out_pos += r;
+    client->sent += r;
+    forget_sent_locked (client);
   }
-  drop_output_locked (client);
 }
 
 static bool
@@ -303,6 +360,7 @@ client_free (Client *client)
   qmp_scan_free (client->scan);
   g_queue_clear_full (&client->requests, request_free);
   g_string_free (client->out, TRUE);
+  g_queue_clear_full (&client->events, g_free);
   g_free (client);
 }
 
@@ -337,6 +395,7 @@ accept_client (Control *control)
   client->session.opaque = client;
   client->out = greeting;
   g_queue_init (&client->requests);
+  g_queue_init (&client->events);
   err = thread_create (&client->worker, worker_thread, client);
   if (err != 0) {
     nbdkit_error ("cannot start a thread for a control client: %s",
@@ -533,7 +592,7 @@ void
 control_event (Control *control, const char *name, json_t *data)
 {
   g_autoptr (GString) line = qmp_event (name, data);
-  unsigned dropped = 0;
+  unsigned behind = 0;          /* clients that begin to lose events */
 
   if (!control->started)
     return;
@@ -545,19 +604,18 @@ control_event (Control *control, const char *name, json_t *data)
 
     if (!client->negotiated || client->deaf || client->closing)
       continue;
-    if (client->event_bytes + line->len > CONTROL_MAX_EVENT_BYTES) {
-      client->deaf = client->closing = true;
-      drop_output_locked (client);
-      dropped++;
+    /* Behind a gap none is queued until it is announced, even if it fits. */
+    if (client->lost_events > 0 ||
+        client->event_bytes + line->len > CONTROL_MAX_EVENT_BYTES) {
+      behind += client->lost_events++ == 0;
       continue;
     }
-    client->event_bytes += line->len;
-    g_string_append_len (client->out, line->str, line->len);
+    queue_event_locked (client, line);
   }
   pthread_mutex_unlock (&control->lock);
-  if (dropped > 0)
-    nbdkit_error ("warning: dropped %u control client(s) that did not read "
-                  "their events", dropped);
+  if (behind > 0)
+    nbdkit_error ("warning: %u control client(s) do not read their events, and "
+                  "lose some", behind);
   wake_io (control);
 }
 

@@ -5,8 +5,8 @@
  * a thread that runs its commands in order, so that a long one (backup-begin
  * waits for guest writes) holds up nobody else.  What a client may make us hold
  * is bounded: requests are not read while CONTROL_MAX_QUEUED of them wait or
- * while replies wait to be read, and a client that does not read its events is
- * dropped.
+ * while replies wait to be read, and a client that does not read its events
+ * loses the newest; it is told how many (EVENTS_LOST) once it reads again.
  *
  * Locking: one mutex, a leaf: never held across I/O or a command.
  */
@@ -20,7 +20,7 @@
 
 #define CONTROL_MAX_CLIENTS 64          /* further ones wait for a greeting */
 #define CONTROL_MAX_QUEUED 16           /* requests a client */
-#define CONTROL_MAX_EVENT_BYTES (256 * 1024)    /* unread, then it is dropped */
+#define CONTROL_MAX_EVENT_BYTES (256 * 1024)    /* unread; then some get lost */
 
 typedef struct Control Control;
 
