@@ -127,7 +127,10 @@ end (struct ctl *ctl)
   return ctl_simple (ctl, "backup-end", arguments, NULL);
 }
 
-static const struct arg_spec list_options[] = { { NULL } };
+static const struct arg_spec list_options[] = {
+  { "watch", NULL, "go on until no backup is left" },
+  { NULL }
+};
 
 /* The disk's own member, else that of the whole backup. */
 static const json_t *
@@ -157,37 +160,44 @@ limit_text (const json_t *disk)
   return ctl_get_size (disk, "scratch-limit");
 }
 
-static int
-list (struct ctl *ctl)
+void
+ctl_print_backups (const struct ctl *ctl, const json_t *backups)
 {
   static const char *const titles[] =
     { "BACKUP", "DISK", "EXPORT", "SINCE", "CHECKPOINT", "STATE", ">SCRATCH",
       ">LIMIT", ">CLIENTS", "REASON", NULL };
   g_autoptr (Table) table = table_new (titles);
-  json_t *backups = ctl_execute (ctl, "query-backups", NULL), *backup, *disk;
+  const json_t *backup, *disk;
   size_t i, j;
 
+  json_array_foreach (backups, i, backup)
+    json_array_foreach (json_object_get (backup, "disks"), j, disk) {
+      table_cell (table, ctl_get (backup, "id"));
+      table_cell (table, ctl_get (disk, "disk"));
+      table_cell (table, ctl_get (disk, "export"));
+      table_cell (table, ctl_get (disk, "incremental"));
+      table_cell (table, ctl_get (backup, "checkpoint"));
+      table_cell (table, json_string_value (either (disk, backup, "state")));
+      table_cell_take (table, ctl_get_size (disk, "scratch-used"));
+      table_cell_take (table, limit_text (disk));
+      table_cell_take (table, count_text (either (disk, backup, "clients")));
+      table_cell (table, json_string_value (either (disk, backup, "reason")));
+    }
+  table_print (table);
+}
+
+static int
+list (struct ctl *ctl)
+{
+  json_t *backups;
+
+  if (args_flag (ctl->args, "watch"))
+    return ctl_watch_list (ctl, "query-backups", ctl_print_backups);
+  backups = ctl_execute (ctl, "query-backups", NULL);
   if (backups == NULL)
     return EXIT_FAILED;
-  if (!ctl_print_json (ctl, backups)) {
-    json_array_foreach (backups, i, backup)
-      json_array_foreach (json_object_get (backup, "disks"), j, disk) {
-        table_cell (table, ctl_get (backup, "id"));
-        table_cell (table, ctl_get (disk, "disk"));
-        table_cell (table, ctl_get (disk, "export"));
-        table_cell (table, ctl_get (disk, "incremental"));
-        table_cell (table, ctl_get (backup, "checkpoint"));
-        table_cell (table,
-                    json_string_value (either (disk, backup, "state")));
-        table_cell_take (table, ctl_get_size (disk, "scratch-used"));
-        table_cell_take (table, limit_text (disk));
-        table_cell_take (table,
-                         count_text (either (disk, backup, "clients")));
-        table_cell (table,
-                    json_string_value (either (disk, backup, "reason")));
-      }
-    table_print (table);
-  }
+  if (!ctl_print_json (ctl, backups))
+    ctl_print_backups (ctl, backups);
   json_decref (backups);
   return EXIT_OK;
 }

@@ -14,7 +14,8 @@
 #define CONTROL_VARIABLE "NBDFLEECE_CONTROL"
 
 static const struct verb *const all_verbs[] = {
-  disk_verbs, checkpoint_verbs, backup_verbs, map_verbs, server_verbs
+  disk_verbs, checkpoint_verbs, backup_verbs, push_verbs, bitmap_verbs,
+  job_verbs, node_verbs, transaction_verbs, map_verbs, server_verbs
 };
 
 static const struct arg_spec common[] = {

@@ -39,7 +39,8 @@ struct verb {
 
 /* Each file's verbs, in the order of --help. */
 extern const struct verb disk_verbs[], checkpoint_verbs[], backup_verbs[],
-  map_verbs[], server_verbs[];
+  push_verbs[], bitmap_verbs[], job_verbs[], node_verbs[],
+  transaction_verbs[], map_verbs[], server_verbs[];
 
 /* Says what is wrong with the command line; returns EXIT_USAGE. */
 int ctl_usage (const struct ctl *ctl, const char *format, ...)
@@ -78,5 +79,24 @@ char *ctl_get_size (const json_t *object, const char *key);
 /* object[key] in seconds since the epoch, as a date.  g_free. */
 char *ctl_get_time (const struct ctl *ctl, const json_t *object,
                     const char *key);
+
+/* The table of query-backups. */
+void ctl_print_backups (const struct ctl *ctl, const json_t *backups);
+
+/* --- jobs: ctl-job.c, ctl-watch.c --- */
+
+/* The tables of query-jobs with what query-block-jobs (or NULL) adds. */
+void ctl_print_jobs (const json_t *jobs, const json_t *block_jobs);
+
+/* From now on notes how jobs end, for ctl_watch_jobs. */
+void ctl_watch_begin (struct ctl *ctl);
+/* Shows them until all have ended (only: one of them); EXIT_FAILED if one ended
+ * with an error or was cancelled.
+ */
+int ctl_watch_jobs (struct ctl *ctl, const char *only);
+/* Prints what the command lists whenever that changes, until it is empty. */
+int ctl_watch_list (struct ctl *ctl, const char *command,
+                    void (*print) (const struct ctl *ctl,
+                                   const json_t *list));
 
 #endif /* NBDFLEECE_CTL_H */

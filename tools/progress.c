@@ -117,9 +117,58 @@ terminal_width (void)
 {
   struct winsize ws;
 
-  if (ioctl (STDERR_FILENO, TIOCGWINSZ, &ws) == -1 || ws.ws_col == 0)
+  if ((ioctl (STDERR_FILENO, TIOCGWINSZ, &ws) == -1 || ws.ws_col == 0) &&
+      (ioctl (STDOUT_FILENO, TIOCGWINSZ, &ws) == -1 || ws.ws_col == 0))
     return 80;
   return ws.ws_col;
+}
+
+/* "1.0 GiB of 2.0 GiB  10.0 MiB/s  1:40 left" */
+static char *
+tail_text (const Progress *p, int64_t now, uint64_t done, uint64_t total)
+{
+  double speed = rate (p, now, done);
+  g_autofree char *done_text = human_size (done);
+  g_autofree char *total_text = human_size (total);
+  g_autofree char *rate_text = human_size (speed);
+  g_autofree char *left_text = NULL;
+
+  if (done >= total)
+    return g_strdup_printf ("%s of %s  %s/s", done_text, total_text,
+                            rate_text);
+  left_text = speed > 0 ? human_duration ((total - done) / speed + 1)
+                        : g_strdup ("-:--");
+  return g_strdup_printf ("%s of %s  %s/s  %s left", done_text, total_text,
+                          rate_text, left_text);
+}
+
+/* reserve: columns that something else needs. */
+static char *
+bar_text (const Progress *p, int64_t now, uint64_t done, uint64_t total,
+          unsigned reserve)
+{
+  double fraction = total > 0 ? (double) done / total : 1;
+  g_autofree char *tail = tail_text (p, now, done, total);
+  GString *line = g_string_new (NULL);
+  unsigned columns = terminal_width ();
+  unsigned fixed = strlen (p->verb) + strlen (tail) + 12 + reserve;
+
+  g_string_append_printf (line, "%s %3d%% ", p->verb, (int) (fraction * 100));
+  if (columns > fixed + 8) {
+    append_bar (line, p, MIN (fraction, 1.0), MIN (columns - fixed, 40));
+    g_string_append (line, "  ");
+  }
+  g_string_append (line, tail);
+  return g_string_free (line, FALSE);
+}
+
+char *
+progress_text (Progress *p, uint64_t done, uint64_t total)
+{
+  int64_t now = g_get_monotonic_time ();
+
+  take_sample (p, now, done);
+  return bar_text (p, now, done, total, 11);    /* "  concluded" */
 }
 
 void
@@ -127,11 +176,6 @@ progress_update (Progress *p, uint64_t done, uint64_t total)
 {
   int64_t now = g_get_monotonic_time ();
   double fraction = total > 0 ? (double) done / total : 1;
-  bool last = done >= total;
-  g_autofree char *done_text = NULL, *total_text = NULL, *rate_text = NULL;
-  g_autofree char *left_text = NULL;
-  g_autoptr (GString) tail = NULL;
-  double speed;
 
   if (p->style == PROGRESS_NONE)
     return;
@@ -141,39 +185,19 @@ progress_update (Progress *p, uint64_t done, uint64_t total)
       return;
     p->last_percent = fraction * 100;
   }
-  else if (!last && now - p->last_draw_us < DRAW_INTERVAL_US)
+  else if (done < total && now - p->last_draw_us < DRAW_INTERVAL_US)
     return;
   p->last_draw_us = now;
 
-  speed = rate (p, now, done);
-  done_text = human_size (done);
-  total_text = human_size (total);
-  rate_text = human_size (speed);
-  tail = g_string_new (NULL);
-  g_string_append_printf (tail, "%s of %s  %s/s", done_text, total_text,
-                          rate_text);
-  if (!last) {
-    left_text = speed > 0 ? human_duration ((total - done) / speed + 1)
-                          : g_strdup ("-:--");
-    g_string_append_printf (tail, "  %s left", left_text);
-  }
-
   if (p->style == PROGRESS_LINES) {
-    fprintf (stderr, "%s: %3d%%  %s\n", p->verb, p->last_percent, tail->str);
+    g_autofree char *tail = tail_text (p, now, done, total);
+
+    fprintf (stderr, "%s: %3d%%  %s\n", p->verb, p->last_percent, tail);
   }
   else {
-    g_autoptr (GString) line = g_string_new (NULL);
-    unsigned columns = terminal_width ();
-    unsigned fixed = strlen (p->verb) + strlen (tail->str) + 12;
+    g_autofree char *line = bar_text (p, now, done, total, 0);
 
-    g_string_append_printf (line, "\r%s %3d%% ", p->verb,
-                            (int) (fraction * 100));
-    if (columns > fixed + 8) {
-      append_bar (line, p, MIN (fraction, 1.0), MIN (columns - fixed, 40));
-      g_string_append (line, "  ");
-    }
-    g_string_append_printf (line, "%s\033[K", tail->str);
-    fputs (line->str, stderr);
+    fprintf (stderr, "\r%s\033[K", line);
     fflush (stderr);
     p->drawn = true;
   }

@@ -31,6 +31,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (Progress, progress_free)
  */
 void progress_update (Progress *p, uint64_t done, uint64_t total);
 
+/* The line that a bar would be, without drawing it; for pictures of several.
+ * g_free.
+ */
+char *progress_text (Progress *p, uint64_t done, uint64_t total);
+
 /* Take the bar off the screen, for a message or at the end. */
 void progress_clear (Progress *p);
 

@@ -25,6 +25,8 @@ struct Qmp {
   size_t scanned;               /* of in: the framing below has seen it */
   unsigned depth;               /* open braces and brackets at `scanned` */
   bool in_string, escaped;
+  void (*handler) (void *opaque, const json_t *event);
+  void *handler_opaque;
 };
 
 G_DEFINE_QUARK (fleecectl-qmp, qmp_error)
@@ -248,6 +250,8 @@ qmp_execute (Qmp *qmp, const char *command, json_t *arguments, GError **error)
       return NULL;
     got = json_object_get (reply, "id");
     /* Events have no id; neither has the reply to what it could not read. */
+    if (json_object_get (reply, "event") != NULL && qmp->handler != NULL)
+      qmp->handler (qmp->handler_opaque, reply);
     if (json_object_get (reply, "event") != NULL ||
         (got != NULL && json_integer_value (got) != id)) {
       json_decref (reply);
@@ -267,6 +271,15 @@ qmp_execute (Qmp *qmp, const char *command, json_t *arguments, GError **error)
     json_decref (reply);
     return value;
   }
+}
+
+void
+qmp_set_event_handler (Qmp *qmp,
+                       void (*handler) (void *opaque, const json_t *event),
+                       void *opaque)
+{
+  qmp->handler = handler;
+  qmp->handler_opaque = opaque;
 }
 
 json_t *

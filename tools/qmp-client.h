@@ -42,11 +42,19 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (Qmp, qmp_free)
 json_t *qmp_greeting (const Qmp *qmp);
 
 /* Runs one command and waits for its reply, however long that takes; events
- * in between are dropped.  Takes arguments (an object, or NULL for none).
+ * in between go to the handler.  Takes arguments (an object, or NULL for none).
  * Returns the "return" member, the caller's (json_decref), or NULL.
  */
 json_t *qmp_execute (Qmp *qmp, const char *command, json_t *arguments,
                      GError **error);
+
+/* Called by qmp_execute for each event that arrives before its reply; borrowed.
+ * NULL: they are dropped, as at the start.
+ */
+void qmp_set_event_handler (Qmp *qmp,
+                            void (*handler) (void *opaque,
+                                             const json_t *event),
+                            void *opaque);
 
 /* For raw use: sends one object as it is; receives the next, whether reply or
  * event.  The caller's; NULL with *error, also when the server has closed.

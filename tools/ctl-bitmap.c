@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* ctl-bitmap.c - bitmap add, remove, clear, enable, disable, merge, list. */
+#include <config.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/ctl.h"
+#include "tools/human.h"
+#include "tools/table.h"
+
+static const struct arg_spec no_options[] = { { NULL } };
+
+static const struct arg_spec add_options[] = {
+  { "granularity", "SIZE", "bytes that one bit stands for; default 64K" },
+  { "disabled", NULL, "record nothing yet" },
+  { "persistent", NULL, "as QEMU's, which would lose it otherwise" },
+  { NULL }
+};
+
+static int
+add (struct ctl *ctl)
+{
+  json_t *arguments = json_pack ("{s:s, s:s}", "node", ctl_word (ctl, 0),
+                                 "name", ctl_word (ctl, 1));
+
+  if (!ctl_put_size (ctl, arguments, "granularity", "granularity")) {
+    json_decref (arguments);
+    return EXIT_USAGE;
+  }
+  ctl_put_flag (ctl, arguments, "disabled", "disabled");
+  ctl_put_flag (ctl, arguments, "persistent", "persistent");
+  return ctl_simple (ctl, "block-dirty-bitmap-add", arguments, NULL);
+}
+
+/* remove, clear, enable, disable: the verb's last word is the command's. */
+static int
+by_name (struct ctl *ctl)
+{
+  g_autofree char *command =
+    g_strconcat ("block-dirty-bitmap-", strchr (ctl->verb->name, ' ') + 1,
+                 NULL);
+
+  return ctl_simple (ctl, command,
+                     json_pack ("{s:s, s:s}", "node", ctl_word (ctl, 0),
+                                "name", ctl_word (ctl, 1)), NULL);
+}
+
+static const struct arg_spec merge_options[] = {
+  { "from", "DISK:BITMAP", "a source of another disk", true },
+  { NULL }
+};
+
+/* A disk's name has no colon, a bitmap's may. */
+static json_t *
+foreign_source (const struct ctl *ctl, const char *text)
+{
+  const char *colon = strchr (text, ':');
+  g_autofree char *disk = NULL;
+
+  if (colon == NULL || colon == text || colon[1] == '\0') {
+    ctl_usage (ctl, "--from needs DISK:BITMAP, not '%s'", text);
+    return NULL;
+  }
+  disk = g_strndup (text, colon - text);
+  return json_pack ("{s:s, s:s}", "node", disk, "name", colon + 1);
+}
+
+static int
+merge (struct ctl *ctl)
+{
+  const GPtrArray *words = args_words (ctl->args);
+  const GPtrArray *from = args_values (ctl->args, "from");
+  json_t *sources = json_array ();
+
+  for (unsigned i = 2; i < words->len; i++)
+    json_array_append_new (sources, json_string (words->pdata[i]));
+  for (unsigned i = 0; i < from->len; i++) {
+    json_t *source = foreign_source (ctl, from->pdata[i]);
+
+    if (source == NULL) {
+      json_decref (sources);
+      return EXIT_USAGE;
+    }
+    json_array_append_new (sources, source);
+  }
+  if (json_array_size (sources) == 0) {
+    json_decref (sources);
+    return ctl_usage (ctl, "merge what? Give bitmaps, or --from DISK:BITMAP");
+  }
+  return ctl_simple (ctl, "block-dirty-bitmap-merge",
+                     json_pack ("{s:s, s:s, s:o}", "node", ctl_word (ctl, 0),
+                                "target", ctl_word (ctl, 1),
+                                "bitmaps", sources), NULL);
+}
+
+/* "recording,busy"; caller frees. */
+static char *
+state_text (const json_t *bitmap)
+{
+  bool recording = json_is_true (json_object_get (bitmap, "recording"));
+  bool bad = json_is_true (json_object_get (bitmap, "inconsistent"));
+
+  return g_strconcat (bad ? "inconsistent" : recording ? "recording"
+                        : "disabled",
+                      json_is_true (json_object_get (bitmap, "busy"))
+                        ? ",busy" : "",
+                      json_is_true (json_object_get (bitmap, "persistent"))
+                        ? ",persistent" : "", NULL);
+}
+
+/* For --json: the bitmaps as they are, each with its disk. */
+static int
+list (struct ctl *ctl)
+{
+  static const char *const titles[] =
+    { "DISK", "BITMAP", ">CHANGED", ">GRANULARITY", "STATE", NULL };
+  const char *only = args_words (ctl->args)->len > 0 ? ctl_word (ctl, 0) : NULL;
+  g_autoptr (Table) table = table_new (titles);
+  json_t *disks = ctl_execute (ctl, "query-block", NULL), *disk, *bitmap;
+  json_t *found = json_array ();
+  bool known = only == NULL;
+  size_t i, j;
+
+  if (disks == NULL) {
+    json_decref (found);
+    return EXIT_FAILED;
+  }
+  json_array_foreach (disks, i, disk) {
+    const json_t *inserted = json_object_get (disk, "inserted");
+    const char *name = ctl_get (disk, "device");
+
+    if (name == NULL || (only != NULL && strcmp (name, only) != 0))
+      continue;
+    known = true;
+    json_array_foreach (json_object_get (inserted, "dirty-bitmaps"), j,
+                        bitmap) {
+      json_t *copy = json_copy (bitmap);
+
+      table_cell (table, name);
+      table_cell (table, ctl_get (bitmap, "name"));
+      table_cell_take (table, ctl_get_size (bitmap, "count"));
+      table_cell_take (table, ctl_get_size (bitmap, "granularity"));
+      table_cell_take (table, state_text (bitmap));
+      if (copy != NULL) {
+        json_object_set_new (copy, "disk", json_string (name));
+        json_array_append_new (found, copy);
+      }
+    }
+  }
+  if (known && !ctl_print_json (ctl, found))
+    table_print (table);
+  json_decref (found);
+  json_decref (disks);
+  if (!known) {
+    g_autofree char *shown = human_escape (only, 200);
+
+    return ctl_fail ("there is no disk '%s'", shown);
+  }
+  return EXIT_OK;
+}
+
+const struct verb bitmap_verbs[] = {
+  { "bitmap add", "DISK BITMAP", 2, 2, "record changes under a name",
+    add_options, add },
+  { "bitmap remove", "DISK BITMAP", 2, 2, "forget it", no_options, by_name },
+  { "bitmap clear", "DISK BITMAP", 2, 2, "nothing counts as changed",
+    no_options, by_name },
+  { "bitmap enable", "DISK BITMAP", 2, 2, "record from now on", no_options,
+    by_name },
+  { "bitmap disable", "DISK BITMAP", 2, 2, "keep it as it is", no_options,
+    by_name },
+  { "bitmap merge", "DISK TARGET [BITMAP]...", 2, 1000,
+    "add what others have to it", merge_options, merge },
+  { "bitmap list", "[DISK]", 0, 1, "bitmaps and how much changed", no_options,
+    list },
+  { NULL }
+};
