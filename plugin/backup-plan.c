@@ -27,12 +27,7 @@ backup_plan_free (BackupPlan *plan)
 static bool
 refuse_unsupported (json_t *args, GError **error)
 {
-  const char *mode = qmp_get_str (args, "mode");
-
-  if (mode != NULL && strcmp (mode, "push") == 0)
-    command_set_error (error, "mode 'push' is not supported: this server is "
-                       "pulled from");
-  else if (qmp_get_bool (args, "reuse-external", false))
+  if (qmp_get_bool (args, "reuse-external", false))
     command_set_error (error, "'reuse-external' is not supported: scratch "
                        "files are made and removed by the server");
   else
@@ -121,6 +116,32 @@ plan_scratch (BackupPlan *plan, FleeceCutDisk *cut, json_t *item,
   return true;
 }
 
+/* Where a push goes to; of a pull there must be none. */
+static bool
+plan_target (BackupDisk *bd, json_t *item, GError **error)
+{
+  const char *target = qmp_get_str (item, "target");
+  const Backup *backup = bd->backup;
+
+  if (backup->push && target == NULL)
+    command_set_error (error, "disk '%s': mode 'push' needs 'target', the node "
+                       "to copy to", bd->disk_name);
+  else if (!backup->push && target != NULL)
+    command_set_error (error, "disk '%s': 'target' is for mode 'push'",
+                       bd->disk_name);
+  else if (backup->push && (qmp_get_str (item, "exportname") != NULL ||
+                            qmp_get_str (item, "exportbitmap") != NULL))
+    command_set_error (error, "disk '%s': 'exportname' and 'exportbitmap' are "
+                       "for mode 'pull'", bd->disk_name);
+  else {
+    bd->target = g_strdup (target);
+    if (backup->push)
+      bd->job = g_strdup_printf ("backup-%s-%s", backup->id, bd->disk_name);
+    return true;
+  }
+  return false;
+}
+
 static bool
 plan_disk (BackupPlan *plan, Disk *disk, json_t *args, json_t *item,
            GError **error)
@@ -159,7 +180,8 @@ plan_disk (BackupPlan *plan, Disk *disk, json_t *args, json_t *item,
     return false;
 
   bd = backup_add_disk (plan->backup, disk, disk_name (disk), export);
-  if (since != NULL && !plan_increment (bd, since, bitmap, error))
+  if (!plan_target (bd, item, error) ||
+      (since != NULL && !plan_increment (bd, since, bitmap, error)))
     return false;
   if (on_error != NULL && strcmp (on_error, "break-guest-write") == 0)
     cut.on_error = FLEECE_BREAK_GUEST_WRITE;
@@ -190,11 +212,6 @@ plan_disks (BackupPlan *plan, json_t *args, GError **error)
       return false;
     if (!g_hash_table_add (seen, disk)) {
       command_set_error (error, "disk '%s' is named twice", disk_name (disk));
-      return false;
-    }
-    if (qmp_get_str (item, "target") != NULL) {
-      command_set_error (error, "disk '%s': 'target' is for mode 'push'",
-                         disk_name (disk));
       return false;
     }
     if (qmp_get_bool (item, "backup", true) &&
@@ -240,6 +257,7 @@ backup_plan_new (json_t *args, GError **error)
   json_t *spec = json_object_get (args, "checkpoint");
   int64_t now = g_get_real_time () / G_USEC_PER_SEC;
   const char *id = qmp_get_str (args, "id");
+  const char *mode = qmp_get_str (args, "mode");
   g_autofree char *time_id = g_strdup_printf ("%" G_GINT64_FORMAT, now);
 
   plan->cuts = g_array_new (FALSE, TRUE, sizeof (FleeceCutDisk));
@@ -259,6 +277,7 @@ backup_plan_new (json_t *args, GError **error)
     return NULL;
   plan->backup = backup_new (id, plan->checkpoint != NULL ?
                              plan->checkpoint->name : NULL, now);
+  plan->backup->push = mode != NULL && strcmp (mode, "push") == 0;
   if (!plan_disks (plan, args, error))
     return NULL;
   if (spec != NULL && !plan_checkpoint_disks (plan, spec, error))

@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <config.h>
 
+#include <string.h>
 #include <sqlite3.h>
 
 #include "bitmap/bitmap-error.h"
+#include "bitmap/checkpoint.h"
 #include "plugin/backup-store.h"
+
+/* Of the column state. */
+#define STATE_PULL "running"
+#define STATE_PUSH "push"
 
 /* NULL becomes NULL.  The text outlives the step. */
 static void
@@ -43,13 +49,14 @@ backup_store_insert (Catalog *cat, const Backup *backup, GError **error)
   sqlite3_stmt *stmt =
     catalog_stmt (cat,
                   "INSERT INTO backup (id, checkpoint, state, created)"
-                  " VALUES (?1, ?2, 'running', ?3)", error);
+                  " VALUES (?1, ?2, ?4, ?3)", error);
 
   if (stmt == NULL)
     return false;
   bind_text (stmt, 1, backup->id);
   bind_text (stmt, 2, backup->checkpoint);
   sqlite3_bind_int64 (stmt, 3, backup->created);
+  bind_text (stmt, 4, backup->push ? STATE_PUSH : STATE_PULL);
   if (!catalog_step_done (cat, stmt, error))
     return false;
   for (size_t i = 0; i < backup->disks->len; i++)
@@ -76,6 +83,49 @@ backup_store_delete (Catalog *cat, const char *id, GError **error)
     return false;
   bind_text (stmt, 1, id);
   return catalog_step_done (cat, stmt, error);
+}
+
+/* The checkpoint that was made with the backup; NULL: none, or somebody has
+ * deleted it, and perhaps made another of that name. */
+static Checkpoint *
+find_own_checkpoint (Catalog *cat, const Backup *backup)
+{
+  g_autoptr (Checkpoint) ckpt = NULL;
+
+  if (backup->checkpoint != NULL)
+    ckpt = checkpoint_lookup (cat, backup->checkpoint, NULL);
+  if (ckpt == NULL || ckpt->creation_time != backup->created)
+    return NULL;
+  for (size_t i = 0; i < backup->disks->len; i++) {
+    const BackupDisk *bd = backup->disks->pdata[i];
+    const CheckpointDisk *cd = checkpoint_find_disk (ckpt, bd->disk_name);
+
+    if (cd != NULL && bd->snapshot != NULL &&
+        cd->boundary != snapshot_boundary (bd->snapshot))
+      return NULL;
+  }
+  return g_steal_pointer (&ckpt);
+}
+
+bool
+backup_store_end (Catalog *cat, const Backup *backup, bool failed,
+                  bool *out_checkpoint_gone, GError **error)
+{
+  g_autoptr (Checkpoint) ckpt = NULL;
+
+  if (!catalog_begin (cat, error))
+    return false;
+  if (failed)
+    ckpt = find_own_checkpoint (cat, backup);
+  *out_checkpoint_gone = ckpt != NULL;
+  if ((ckpt != NULL &&
+       !checkpoint_delete (cat, ckpt->name, CHECKPOINT_DELETE_ONE, NULL,
+                           error)) ||
+      !backup_store_delete (cat, backup->id, error)) {
+    catalog_rollback (cat);
+    return false;
+  }
+  return catalog_commit (cat, error);
 }
 
 static const char *
@@ -123,16 +173,19 @@ list_backups (Catalog *cat, GPtrArray *list, GError **error)
 {
   sqlite3_stmt *stmt =
     catalog_stmt (cat,
-                  "SELECT id, checkpoint, created FROM backup"
+                  "SELECT id, checkpoint, created, state FROM backup"
                   " ORDER BY created, id", error);
   int r;
 
   if (stmt == NULL)
     return false;
-  while ((r = catalog_step_row (cat, stmt, error)) == 1)
-    g_ptr_array_add (list, backup_new (column_text (stmt, 0),
-                                       column_text (stmt, 1),
-                                       sqlite3_column_int64 (stmt, 2)));
+  while ((r = catalog_step_row (cat, stmt, error)) == 1) {
+    Backup *backup = backup_new (column_text (stmt, 0), column_text (stmt, 1),
+                                 sqlite3_column_int64 (stmt, 2));
+
+    backup->push = strcmp (column_text (stmt, 3), STATE_PUSH) == 0;
+    g_ptr_array_add (list, backup);
+  }
   if (r < 0)
     return false;
   for (size_t i = 0; i < list->len; i++)

@@ -35,6 +35,8 @@ backup_disk_free (void *opaque)
   g_free (bd->export);
   g_free (bd->bitmap);
   g_free (bd->since);
+  g_free (bd->target);
+  g_free (bd->job);
   g_free (bd);
 }
 
@@ -133,14 +135,15 @@ find_entry_locked (BackupTable *table, const char *id)
   return NULL;
 }
 
-/* state: the one it has to be in, or -1 for any. */
+/* state: the one it has to be in, and then it is no push; or -1 for any. */
 static BackupDisk *
 find_export_locked (BackupTable *table, const char *name, int state)
 {
   for (size_t i = 0; i < table->entries->len; i++) {
     const Entry *entry = table->entries->pdata[i];
 
-    if (state != -1 && entry->state != (EntryState) state)
+    if (state != -1 &&
+        (entry->state != (EntryState) state || entry->backup->push))
       continue;
     for (size_t j = 0; j < entry->backup->disks->len; j++) {
       BackupDisk *bd = entry->backup->disks->pdata[j];

@@ -36,6 +36,8 @@ typedef struct {
   char *bitmap;                 /* name of the map, as offered */
   char *since;                  /* name of the checkpoint then */
   uint64_t since_boundary;      /* pinned: stays when the checkpoint goes */
+  /* Of a push: the node that it is copied to, and the job; else NULL. */
+  char *target, *job;
 } BackupDisk;
 
 struct Backup {
@@ -44,6 +46,7 @@ struct Backup {
   char *id;
   char *checkpoint;             /* made with it; NULL: none */
   int64_t created;              /* seconds since 1970 */
+  bool push;                    /* jobs copy it; its exports are not offered */
   GPtrArray *disks;             /* of BackupDisk */
 };
 
@@ -79,8 +82,8 @@ void backup_table_remove (BackupTable *table, Backup *backup);
 Backup *backup_table_find (BackupTable *table, const char *id);
 /* Of Backup (each with a reference), oldest first. */
 GPtrArray *backup_table_list (BackupTable *table);
-/* The part of a published backup offered as export name, with a reference to
- * its backup in *out_backup; NULL: none. */
+/* The part of a published backup (no push) offered as export name, with a
+ * reference to its backup in *out_backup; NULL: none. */
 BackupDisk *backup_table_find_export (BackupTable *table, const char *name,
                                       Backup **out_backup);
 

@@ -8,9 +8,11 @@
 
 #include "plugin/added-exports.h"
 #include "plugin/backup-plan.h"
+#include "plugin/backup-push.h"
 #include "plugin/backup-store.h"
 #include "plugin/commands.h"
 #include "plugin/exports.h"
+#include "plugin/job.h"
 #include "plugin/plugin.h"
 
 /* --- backup-begin --- */
@@ -77,6 +79,18 @@ begin_commit (void *opaque, GError **error)
   return backup_store_insert (plugin.catalog, plan->backup, error);
 }
 
+/* Of a push. */
+static json_t *
+describe_job (const BackupDisk *bd)
+{
+  json_t *entry = json_pack ("{s:s, s:s, s:s}", "disk", bd->disk_name,
+                             "target", bd->target, "job", bd->job);
+
+  if (bd->since != NULL)
+    json_object_set_new (entry, "incremental", json_string (bd->since));
+  return entry;
+}
+
 static json_t *
 describe_disk (const BackupDisk *bd)
 {
@@ -127,6 +141,7 @@ command_backup_begin (struct qmp_session *session, json_t *args,
                       GError **error)
 {
   g_autoptr (BackupPlan) plan = backup_plan_new (args, error);
+  g_autoptr (BackupPush) push = NULL;
   Backup *backup;
   json_t *disks;
 
@@ -140,7 +155,10 @@ command_backup_begin (struct qmp_session *session, json_t *args,
     backup_table_remove (plugin.backups, backup);
     return NULL;
   }
-  if (!fleece_cut (plugin.fleece, (FleeceCutDisk *) plan->cuts->data,
+  if (backup->push)
+    push = backup_push_new (backup, error);
+  if ((backup->push && push == NULL) ||
+      !fleece_cut (plugin.fleece, (FleeceCutDisk *) plan->cuts->data,
                    plan->cuts->len, begin_commit, plan, error)) {
     backup_table_remove (plugin.backups, backup);
     return NULL;
@@ -151,64 +169,24 @@ command_backup_begin (struct qmp_session *session, json_t *args,
     BackupDisk *bd = backup->disks->pdata[i];
 
     bd->snapshot = g_steal_pointer (&cut->out_snapshot);
-    json_array_append_new (disks, describe_disk (bd));
+    json_array_append_new (disks, backup->push ? describe_job (bd)
+                           : describe_disk (bd));
   }
   backup_table_publish (plugin.backups, backup);
   keeper_wake (plugin.keeper);
   if (backup->checkpoint != NULL)
     command_checkpoint_event (backup->checkpoint, "created");
+  if (push != NULL && !backup_push_start (push, error)) {
+    json_decref (disks);
+    return NULL;
+  }
   return describe_backup (backup, disks);
 }
 
 /* --- backup-end --- */
 
-/* The checkpoint that was made with the backup; NULL: none, or somebody has
- * deleted it, and perhaps made another of that name. */
-static Checkpoint *
-find_own_checkpoint (const Backup *backup)
-{
-  g_autoptr (Checkpoint) ckpt = NULL;
-
-  if (backup->checkpoint != NULL)
-    ckpt = checkpoint_lookup (plugin.catalog, backup->checkpoint, NULL);
-  if (ckpt == NULL || ckpt->creation_time != backup->created)
-    return NULL;
-  for (size_t i = 0; i < backup->disks->len; i++) {
-    const BackupDisk *bd = backup->disks->pdata[i];
-    const CheckpointDisk *cd = checkpoint_find_disk (ckpt, bd->disk_name);
-
-    if (cd != NULL && bd->snapshot != NULL &&
-        cd->boundary != snapshot_boundary (bd->snapshot))
-      return NULL;
-  }
-  return g_steal_pointer (&ckpt);
-}
-
-/* The rows: with failed, as if its checkpoint had not been made. */
-static bool
-delete_rows (const Backup *backup, bool failed, bool *out_checkpoint_gone,
-             GError **error)
-{
-  g_autoptr (Checkpoint) ckpt = NULL;
-
-  if (!catalog_begin (plugin.catalog, error))
-    return false;
-  if (failed)
-    ckpt = find_own_checkpoint (backup);
-  *out_checkpoint_gone = ckpt != NULL;
-  if ((ckpt != NULL &&
-       !checkpoint_delete (plugin.catalog, ckpt->name, CHECKPOINT_DELETE_ONE,
-                           NULL, error)) ||
-      !backup_store_delete (plugin.catalog, backup->id, error)) {
-    catalog_rollback (plugin.catalog);
-    return false;
-  }
-  return catalog_commit (plugin.catalog, error);
-}
-
-/* All of them, even if one fails; the first error is reported. */
-static bool
-end_snapshots (const Backup *backup, GError **error)
+bool
+backup_end_snapshots (const Backup *backup, GError **error)
 {
   bool ok = true;
 
@@ -235,17 +213,22 @@ command_backup_end (struct qmp_session *session, json_t *args, GError **error)
   g_autoptr (Backup) backup = backup_table_find (plugin.backups, id);
   bool checkpoint_gone, ok;
 
+  if (backup != NULL && backup->push) {
+    backup_push_cancel (backup);
+    return json_object ();
+  }
   if (backup == NULL || !backup_table_hide (plugin.backups, backup)) {
     command_set_error (error, "no backup with id '%.200s'", id);
     return NULL;
   }
   added_export_delete_backup (backup);
   export_disconnect (backup);
-  if (!delete_rows (backup, failed, &checkpoint_gone, error)) {
+  if (!backup_store_end (plugin.catalog, backup, failed, &checkpoint_gone,
+                         error)) {
     backup_table_publish (plugin.backups, backup);
     return NULL;
   }
-  ok = end_snapshots (backup, error);
+  ok = backup_end_snapshots (backup, error);
   backup_table_remove (plugin.backups, backup);
   command_forget_epochs ();
 
@@ -275,7 +258,7 @@ reason_of (const BackupDisk *bd)
 static json_t *
 query_disk (const BackupDisk *bd)
 {
-  json_t *entry = describe_disk (bd);
+  json_t *entry = bd->job != NULL ? describe_job (bd) : describe_disk (bd);
   g_autofree char *reason = reason_of (bd);
   uint64_t used = 0, limit = 0;
 
@@ -291,8 +274,11 @@ query_disk (const BackupDisk *bd)
     json_object_set_new (entry, "reason", qmp_text (reason));
   json_object_set_new (entry, "scratch-used", json_integer (used));
   json_object_set_new (entry, "scratch-limit", json_integer (limit));
-  json_object_set_new (entry, "clients",
-                       json_integer (export_nr_handles (bd)));
+  if (bd->job != NULL)
+    job_add_progress (bd->job, entry);
+  else
+    json_object_set_new (entry, "clients",
+                         json_integer (export_nr_handles (bd)));
   return entry;
 }
 
@@ -309,6 +295,8 @@ query_backup (const Backup *backup)
     worst = MAX (worst, backup_disk_state (bd));
     json_array_append_new (disks, query_disk (bd));
   }
+  json_object_set_new (entry, "mode", json_string (backup->push ? "push"
+                                                   : "pull"));
   json_object_set_new (entry, "creation-time",
                        json_integer (backup->created));
   json_object_set_new (entry, "state",

@@ -10,6 +10,7 @@
 #include "bitmap/change-set.h"
 #include "bitmap/checkpoint.h"
 #include "fleece/disk.h"
+#include "plugin/backup.h"
 #include "plugin/qmp.h"
 
 extern const struct qmp_command commands_table[];
@@ -108,6 +109,9 @@ json_t *command_query_backups (struct qmp_session *session, json_t *args,
                                GError **error);
 
 /* --- shared by them --- */
+
+/* All of them, even if one fails; the first error is reported. */
+bool backup_end_snapshots (const Backup *backup, GError **error);
 
 /* A GenericError. */
 void command_set_error (GError **error, const char *format, ...)

@@ -39,6 +39,7 @@ typedef struct {
   JobOnError on_source, on_target;
   uint64_t chunk;
   unsigned workers;
+  BackupCopy copy;              /* of a backup's; else its functions are NULL */
 
   /* Set before the start. */
   JobSnapshot *shared;          /* NULL: backup's */
@@ -193,6 +194,15 @@ find_todo (BackupJob *b, GError **error)
 
   if (b->all)
     return change_set_new_full (size, granularity, error);
+  if (b->copy.since != 0) {
+    set = epoch_log_changed (disk_epoch_log (b->disk), b->copy.since,
+                             snapshot_boundary (b->snap), &damaged, error);
+    if (set == NULL || !damaged)
+      return g_steal_pointer (&set);
+    command_set_error (error, "the record of changes of disk '%s' is damaged",
+                       disk_name (b->disk));
+    return NULL;
+  }
   bm = named_bitmap_find (plugin.catalog,
                           epoch_log_disk_id (disk_epoch_log (b->disk)),
                           b->backup != NULL ? snapshot_id (b->snap) : 0,
@@ -282,6 +292,8 @@ backup_commit (Job *job, void *opaque, GError **error)
 {
   BackupJob *b = opaque;
 
+  if (b->copy.commit != NULL)
+    return b->copy.commit (b->copy.opaque, error);
   return (b->mode != MODE_ON_SUCCESS && b->mode != MODE_ALWAYS) ||
     advance_bitmap (b, false, error);
 }
@@ -319,6 +331,8 @@ backup_end (Job *job, void *opaque, bool ok)
   b->bitmap_row = 0;
   node_release (b->target);
   b->snap = NULL;
+  if (b->copy.end != NULL)
+    b->copy.end (b->copy.opaque, ok);
   g_clear_pointer (&b->shared, job_snapshot_unref);
   g_clear_pointer (&b->backup, backup_unref);
   command_forget_epochs ();
@@ -575,4 +589,45 @@ backup_job_set_snapshot (Job *job, JobSnapshot *shared)
   atomic_fetch_add (&shared->refs, 1);
   b->shared = shared;
   b->snap = shared->snap;
+}
+
+Job *
+backup_job_new_copy (const BackupCopy *copy, JobGroup *group, GError **error)
+{
+  BackupJob *b = g_new0 (BackupJob, 1);
+  JobOptions options = {
+    .id = copy->id,
+    .device = disk_name (copy->disk),
+    .auto_finalize = true,
+    .auto_dismiss = true,
+    .group = group,
+  };
+  Job *job = NULL;
+
+  pthread_mutex_init (&b->lock, NULL);
+  b->disk = copy->disk;
+  b->all = copy->since == 0;
+  b->chunk = CHUNK;
+  if (find_target (b, options.device, copy->target, error) &&
+      node_claim (b->target, "backup", error)) {
+    b->workers = MIN (4, node_parallel (b->target));
+    job = job_new (&backup_driver, b, &options, error);
+    if (job == NULL)
+      node_release (b->target);
+  }
+  if (job == NULL) {
+    backup_free (b);
+    return NULL;
+  }
+  b->copy = *copy;
+  b->backup = backup_ref (copy->backup);
+  return job;
+}
+
+void
+backup_job_set_source (Job *job, Snapshot *snap)
+{
+  BackupJob *b = job_opaque (job);
+
+  b->snap = snap;
 }

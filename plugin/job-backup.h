@@ -11,6 +11,7 @@
 #ifndef JOB_BACKUP_H
 #define JOB_BACKUP_H
 
+#include "plugin/backup.h"
 #include "plugin/job.h"
 #include "plugin/transaction.h"
 
@@ -19,6 +20,24 @@
  * snapshot for it; NULL if it reads one that exists. */
 Job *backup_job_new (Transaction *t, json_t *args, JobGroup *group,
                      Disk **out_disk, GError **error);
+
+/* A part of something larger: a copy of a disk's snapshot to a node. */
+typedef struct {
+  const char *id;               /* of the job */
+  Disk *disk;
+  uint64_t since;               /* copy what changed since; 0: everything */
+  const char *target;
+  Backup *backup;               /* kept until the end */
+  /* In the group's transaction; and in the end, once, whatever has happened. */
+  bool (*commit) (void *opaque, GError **error);
+  void (*end) (void *opaque, bool ok);
+  void *opaque;
+} BackupCopy;
+
+Job *backup_job_new_copy (const BackupCopy *copy, JobGroup *group,
+                          GError **error);
+/* After the cut, before job_start.  Borrowed from the backup. */
+void backup_job_set_source (Job *job, Snapshot *snap);
 
 /* After the cut, before job_start.  snap: a reference that the jobs of a disk share:
  * the last one ends the snapshot. */

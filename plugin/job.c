@@ -384,6 +384,7 @@ job_abandon (Job *job)
 {
   job->driver->end (job, job->opaque, false);
   SCOPED_LOCK (&lock);
+  fail_group_locked (job);      /* some may have been started */
   set_status_locked (job, ABORTING);
   set_status_locked (job, CONCLUDED);
   dismiss_locked (job);
@@ -709,6 +710,42 @@ json_t *
 job_query_block (void)
 {
   return list_jobs (query_block_locked);
+}
+
+void
+job_add_progress (const char *id, json_t *entry)
+{
+  const Job *job;
+
+  pthread_once (&once, init_once);
+  SCOPED_LOCK (&lock);
+  job = find_locked (id);
+  if (job == NULL)
+    return;
+  json_object_set_new (entry, "job-status",
+                       json_string (status_names[job->status]));
+  json_object_set_new (entry, "current-progress",
+                       json_integer ((json_int_t) job->done));
+  json_object_set_new (entry, "total-progress",
+                       json_integer ((json_int_t) job->total));
+}
+
+void
+job_cancel_wait (const char *id)
+{
+  const Job *ours;
+  Job *job;
+
+  pthread_once (&once, init_once);
+  SCOPED_LOCK (&lock);
+  ours = job = find_locked (id);
+  if (job != NULL && job->status < ABORTING)
+    job->cancelled = true;
+  pthread_cond_broadcast (&changed);
+  while (job != NULL && job == ours && job->status < CONCLUDED) {
+    pthread_cond_wait (&changed, &lock);
+    job = find_locked (id);
+  }
 }
 
 bool

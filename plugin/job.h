@@ -91,6 +91,12 @@ bool job_is_paused (const char *id);            /* or is to be */
 json_t *job_query (void);                       /* of query-jobs */
 json_t *job_query_block (void);                 /* of query-block-jobs */
 
+/* Puts "job-status", "current-progress" and "total-progress" in an object; nothing
+ * if there is no such job. */
+void job_add_progress (const char *id, json_t *entry);
+/* Cancels it, if there is one, and waits until it has ended. */
+void job_cancel_wait (const char *id);
+
 /* Does a job work for this disk? */
 bool job_uses_disk (const char *disk);
 

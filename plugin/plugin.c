@@ -20,6 +20,7 @@
 
 #include "bitmap/named-bitmap.h"
 #include "plugin/commands.h"
+#include "plugin/backup-push.h"
 #include "plugin/exports.h"
 #include "plugin/job.h"
 #include "plugin/node.h"
@@ -345,6 +346,7 @@ fleece_plugin_after_fork (void)
       (plugin.resumed ||
        named_bitmap_delete_transient (plugin.catalog, &error)) &&
       fleece_start (plugin.fleece, plugin.catalog, &error) &&
+      backup_push_recover (&error) &&
       backup_table_load (plugin.backups, plugin.catalog, plugin.fleece,
                          &error) &&
       keeper_start (plugin.keeper, plugin.fleece, &error) &&
@@ -408,6 +410,8 @@ fleece_plugin_list_exports (int readonly, int is_tls,
   for (size_t i = 0; i < backups->len; i++) {
     const Backup *backup = backups->pdata[i];
 
+    if (backup->push)
+      continue;
     for (size_t j = 0; j < backup->disks->len; j++) {
       const BackupDisk *bd = backup->disks->pdata[j];
 

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* backup-push.h - backup-begin in mode push: a job a disk copies its snapshot to a
+ * node, all in one group.
+ *
+ * All succeed, or the backup has failed: then the checkpoint that was made with it
+ * goes again, since the one before still covers everything.  That is decided in
+ * the catalog: the backup's rows go in the transaction of the group; rows that a
+ * start finds are of a push that was interrupted.
+ */
+#ifndef BACKUP_PUSH_H
+#define BACKUP_PUSH_H
+
+#include "plugin/backup.h"
+
+typedef struct BackupPush BackupPush;
+
+/* Makes the jobs, not started, and takes hold of the targets. */
+BackupPush *backup_push_new (Backup *backup, GError **error);
+/* After the cut: from now on the backup ends by itself.  On an error it has ended. */
+bool backup_push_start (BackupPush *push, GError **error);
+/* Without a start before: the jobs go without a trace.  NULL is fine. */
+void backup_push_free (BackupPush *push);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (BackupPush, backup_push_free)
+
+/* Waits until the jobs have ended: as cancelled, if they had not been through. */
+void backup_push_cancel (const Backup *backup);
+
+/* At a start, before backup_table_load: what was interrupted has failed. */
+bool backup_push_recover (GError **error);
+
+#endif
