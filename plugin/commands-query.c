@@ -142,7 +142,6 @@ inserted_of (Disk *disk)
                "file", qmp_text (disk_path (disk)), "ro", 0,
                "image", image_of (disk), "tracking", tracking_of (disk));
 
-  add_constants (inserted);
   if (bitmaps != NULL)
     json_object_set_new (inserted, "dirty-bitmaps", bitmaps);
   return inserted;
@@ -153,6 +152,7 @@ block_of (Disk *disk)
 {
   json_t *inserted = inserted_of (disk);
 
+  add_constants (inserted);
   return json_pack ("{s:s, s:s, s:s, s:b, s:b, s:s, s:o}",
                     "device", disk_name (disk), "qdev", disk_name (disk),
                     "type", "unknown", "removable", 0, "locked", 0,
@@ -177,10 +177,14 @@ command_query_named_block_nodes (struct qmp_session *session, json_t *args,
 {
   GPtrArray *disks = fleece_disks (plugin.fleece);
   json_t *list = json_array ();
+  json_t *node;
+  size_t i;
 
-  for (size_t i = 0; i < disks->len; i++)
+  for (i = 0; i < disks->len; i++)
     json_array_append_new (list, inserted_of (disks->pdata[i]));
   node_list (list);
+  json_array_foreach (list, i, node)
+    add_constants (node);
   return list;
 }
 

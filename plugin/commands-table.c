@@ -6,6 +6,7 @@
 
 #include "plugin/commands.h"
 #include "plugin/job.h"
+#include "plugin/replies-table.h"
 
 /* --- the arguments --- */
 
@@ -324,7 +325,8 @@ static const struct qmp_arg args_query_changes[] = {
 /* --- the commands --- */
 
 const struct qmp_command commands_table[] = {
-  { "backup-begin", args_backup_begin, command_backup_begin },
+  { "backup-begin", args_backup_begin, command_backup_begin,
+    .returns = &reply_backup_begin },
   { "backup-end", args_backup_end, command_backup_end },
   { "block-dirty-bitmap-add", args_bitmap_add, command_bitmap_add },
   { "block-dirty-bitmap-clear", args_bitmap, command_bitmap_clear },
@@ -347,9 +349,11 @@ const struct qmp_command commands_table[] = {
   { "blockdev-add", args_blockdev_add, command_blockdev_add },
   { "blockdev-backup", args_blockdev_backup, command_blockdev_backup },
   { "blockdev-del", args_blockdev_del, command_blockdev_del },
-  { "checkpoint-create", args_checkpoint_create, command_checkpoint_create },
+  { "checkpoint-create", args_checkpoint_create, command_checkpoint_create,
+    .returns = &reply_checkpoint_create },
   { "checkpoint-delete", args_checkpoint_delete, command_checkpoint_delete },
-  { "checkpoint-list", args_checkpoint_list, command_checkpoint_list },
+  { "checkpoint-list", args_checkpoint_list, command_checkpoint_list,
+    .returns = &reply_checkpoint_list },
   { "job-cancel", args_id, command_job_cancel },
   { "job-complete", args_id, command_job_complete },
   { "job-dismiss", args_id, command_job_dismiss },
@@ -360,16 +364,27 @@ const struct qmp_command commands_table[] = {
   { "nbd-server-remove", args_nbd_server_remove, command_nbd_server_remove },
   { "qmp_capabilities", args_capabilities, command_qmp_capabilities,
     .before_negotiation = true },
-  { "query-backups", NULL, command_query_backups },
-  { "query-block", NULL, command_query_block },
-  { "query-block-exports", NULL, command_query_block_exports },
-  { "query-block-jobs", NULL, command_query_block_jobs },
-  { "query-changes", args_query_changes, command_query_changes },
-  { "query-commands", NULL, command_query_commands },
-  { "query-jobs", NULL, command_query_jobs },
+  { "query-backups", NULL, command_query_backups,
+    .returns = &reply_query_backups },
+  { "query-block", NULL, command_query_block,
+    .returns = &reply_query_block },
+  { "query-block-exports", NULL, command_query_block_exports,
+    .returns = &reply_query_block_exports },
+  { "query-block-jobs", NULL, command_query_block_jobs,
+    .returns = &reply_query_block_jobs },
+  { "query-changes", args_query_changes, command_query_changes,
+    .returns = &reply_query_changes },
+  { "query-commands", NULL, command_query_commands,
+    .returns = &reply_query_commands },
+  { "query-jobs", NULL, command_query_jobs,
+    .returns = &reply_query_jobs },
   { "query-named-block-nodes", args_query_named_block_nodes,
-    command_query_named_block_nodes },
-  { "query-version", NULL, command_query_version },
+    command_query_named_block_nodes,
+    .returns = &reply_query_named_block_nodes },
+  { "query-qmp-schema", NULL, command_query_qmp_schema,
+    .returns = &reply_query_qmp_schema },
+  { "query-version", NULL, command_query_version,
+    .returns = &reply_query_version },
   { "quit", NULL, command_quit },
   { "server-reexec", NULL, command_server_reexec },
   { "transaction", args_transaction, command_transaction },

@@ -10,6 +10,7 @@
 #include "plugin/added-exports.h"
 #include "plugin/commands.h"
 #include "plugin/plugin.h"
+#include "plugin/replies-table.h"
 
 /* --- what needs no file of its own --- */
 
@@ -78,6 +79,13 @@ command_query_commands (struct qmp_session *session, json_t *args,
   for (const struct qmp_command *cmd = commands_table; cmd->name; cmd++)
     json_array_append_new (list, json_pack ("{s:s}", "name", cmd->name));
   return list;
+}
+
+json_t *
+command_query_qmp_schema (struct qmp_session *session, json_t *args,
+                          GError **error)
+{
+  return qmp_schema (commands_table, events_table);
 }
 
 /* --- shared --- */

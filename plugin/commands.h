@@ -25,6 +25,8 @@ json_t *command_server_reexec (struct qmp_session *session, json_t *args,
                                GError **error);
 json_t *command_query_commands (struct qmp_session *session, json_t *args,
                                 GError **error);
+json_t *command_query_qmp_schema (struct qmp_session *session, json_t *args,
+                                  GError **error);
 json_t *command_query_block (struct qmp_session *session, json_t *args,
                              GError **error);
 json_t *command_query_named_block_nodes (struct qmp_session *session,

@@ -55,6 +55,7 @@ type_name (QmpType type)
   case QMP_STRS:
   case QMP_STRS_OR_OBJECTS:
   case QMP_UNIONS: return "array";
+  case QMP_ANY: return "value";
   case QMP_STR:
   case QMP_ENUM: break;
   }
@@ -72,6 +73,7 @@ type_matches (QmpType type, const json_t *value)
   case QMP_STRS:
   case QMP_STRS_OR_OBJECTS:
   case QMP_UNIONS: return json_is_array (value);
+  case QMP_ANY: return true;
   case QMP_STR:
   case QMP_ENUM: break;
   }
@@ -184,6 +186,7 @@ check_value (const struct qmp_arg *arg, json_t *value, const char *path,
 
   case QMP_STR:
   case QMP_BOOL:
+  case QMP_ANY:
     break;
   }
   return true;

@@ -38,6 +38,7 @@ typedef enum {
   QMP_STRS_OR_OBJECTS,          /* an array of strings and such objects, mixed */
   QMP_UNIONS,                   /* an array of {"type": T, "data": {...}}, where
                                  * branches says which members data has for T */
+  QMP_ANY,                      /* any JSON value */
 } QmpType;
 
 struct qmp_branch;
@@ -70,8 +71,18 @@ struct qmp_command {
   /* args: an object, checked, borrowed; empty if the client sent none.
    * Returns a new reference to what "return" shall be, or NULL and an error. */
   json_t *(*run) (struct qmp_session *session, json_t *args, GError **error);
+  const struct qmp_arg *returns;        /* its name says nothing; NULL: {} */
   bool before_negotiation;      /* allowed then, and only then */
 };
+
+struct qmp_event_type {
+  const char *name;             /* NULL ends the table */
+  const struct qmp_arg *data;   /* NULL: none */
+};
+
+/* What query-qmp-schema replies. */
+json_t *qmp_schema (const struct qmp_command *commands,
+                    const struct qmp_event_type *events);
 
 /* The reply to one text, CRLF included; never NULL. */
 GString *qmp_handle (const struct qmp_command *table,
