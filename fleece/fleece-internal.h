@@ -164,6 +164,10 @@ char *disk_layer_map_name (const Disk *disk, int64_t layer_id);
 LayerHome disk_layer_home (const Disk *disk, int64_t layer_id, bool durable,
                            uint8_t nonce[RUNTIME_NONCE_BYTES],
                            char **out_name);
+/* Bytes free beyond the reserve where the scratch file at path is; UINT64_MAX:
+ * unknown.  As below. */
+uint64_t space_left (Storage *storage, const char *path, bool reserve_set,
+                     uint64_t reserve);
 /* Is less than the reserve free where the scratch file at path is?  reserve: bytes;
  * not set: the default (fleece.h). */
 bool space_is_low (Storage *storage, const char *path, bool reserve_set,

@@ -295,6 +295,20 @@ fleece_drop_broken (Fleece *f)
 
 #define DEFAULT_RESERVE (UINT64_C (2) << 30)
 
+uint64_t
+space_left (Storage *storage, const char *path, bool reserve_set,
+            uint64_t reserve)
+{
+  uint64_t available, total;
+
+  if (storage->ops->space == NULL ||
+      storage->ops->space (storage, path, &available, &total) < 0)
+    return UINT64_MAX;
+  if (!reserve_set)
+    reserve = MAX (total / 20, DEFAULT_RESERVE);
+  return available - MIN (available, reserve);
+}
+
 bool
 space_is_low (Storage *storage, const char *path, bool reserve_set,
               uint64_t reserve)

@@ -162,6 +162,24 @@ snapshot_scratch (Snapshot *snap, uint64_t *out_used, uint64_t *out_limit)
   *out_limit = snap->limit_bytes;
 }
 
+uint64_t
+snapshot_scratch_left (Snapshot *snap)
+{
+  const Fleece *f = snap->disk->fleece;
+  g_autofree char *path = NULL;
+  uint64_t used, limit, left = UINT64_MAX;
+
+  pthread_mutex_lock (&snap->disk->snap_lock);
+  if (snap->layer != NULL)
+    path = g_strdup (snap->layer->path);
+  pthread_mutex_unlock (&snap->disk->snap_lock);
+  snapshot_scratch (snap, &used, &limit);
+  if (path != NULL)
+    left = space_left (f->storage, path, f->scratch_reserve_set,
+                       f->scratch_reserve);
+  return limit == 0 ? left : MIN (left, limit - MIN (used, limit));
+}
+
 static bool
 is_readable (const Snapshot *snap)
 {

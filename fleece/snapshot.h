@@ -40,6 +40,10 @@ char *snapshot_reason (Snapshot *snap);
 /* Scratch used by the layers that only this and older snapshots need, and this
  * one's limit (0: none), bytes. */
 void snapshot_scratch (Snapshot *snap, uint64_t *out_used, uint64_t *out_limit);
+/* Bytes that may still be preserved for it: the less of what its limit leaves and of
+ * what is free, beyond the reserve, where its scratch file is.  UINT64_MAX:
+ * unknown. */
+uint64_t snapshot_scratch_left (Snapshot *snap);
 
 int snapshot_pread (Snapshot *snap, void *buf, size_t length, uint64_t offset);
 /* As disk_extents, of the frozen view; never promises zeroes over data

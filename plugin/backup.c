@@ -35,6 +35,7 @@ backup_disk_free (void *opaque)
   g_free (bd->export);
   g_free (bd->bitmap);
   g_free (bd->since);
+  g_free (bd->served);
   g_free (bd->target);
   g_free (bd->job);
   g_free (bd);
@@ -64,6 +65,7 @@ backup_add_disk (Backup *backup, Disk *disk, const char *disk_name,
   bd->disk = disk;
   bd->disk_name = g_strdup (disk_name);
   bd->export = g_strdup (export);
+  bd->served = g_new0 (BackupServed, 1);
   g_ptr_array_add (backup->disks, bd);
   return bd;
 }
@@ -90,6 +92,15 @@ SnapshotState
 backup_disk_state (const BackupDisk *bd)
 {
   return bd->snapshot != NULL ? snapshot_state (bd->snapshot) : SNAPSHOT_LOST;
+}
+
+uint64_t
+backup_disk_copied (const BackupDisk *bd)
+{
+  struct disk_stats stats;
+
+  disk_stats (bd->disk, &stats);
+  return stats.blocks_copied;
 }
 
 /* --- the table --- */

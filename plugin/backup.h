@@ -26,6 +26,12 @@
 typedef struct Backup Backup;
 typedef struct BackupTable BackupTable;
 
+/* What clients have got, of this process's life; any thread. */
+typedef struct {
+  atomic_uint_fast64_t bytes_read;
+  atomic_uint_fast64_t extents;         /* in replies to block status */
+} BackupServed;
+
 typedef struct {
   Backup *backup;
   Disk *disk;                   /* NULL: not served by this process now */
@@ -38,6 +44,8 @@ typedef struct {
   uint64_t since_boundary;      /* pinned: stays when the checkpoint goes */
   /* Of a push: the node that it is copied to, and the job; else NULL. */
   char *target, *job;
+  BackupServed *served;
+  uint64_t copied_before;       /* blocks preserved on the disk before the cut */
 } BackupDisk;
 
 struct Backup {
@@ -60,6 +68,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (Backup, backup_unref)
 
 /* LIVE, BROKEN, ...: of its snapshot; LOST where that is gone. */
 SnapshotState backup_disk_state (const BackupDisk *bd);
+
+/* 4 KiB blocks that were preserved, with data, on its disk in this process. */
+uint64_t backup_disk_copied (const BackupDisk *bd);
 
 BackupTable *backup_table_new (void);
 void backup_table_free (BackupTable *table);    /* NULL is fine */

@@ -155,6 +155,11 @@ command_backup_begin (struct qmp_session *session, json_t *args,
     backup_table_remove (plugin.backups, backup);
     return NULL;
   }
+  for (size_t i = 0; i < backup->disks->len; i++) {
+    BackupDisk *bd = backup->disks->pdata[i];
+
+    bd->copied_before = backup_disk_copied (bd);
+  }
   if (backup->push)
     push = backup_push_new (backup, error);
   if ((backup->push && push == NULL) ||
@@ -255,6 +260,32 @@ reason_of (const BackupDisk *bd)
   return snapshot_reason (bd->snapshot);
 }
 
+#define BLOCK 4096              /* what old data are preserved in, bytes */
+
+static void
+add_progress (const BackupDisk *bd, json_t *entry)
+{
+  uint64_t left = bd->snapshot != NULL ? snapshot_scratch_left (bd->snapshot)
+    : UINT64_MAX;
+
+  if (left <= INT64_MAX)
+    json_object_set_new (entry, "scratch-left",
+                         json_integer ((json_int_t) left));
+  if (bd->disk != NULL)
+    json_object_set_new (entry, "preserved",
+                         json_integer ((json_int_t)
+                                       ((backup_disk_copied (bd) -
+                                         bd->copied_before) * BLOCK)));
+  if (bd->job == NULL) {
+    json_object_set_new (entry, "read",
+                         json_integer ((json_int_t) atomic_load (
+                                         &bd->served->bytes_read)));
+    json_object_set_new (entry, "extents",
+                         json_integer ((json_int_t) atomic_load (
+                                         &bd->served->extents)));
+  }
+}
+
 static json_t *
 query_disk (const BackupDisk *bd)
 {
@@ -274,6 +305,7 @@ query_disk (const BackupDisk *bd)
     json_object_set_new (entry, "reason", qmp_text (reason));
   json_object_set_new (entry, "scratch-used", json_integer (used));
   json_object_set_new (entry, "scratch-limit", json_integer (limit));
+  add_progress (bd, entry);
   if (bd->job != NULL)
     job_add_progress (bd->job, entry);
   else

@@ -290,6 +290,14 @@ fail (int err, const GError *error)
   return -1;
 }
 
+static void
+count_extents (const Handle *handle, uint64_t nr)
+{
+  if (handle->bd != NULL)
+    atomic_fetch_add_explicit (&handle->bd->served->extents, nr,
+                               memory_order_relaxed);
+}
+
 static int
 contexts_extents (void *opaque, uint64_t cookie, uint64_t count,
                   uint64_t offset, uint32_t flags,
@@ -300,7 +308,7 @@ contexts_extents (void *opaque, uint64_t cookie, uint64_t count,
   g_autoptr (GError) error = NULL;
   g_autoptr (ChangeSet) own = NULL;
   const ChangeSet *set = NULL;
-  uint64_t end = offset + count;
+  uint64_t end = offset + count, nr = 0;
   int r = handle_check (handle);
 
   if (r != 0)
@@ -333,7 +341,9 @@ contexts_extents (void *opaque, uint64_t cookie, uint64_t count,
     if (r == 0)
       break;
     offset += length;
+    nr++;
   }
+  count_extents (handle, nr);
   return 0;
 }
 
@@ -405,6 +415,7 @@ typedef struct {
   bool one;
   uint64_t dirty_end;           /* is_dirty holds from offset to here */
   bool is_dirty;
+  uint64_t nr;                  /* extents that were added */
 } Emitter;
 
 enum { EMIT_STOP = 1 };
@@ -415,6 +426,7 @@ emit_flush (Emitter *em)
   if (em->length > 0 &&
       nbdkit_add_extent (em->extents, em->offset, em->length, em->type) == -1)
     return errno != 0 ? -errno : -ENOMEM;
+  em->nr += em->length > 0;
   em->offset += em->length;
   em->length = 0;
   return em->one ? EMIT_STOP : 0;
@@ -533,5 +545,6 @@ contexts_allocation (void *opaque, uint32_t count, uint64_t offset, bool one,
   }
   if (r == 0)
     r = emit_flush (&em);
+  count_extents (handle, em.nr);
   return r < 0 ? r : 0;
 }

@@ -554,6 +554,9 @@ fleece_plugin_pread (void *opaque, void *buf, uint32_t count, uint64_t offset,
     r = -ESHUTDOWN;
   else
     r = snapshot_pread (handle->bd->snapshot, buf, count, offset);
+  if (handle->bd != NULL && r == 0)
+    atomic_fetch_add_explicit (&handle->bd->served->bytes_read, count,
+                               memory_order_relaxed);
   return request_result (handle, "read", r);
 }
 

@@ -86,6 +86,8 @@ for args in ({"redefine": True}, {"redefine_validate": True}):
 assert names() == ["c0", "c1"]
 
 # What works, with every choice made.
+SAVED = 8192
+vda.pwrite(b"old." * (SAVED // 4), 0)
 reply = q.command(
     "backup-begin", id="b1", mode="pull", incremental="c1", durable=True,
     cbw_timeout=7, on_cbw_error="break-guest-write",
@@ -109,9 +111,33 @@ d = b["disks"][0]
 assert d["scratch-limit"] == 1 << 20 and d["clients"] == 0, d
 assert d["durable"] is True, d
 assert os.path.exists(os.path.join(scratch, "vda.scratch"))
+
+# How far it is.
+vda.pwrite(b"where nothing was", M // 2)
+d = q.command("query-backups")[0]["disks"][0]
+assert d["scratch-used"] == d["preserved"] == SAVED, d
+assert d["scratch-left"] == (1 << 20) - SAVED, d
+assert d["read"] == d["extents"] == 0, d
+reader = t.connect("e", contexts=["base:allocation", "qemu:dirty-bitmap:m"])
+reader.pread(65536, 0)
+reader.pread(512, 4096)
+d = q.command("query-backups")[0]["disks"][0]
+assert d["read"] == 65536 + 512 and d["extents"] == 0, d
+told = len(t.extents(reader, "qemu:dirty-bitmap:m"))
+d = q.command("query-backups")[0]["disks"][0]
+assert d["extents"] >= told > 0 and d["clients"] == 1, d
+del reader
 assert "'b1' is already in use" in q.error("backup-begin", id="b1")["desc"]
 assert "'e'" in q.error("backup-begin", id="b2", disks=[
     {"disk": "vdb", "exportname": "e"}])["desc"]
+
+# The disk that has no record is asked for in full; the other stays incremental.
+reply = q.command("backup-begin", id="b2", incremental="c0",
+                  disks=[{"disk": "vda"},
+                         {"disk": "vdb", "backupmode": "full"}])
+assert [d.get("incremental") for d in reply["disks"]] == ["c0", None], reply
+assert [len(d["contexts"]) for d in reply["disks"]] == [2, 1], reply
+q.command("backup-end", id="b2")
 
 # Several at once; ended in another order than begun.
 q.command("backup-begin", checkpoint={"name": "c3"})
