@@ -28,16 +28,56 @@ mark_name (const Disk *disk)
 
 /* With the image if it can be; else in the runtime directory, which at least
  * outlives us. */
+typedef struct {
+  CopierJob job;
+  StorageFile *base;
+  char *text;
+} MarkJob;
+
+/* Touches nothing after the call: see copier_free. */
+static int
+set_mark (CopierJob *job)
+{
+  MarkJob *mark = (MarkJob *) job;
+  const struct storage_file_ops *ops = mark->base->ops;
+
+  return ops->set_mark != NULL ? ops->set_mark (mark->base, mark->text)
+    : -EOPNOTSUPP;
+}
+
+static void
+free_mark (CopierJob *job)
+{
+  MarkJob *mark = (MarkJob *) job;
+
+  g_free (mark->text);
+  g_free (mark);
+}
+
+/* It waits for the image's inode, and so for a guest's write that hangs: no longer
+ * than this.  It still comes, and is still right, when that write ends. */
+#define MARK_WAIT_MS 1000
+
 void
 disk_mark (Disk *disk)
 {
-  const struct storage_file_ops *ops = disk->base->ops;
   g_autofree char *text = epoch_log_mark (disk->log);
-  int err = ops->set_mark != NULL ? ops->set_mark (disk->base, text)
-    : -EOPNOTSUPP;
+  MarkJob *mark;
+  int err;
+
+  /* One that is late could otherwise come after a newer one. */
+  if (atomic_load (&disk->late_marks) > 0)
+    return;
+  mark = g_new0 (MarkJob, 1);
+  mark->job.fn = set_mark;
+  mark->job.free = free_mark;
+  mark->base = disk->base;
+  mark->text = g_strdup (text);
+  err = copier_run (disk->fleece->copier, &mark->job,
+                    copier_now_ms () + MARK_WAIT_MS, &disk->late_marks);
 
   /* Without it, less is found out; nothing else depends on it. */
-  if (err < 0) {
+  if (err < 0 && err != -ETIMEDOUT) {
     g_autofree char *name = mark_name (disk);
 
     runtime_write_text (disk->fleece->runtime, name, text);

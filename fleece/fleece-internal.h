@@ -76,6 +76,7 @@ struct Disk {
   /* How long a write may wait for its old data to be preserved: what the strictest
    * snapshot says.  0: for ever. */
   _Atomic int64_t cbw_timeout_ms;
+  atomic_uint late_marks;       /* calls of set_mark that still hang */
   /* Copied since the free space was looked at, about. */
   _Atomic uint64_t unchecked_blocks;
 
