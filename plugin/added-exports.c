@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <config.h>
 
+#include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -18,6 +20,8 @@
 
 /* NBD's limit of a string. */
 #define STRING_MAX 4096
+
+#define WAIT_GONE_SECONDS 5
 
 /* One bitmap: either of a snapshot (fixed) or a live one, which is pinned. */
 typedef struct {
@@ -44,7 +48,10 @@ struct AddedExport {
 };
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t table_changed;    /* an export is gone */
+static pthread_once_t table_once = PTHREAD_ONCE_INIT;
 static GPtrArray *table;        /* of AddedExport, under table_lock */
+static unsigned nr_finishing;   /* out of it, not announced yet; likewise */
 
 static void
 bitmap_free (gpointer data)
@@ -424,6 +431,7 @@ take_unused_locked (AddedExport *e)
 {
   if (!atomic_load (&e->gone) || e->users > 0)
     return NULL;
+  nr_finishing++;
   g_ptr_array_remove (table, e);
   if (table->len == 0)
     g_clear_pointer (&table, g_ptr_array_unref);
@@ -495,6 +503,35 @@ void
 added_export_delete_all (void)
 {
   delete_matching (NULL);
+}
+
+static void
+init_cond (void)
+{
+  thread_cond_init (&table_changed);
+}
+
+static bool
+has_gone_locked (void)
+{
+  for (guint i = 0; table != NULL && i < table->len; i++)
+    if (atomic_load (&((AddedExport *) table->pdata[i])->gone))
+      return true;
+  return nr_finishing > 0;
+}
+
+void
+added_export_wait_gone (void)
+{
+  struct timespec until;
+  int err = 0;
+
+  pthread_once (&table_once, init_cond);
+  clock_gettime (CLOCK_MONOTONIC, &until);
+  until.tv_sec += WAIT_GONE_SECONDS;
+  SCOPED_LOCK (&table_lock);
+  while (has_gone_locked () && err != ETIMEDOUT)
+    err = pthread_cond_timedwait (&table_changed, &table_lock, &until);
 }
 
 /* --- lists */
@@ -591,8 +628,14 @@ added_export_close (AddedExport *e)
   e->users--;
   e = take_unused_locked (e);
   pthread_mutex_unlock (&table_lock);
-  if (e != NULL)
+  if (e != NULL) {
     finish (e);
+    pthread_once (&table_once, init_cond);
+    pthread_mutex_lock (&table_lock);
+    nr_finishing--;
+    pthread_cond_broadcast (&table_changed);
+    pthread_mutex_unlock (&table_lock);
+  }
 }
 
 bool

@@ -31,6 +31,9 @@ bool added_export_delete (const char *id, bool hard, GError **error);
 /* A snapshot ends: its exports go, whoever is connected. */
 void added_export_delete_backup (const Backup *backup);
 void added_export_delete_all (void);
+/* Until those that have been deleted are gone, or for 5 s: a client may be in a
+ * request that takes long. */
+void added_export_wait_gone (void);
 /* Of query-block-exports. */
 json_t *added_export_list (void);
 /* Is there one that clients can open by this name? */

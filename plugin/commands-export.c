@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* commands-export.c - block-export-*, and nbd-server-add and -remove, its older
- * forms. */
+/* commands-export.c - block-export-*, nbd-server-start and -stop, and
+ * nbd-server-add and -remove, older forms of the first. */
 #include <config.h>
 
 #include <string.h>
 
 #include "plugin/added-exports.h"
 #include "plugin/commands.h"
+#include "plugin/nbd-server.h"
 #include "plugin/plugin.h"
 
 json_t *
@@ -68,6 +69,20 @@ command_nbd_server_add (struct qmp_session *session, json_t *args,
   if (bitmap != NULL)
     json_object_set_new (full, "bitmaps", json_pack ("[s]", bitmap));
   return added_export_add (full, error) ? json_object () : NULL;
+}
+
+json_t *
+command_nbd_server_start (struct qmp_session *session, json_t *args,
+                          GError **error)
+{
+  return nbd_server_start (args, error) ? json_object () : NULL;
+}
+
+json_t *
+command_nbd_server_stop (struct qmp_session *session, json_t *args,
+                         GError **error)
+{
+  return nbd_server_stop (error) ? json_object () : NULL;
 }
 
 json_t *

@@ -216,6 +216,25 @@ static const struct qmp_arg args_nbd_server_add[] = {
   { "bitmap", QMP_STR },
   { NULL }
 };
+static const struct qmp_arg args_listen_data[] = {
+  { "path", QMP_STR },
+  { "host", QMP_STR },
+  { "port", QMP_STR },
+  { NULL }
+};
+static const struct qmp_arg args_listen_address[] = {
+  { "type", QMP_ENUM, .required = true, .values = address_types },
+  { "data", QMP_OBJECT, .required = true, .members = args_listen_data },
+  { NULL }
+};
+static const struct qmp_arg args_nbd_server_start[] = {
+  { "addr", QMP_OBJECT, .required = true, .members = args_listen_address },
+  { "tls-creds", QMP_STR },
+  { "tls-authz", QMP_STR },
+  { "max-connections", QMP_INT, .min = 0, .max = UINT32_MAX,
+    .range = "uint32_t" },
+  { NULL }
+};
 static const struct qmp_arg args_nbd_server_remove[] = {
   { "name", QMP_STR, .required = true },
   { "mode", QMP_ENUM, .values = removal_modes },
@@ -362,6 +381,8 @@ const struct qmp_command commands_table[] = {
   { "job-resume", args_id, command_job_resume },
   { "nbd-server-add", args_nbd_server_add, command_nbd_server_add },
   { "nbd-server-remove", args_nbd_server_remove, command_nbd_server_remove },
+  { "nbd-server-start", args_nbd_server_start, command_nbd_server_start },
+  { "nbd-server-stop", NULL, command_nbd_server_stop },
   { "qmp_capabilities", args_capabilities, command_qmp_capabilities,
     .before_negotiation = true },
   { "query-backups", NULL, command_query_backups,

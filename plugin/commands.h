@@ -107,6 +107,10 @@ json_t *command_nbd_server_remove (struct qmp_session *session, json_t *args,
                                    GError **error);
 json_t *command_query_block_exports (struct qmp_session *session, json_t *args,
                                      GError **error);
+json_t *command_nbd_server_start (struct qmp_session *session, json_t *args,
+                                  GError **error);
+json_t *command_nbd_server_stop (struct qmp_session *session, json_t *args,
+                                 GError **error);
 json_t *command_query_backups (struct qmp_session *session, json_t *args,
                                GError **error);
 

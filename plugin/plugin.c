@@ -23,6 +23,7 @@
 #include "plugin/backup-push.h"
 #include "plugin/exports.h"
 #include "plugin/job.h"
+#include "plugin/nbd-server.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
 
@@ -161,21 +162,24 @@ keep_control_socket (void)
 }
 
 /* Exports that were added are left to the next image as the commands that made
- * them. */
+ * them; the server leaves the listener. */
 #define EXPORTS_FILE "exports"
 
 static void
 keep_exports (void)
 {
   g_autoptr (json_t) saved = added_export_save ();
+  g_autoptr (json_t) all = NULL;
   int fd;
 
-  if (saved == NULL)
+  if (saved == NULL && nbd_server_listener () == 0)
     return;
+  all = json_pack ("{s:o*, s:I}", "exports", json_incref (saved), "listener",
+                   (json_int_t) nbd_server_listener ());
   fd = memfd_create (EXPORTS_FILE, MFD_CLOEXEC);
   if (fd == -1)
     return;
-  if (json_dumpfd (saved, fd, 0) == 0 && lseek (fd, 0, SEEK_SET) == 0 &&
+  if (json_dumpfd (all, fd, 0) == 0 && lseek (fd, 0, SEEK_SET) == 0 &&
       plugin.host->file_keep (EXPORTS_FILE, fd) == 0)
     return;
   nbdkit_error ("warning: exports that were added are not kept: %s",
@@ -193,7 +197,8 @@ restore_exports (void)
   if (fd != -1) {
     saved = json_loadfd (fd, 0, NULL);
     close (fd);
-    added_export_restore (saved);
+    added_export_restore (json_object_get (saved, "exports"));
+    nbd_server_set_listener (qmp_get_int (saved, "listener", 0));
   }
   return true;
 }

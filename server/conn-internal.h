@@ -28,6 +28,8 @@ struct conn {
   Backend *b;
   int fd;
   unsigned number;
+  int64_t listener;             /* by which it came in */
+  uint32_t listener_max;        /* clients that that takes at a time, 0: any */
 
   /* Atomic. */
   atomic_bool closing;          /* read no more requests */

@@ -13,6 +13,7 @@
 
 #include "conn-internal.h"
 #include "context.h"
+#include "listen.h"
 #include "log.h"
 #include "pool.h"
 #include "steal.h"
@@ -81,6 +82,12 @@ unsigned
 conn_number (const struct conn *c)
 {
   return c->number;
+}
+
+bool
+conn_is_single (const struct conn *c)
+{
+  return c->listener_max == 1;
 }
 
 bool
@@ -216,6 +223,7 @@ conn_free (struct conn *c)
 void
 conn_finish (struct conn *c)
 {
+  bool limited = c->listener_max != 0;
   Handle *handle;
 
   /* Nobody may find the handle while the plugin closes it. */
@@ -243,6 +251,8 @@ conn_finish (struct conn *c)
     conn_free (c);
   pthread_cond_signal (&conn_left);
   pthread_mutex_unlock (&conns_lock);
+  if (limited)                  /* another may come in */
+    listen_wake ();
 }
 
 static struct conn *
@@ -261,7 +271,7 @@ conn_new (int fd)
 }
 
 void
-conn_start (int fd)
+conn_start (int fd, int64_t listener, uint32_t listener_max)
 {
   int one = 1;
   struct conn *c;
@@ -280,6 +290,8 @@ conn_start (int fd)
   }
   c = conn_new (fd);
   c->number = ++last_number;
+  c->listener = listener;
+  c->listener_max = listener_max;
   g_ptr_array_add (conns, c);
   pthread_mutex_unlock (&conns_lock);
 
@@ -409,6 +421,8 @@ hand_over_one (Handover *h, struct conn *c)
 
   out->number = c->number;
   out->fd = c->fd;
+  out->listener = c->listener;
+  out->listener_max = c->listener_max;
   out->export_name = g_strdup (c->export_name);
   out->mode = c->mode;
   out->info = c->info;
@@ -489,6 +503,8 @@ conn_resume (const struct handover_conn *from)
 
   setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &for_ever, sizeof for_ever);
   c->number = from->number;
+  c->listener = from->listener;
+  c->listener_max = from->listener_max;
   c->mode = from->mode;
   c->info = from->info;
   c->export_name = g_strdup (from->export_name);
@@ -559,6 +575,31 @@ bool
 conn_disconnect_handle (void *plugin_handle)
 {
   return with_conn_of_handle (plugin_handle, disconnect, NULL);
+}
+
+unsigned
+conn_count_of_listener (int64_t listener)
+{
+  unsigned nr = 0;
+
+  pthread_mutex_lock (&conns_lock);
+  for (guint i = 0; conns != NULL && i < conns->len; i++)
+    nr += ((struct conn *) conns->pdata[i])->listener == listener;
+  pthread_mutex_unlock (&conns_lock);
+  return nr;
+}
+
+void
+conn_disconnect_listener (int64_t listener)
+{
+  pthread_mutex_lock (&conns_lock);
+  for (guint i = 0; conns != NULL && i < conns->len; i++) {
+    struct conn *c = conns->pdata[i];
+
+    if (c->listener == listener)
+      disconnect (c, NULL);
+  }
+  pthread_mutex_unlock (&conns_lock);
 }
 
 static void

@@ -26,8 +26,11 @@ struct conn;
 
 void conn_init (const struct conn_settings *settings);
 
-/* A client has connected: serve it on another thread.  Takes fd. */
-void conn_start (int fd);
+/* A client has connected: serve it on another thread.  Takes fd.  listener: id of
+ * what it has connected to, and the clients that that takes, 0: any number. */
+void conn_start (int fd, int64_t listener, uint32_t listener_max);
+unsigned conn_count_of_listener (int64_t listener);
+void conn_disconnect_listener (int64_t listener);
 
 /* Stop reading requests from all clients; finish and answer those that have
  * begun.  Returns when all are gone.  Clients that do not take their replies
@@ -59,6 +62,8 @@ bool conn_counters_of_handle (void *plugin_handle,
 int conn_fd (const struct conn *c);
 unsigned conn_number (const struct conn *c);
 bool conn_is_tls (const struct conn *c);
+/* It cannot have a second connection. */
+bool conn_is_single (const struct conn *c);
 /* str: malloc'ed; freed with the connection.  The caller serializes. */
 void conn_keep_string (struct conn *c, char *str);
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "backend-internal.h"
+#include "conn.h"
 #include "context.h"
 #include "host.h"
 #include "log.h"
@@ -140,7 +141,8 @@ ask_capabilities (Handle *h, bool readonly)
   if (rotational)
     h->info.flags |= NBD_FLAG_ROTATIONAL;
   /* A second connection would only wait for the first to leave. */
-  if (multi && !backend_is_exclusive (h->b))
+  if (multi && !backend_is_exclusive (h->b) &&
+      !conn_is_single (thread_context.conn))
     h->info.flags |= NBD_FLAG_CAN_MULTI_CONN;
   if (cache != NBDKIT_CACHE_NONE)
     h->info.flags |= NBD_FLAG_SEND_CACHE;

@@ -19,9 +19,9 @@
 #define HEAD_SIZE 32
 #define HEAD_FORMAT "nbdfleece handover %d\n"
 
-#define LISTENER "(xiayttu)"
+#define LISTENER "(xiayttuu)"
 #define CONTEXT  "(uay)"
-#define CONN     "(uiayutuuuutttta" CONTEXT "ay)"
+#define CONN     "(uixuayutuuuutttta" CONTEXT "ay)"
 #define FILE_    "(ayi)"
 #define STATE    "(ayayxua" LISTENER "a" CONN "a" FILE_ ")"
 
@@ -129,8 +129,9 @@ listeners_to_variant (const Handover *h)
   for (guint i = 0; i < h->listeners->len; i++) {
     const struct handover_listener *l = h->listeners->pdata[i];
 
-    g_variant_builder_add (&b, "(xi^ayttu)", l->id, l->fd, text (l->path),
-                           (guint64) l->dev, (guint64) l->ino, l->port);
+    g_variant_builder_add (&b, "(xi^ayttuu)", l->id, l->fd, text (l->path),
+                           (guint64) l->dev, (guint64) l->ino, l->port,
+                           l->max_connections);
   }
   return g_variant_builder_end (&b);
 }
@@ -154,7 +155,8 @@ conns_to_variant (const Handover *h)
     const struct handover_conn *c = h->conns->pdata[i];
 
     g_variant_builder_add (
-      &b, "(ui^ayutuuuutttt@a" CONTEXT "@ay)", c->number, c->fd,
+      &b, "(uixu^ayutuuuutttt@a" CONTEXT "@ay)", c->number, c->fd,
+      c->listener, c->listener_max,
       c->export_name, (guint32) c->mode, c->info.size,
       (guint32) c->info.flags, c->info.block.min, c->info.block.preferred,
       c->info.block.max, c->bytes_read, c->bytes_written, c->requests,
@@ -244,8 +246,8 @@ read_listeners (Handover *h, GVariantIter *iter, bool *ok)
   struct handover_listener l;
   guint64 dev, ino;
 
-  while (g_variant_iter_next (iter, "(xi^ayttu)", &l.id, &l.fd, &l.path, &dev,
-                              &ino, &l.port)) {
+  while (g_variant_iter_next (iter, "(xi^ayttuu)", &l.id, &l.fd, &l.path, &dev,
+                              &ino, &l.port, &l.max_connections)) {
     struct handover_listener *new = handover_add_listener (h);
 
     if (*l.path == '\0')
@@ -280,8 +282,8 @@ read_conns (Handover *h, GVariantIter *iter, bool *ok)
     g_autoptr (GVariant) unparsed = NULL;
     guint32 mode, flags;
 
-    g_variant_get (item, "(ui^ayutuuuutttta" CONTEXT "@ay)", &c->number,
-                   &c->fd, &c->export_name, &mode, &c->info.size, &flags,
+    g_variant_get (item, "(uixu^ayutuuuutttta" CONTEXT "@ay)", &c->number,
+                   &c->fd, &c->listener, &c->listener_max, &c->export_name, &mode, &c->info.size, &flags,
                    &c->info.block.min, &c->info.block.preferred,
                    &c->info.block.max, &c->bytes_read, &c->bytes_written,
                    &c->requests, &c->extents, &contexts, &unparsed);

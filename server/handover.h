@@ -22,7 +22,7 @@
 #include "export.h"
 #include "request.h"
 
-#define HANDOVER_VERSION 1
+#define HANDOVER_VERSION 2
 
 struct handover_listener {
   int64_t id;
@@ -31,12 +31,15 @@ struct handover_listener {
   dev_t dev;                    /* identity of that file */
   ino_t ino;
   unsigned port;                /* of TCP, else 0 */
+  uint32_t max_connections;     /* 0: no limit */
 };
 
 /* A client in transmission, of which nothing is in flight. */
 struct handover_conn {
   unsigned number;
   int fd;
+  int64_t listener;             /* by which it came in */
+  uint32_t listener_max;        /* whose limit */
   char *export_name;
   enum reply_mode mode;
   struct export_info info;      /* what the client was told */

@@ -63,7 +63,7 @@ static int64_t
 listener_add (const char *uri)
 {
   g_autoptr (GError) error = NULL;
-  int64_t id = listen_add_uri (uri, &error);
+  int64_t id = listen_add_uri (uri, 0, &error);
 
   if (id == -1)
     nbdkit_error ("%s", error->message);
@@ -74,6 +74,27 @@ static int
 listener_remove (int64_t id)
 {
   return listen_remove (id) ? 0 : -1;
+}
+
+static int64_t
+listener_open (const char *uri, uint32_t max_connections, char *why,
+               size_t why_size)
+{
+  g_autoptr (GError) error = NULL;
+  int64_t id = listen_add_uri (uri, max_connections, &error);
+
+  if (id == -1 && why != NULL && why_size > 0)
+    g_strlcpy (why, error->message, why_size);
+  return id;
+}
+
+static int
+listener_close (int64_t id)
+{
+  if (!listen_remove (id))
+    return -1;
+  conn_disconnect_listener (id);
+  return 0;
 }
 
 static int
@@ -105,6 +126,8 @@ static const struct metacontext_host host = {
   .reexec = reexec,
   .file_keep = file_keep,
   .file_take = reexec_take_file,
+  .listener_open = listener_open,
+  .listener_close = listener_close,
 };
 
 const struct metacontext_host *

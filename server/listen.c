@@ -37,6 +37,7 @@ struct listener {
   dev_t dev;                    /* identity of that file */
   ino_t ino;
   unsigned port;                /* of TCP, else 0 */
+  uint32_t max_connections;     /* 0: no limit of its own */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -135,7 +136,8 @@ bind_with_mode (int fd, const struct sockaddr_un *addr, int mode)
 }
 
 static int64_t
-add_unix (const char *path, int mode, GError **error)
+add_unix (const char *path, int mode, uint32_t max_connections,
+          GError **error)
 {
   struct sockaddr_un addr = { .sun_family = AF_UNIX };
   struct listener *l;
@@ -176,6 +178,7 @@ add_unix (const char *path, int mode, GError **error)
   l->path = g_canonicalize_filename (path, NULL);
   l->dev = st.st_dev;
   l->ino = st.st_ino;
+  l->max_connections = max_connections;
   return add_listener (l, 0);
 
  fail:
@@ -187,7 +190,7 @@ add_unix (const char *path, int mode, GError **error)
 bool
 listen_add_unix (const char *path, int mode, GError **error)
 {
-  return add_unix (path, mode, error) != -1;
+  return add_unix (path, mode, 0, error) != -1;
 }
 
 /* One address; an fd, or -1 with errno. */
@@ -226,7 +229,8 @@ bind_tcp (const struct addrinfo *ai, unsigned *port)
 }
 
 static int64_t
-add_tcp (const char *host, const char *port_name, int family, GError **error)
+add_tcp (const char *host, const char *port_name, int family,
+         uint32_t max_connections, GError **error)
 {
   struct addrinfo hints = { .ai_family = family, .ai_socktype = SOCK_STREAM,
                             .ai_flags = AI_PASSIVE };
@@ -256,6 +260,7 @@ add_tcp (const char *host, const char *port_name, int family, GError **error)
     l = g_new0 (struct listener, 1);
     l->fd = fd;
     l->port = port;
+    l->max_connections = max_connections;
     id = add_listener (l, id);
   }
   freeaddrinfo (list);
@@ -274,11 +279,11 @@ bool
 listen_add_tcp (const char *host, const char *port, int family,
                 GError **error)
 {
-  return add_tcp (host, port, family, error) != -1;
+  return add_tcp (host, port, family, 0, error) != -1;
 }
 
 int64_t
-listen_add_uri (const char *uri, GError **error)
+listen_add_uri (const char *uri, uint32_t max_connections, GError **error)
 {
   g_autofree char *scheme = NULL, *host = NULL, *path = NULL, *query = NULL;
   g_autoptr (GHashTable) params = NULL;
@@ -302,13 +307,14 @@ listen_add_uri (const char *uri, GError **error)
                    "'%s' has no absolute socket=PATH", uri);
       return -1;
     }
-    return add_unix (socket_path, -1, error);
+    return add_unix (socket_path, -1, max_connections, error);
   }
   if (g_strcmp0 (scheme, "nbd") == 0) {
     g_autofree char *port_name =
       g_strdup_printf ("%d", port == -1 ? 10809 : port);
 
-    return add_tcp (host && *host ? host : NULL, port_name, AF_UNSPEC, error);
+    return add_tcp (host && *host ? host : NULL, port_name, AF_UNSPEC,
+                    max_connections, error);
   }
   g_set_error (error, LISTEN_ERROR, 0, "'%s' is neither nbd://HOST:PORT nor "
                "nbd+unix:///?socket=PATH", uri);
@@ -369,18 +375,26 @@ listen_tcp_port (void)
   return port;
 }
 
+/* Its clients wait in the backlog then; conn_finish wakes us. */
+static bool
+is_full (const struct listener *l)
+{
+  return l->max_connections != 0 &&
+    conn_count_of_listener (l->id) >= l->max_connections;
+}
+
 /* Take all that are waiting; not for ever where they come faster than that.
  * Returns false if the system has no more files to give: poll would come back at
  * once, over and over. */
 static bool
-accept_all (int listen_fd)
+accept_all (const struct listener *from)
 {
   for (unsigned i = 0; i < ACCEPTS_A_ROUND && !quit_requested () &&
-         !reexec_scheduled (); i++) {
-    int fd = accept4 (listen_fd, NULL, NULL, SOCK_CLOEXEC);
+         !reexec_scheduled () && !is_full (from); i++) {
+    int fd = accept4 (from->fd, NULL, NULL, SOCK_CLOEXEC);
 
     if (fd >= 0)
-      conn_start (fd);
+      conn_start (fd, from->id, from->max_connections);
     else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM ||
              errno == ENOBUFS) {
       log_error ("cannot accept a client: %m");
@@ -392,13 +406,15 @@ accept_all (int listen_fd)
   return true;
 }
 
-/* Drop removed listeners; fill in who to wait for. */
+/* Drop removed listeners; fill in who to wait for: fds behind the first two, and
+ * from, copies. */
 static void
-collect (GArray *fds)
+collect (GArray *fds, GArray *from)
 {
   struct pollfd pfd = { .events = POLLIN };
 
   g_array_set_size (fds, 0);
+  g_array_set_size (from, 0);
   pfd.fd = quit_fd ();
   g_array_append_val (fds, pfd);
   pfd.fd = wake_fd;
@@ -412,9 +428,12 @@ collect (GArray *fds)
       listener_free (l);
       continue;
     }
+    i++;
+    if (is_full (l))
+      continue;
     pfd.fd = l->fd;
     g_array_append_val (fds, pfd);
-    i++;
+    g_array_append_vals (from, l, 1);
   }
   pthread_mutex_unlock (&lock);
 }
@@ -423,11 +442,12 @@ void
 listen_run (void)
 {
   GArray *fds = g_array_new (FALSE, FALSE, sizeof (struct pollfd));
+  GArray *from = g_array_new (FALSE, FALSE, sizeof (struct listener));
   bool ok = true;
   uint64_t n;
 
   while (!quit_requested () && !reexec_scheduled ()) {
-    collect (fds);
+    collect (fds, from);
     /* After a failure, wait a little for files to be closed. */
     if (poll ((struct pollfd *) fds->data, ok ? fds->len : 2,
               ok ? -1 : 200) == -1)
@@ -439,10 +459,11 @@ listen_run (void)
       struct pollfd *pfd = &g_array_index (fds, struct pollfd, i);
 
       if (!ok || pfd->revents)
-        ok = accept_all (pfd->fd);
+        ok = accept_all (&g_array_index (from, struct listener, i - 2));
     }
   }
   g_array_free (fds, TRUE);
+  g_array_free (from, TRUE);
 }
 
 static void
@@ -489,6 +510,7 @@ listen_hand_over (Handover *h)
     *out = (struct handover_listener) {
       .id = l->id, .fd = l->fd, .path = g_steal_pointer (&l->path),
       .dev = l->dev, .ino = l->ino, .port = l->port,
+      .max_connections = l->max_connections,
     };
     g_free (l);
   }
@@ -510,6 +532,7 @@ listen_take_over (const Handover *h)
     *l = (struct listener) {
       .id = in->id, .fd = in->fd, .path = g_strdup (in->path),
       .dev = in->dev, .ino = in->ino, .port = in->port,
+      .max_connections = in->max_connections,
     };
     g_ptr_array_add (listeners, l);
   }

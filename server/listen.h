@@ -23,8 +23,10 @@ bool listen_add_unix (const char *path, int mode, GError **error);
 bool listen_add_tcp (const char *host, const char *port, int family,
                      GError **error);
 
-/* nbd://HOST[:PORT] or nbd+unix:///?socket=PATH.  An id > 0, or -1. */
-int64_t listen_add_uri (const char *uri, GError **error);
+/* nbd://HOST[:PORT] or nbd+unix:///?socket=PATH.  An id > 0, or -1.
+ * max_connections: clients at a time, 0: no limit of its own. */
+int64_t listen_add_uri (const char *uri, uint32_t max_connections,
+                        GError **error);
 /* Returns false if there is none.  New clients are refused at once. */
 bool listen_remove (int64_t id);
 

@@ -136,6 +136,15 @@ struct metacontext_host {
   /* From .config_complete on: the file that an earlier image has kept under
    * that name; it is the caller's, and close-on-exec.  -1: there is none. */
   int (*file_take) (const char *name);
+
+  /* As listener_add, but with at most max_connections clients at a time: others
+   * wait until one leaves; a limit of 1 is told to clients, which do not try a
+   * second connection then.  0: no limit.  Where it fails, why (of why_size
+   * bytes, may be NULL) is the reason, and nbdkit_error has not been called. */
+  int64_t (*listener_open) (const char *uri, uint32_t max_connections,
+                            char *why, size_t why_size);
+  /* As listener_remove, and disconnects all who came in by it. */
+  int (*listener_close) (int64_t id);
 };
 
 /* The type of the symbol METACONTEXT_SYMBOL.  Called once, before .load's

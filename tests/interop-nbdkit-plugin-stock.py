@@ -83,6 +83,9 @@ assert "only nbdfleece can" in q.error(
     "block-export-add", type="nbd", id="x", node_name="vda", name="x",
     bitmaps=["b"])["desc"]
 q.command("block-export-add", type="nbd", id="x", node_name="vda", name="x")
+assert "only nbdfleece can" in q.error("nbd-server-start", addr={
+    "type": "unix", "data": {"path": t.path("further")}})["desc"]
+assert q.error("nbd-server-stop")["desc"] == "NBD server not running"
 h = t.connect("x")
 assert h.is_read_only() and h.pread(1, 0) == b"4"
 q.command("block-export-del", id="x", mode="hard")

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <config.h>
+
+#include <string.h>
+
+#include "plugin/added-exports.h"
+#include "plugin/commands.h"
+#include "plugin/nbd-server.h"
+#include "plugin/plugin.h"
+#include "plugin/thread.h"
+
+static pthread_mutex_t server_lock = PTHREAD_MUTEX_INITIALIZER;
+static int64_t listener;        /* 0: not running; under server_lock */
+
+static bool
+host_has_listeners (GError **error)
+{
+  const struct metacontext_host *host = plugin.host;
+
+  if (host != NULL &&
+      host->size >= offsetof (struct metacontext_host, listener_close) +
+      sizeof host->listener_close)
+    return true;
+  command_set_error (error, "this server cannot listen anywhere else while it "
+                     "is running: only nbdfleece can");
+  return false;
+}
+
+/* --- the address */
+
+/* The members that this type has, and no others. */
+static bool
+check_members (json_t *data, const char *const *wanted, GError **error)
+{
+  const char *key;
+  json_t *value;
+
+  for (size_t i = 0; wanted[i] != NULL; i++)
+    if (json_object_get (data, wanted[i]) == NULL) {
+      command_set_error (error, "Parameter 'addr.data.%s' is missing",
+                         wanted[i]);
+      return false;
+    }
+  json_object_foreach (data, key, value)
+    if (!g_strv_contains (wanted, key)) {
+      command_set_error (error, "Parameter 'addr.data.%s' is unexpected", key);
+      return false;
+    }
+  return true;
+}
+
+static char *
+unix_uri (json_t *data, GError **error)
+{
+  static const char *const members[] = { "path", NULL };
+  const char *path = qmp_get_str (data, "path");
+  g_autofree char *escaped = NULL;
+
+  if (!check_members (data, members, error))
+    return NULL;
+  if (path[0] != '/') {
+    command_set_error (error, "addr.data.path '%.200s' is not absolute", path);
+    return NULL;
+  }
+  escaped = g_uri_escape_string (path, "/", FALSE);
+  return g_strconcat ("nbd+unix:///?socket=", escaped, NULL);
+}
+
+static char *
+inet_uri (json_t *data, GError **error)
+{
+  static const char *const members[] = { "host", "port", NULL };
+  const char *host = qmp_get_str (data, "host");
+  const char *text = qmp_get_str (data, "port");
+  g_autofree char *escaped = NULL;
+  uint64_t port;
+
+  if (!check_members (data, members, error))
+    return NULL;
+  if (!g_ascii_string_to_unsigned (text, 10, 1, 65535, &port, NULL)) {
+    command_set_error (error, "addr.data.port '%.100s' is not a number from 1 "
+                       "to 65535", text);
+    return NULL;
+  }
+  escaped = g_uri_escape_string (host, ":", FALSE);
+  return g_strdup_printf (strchr (host, ':') != NULL ? "nbd://[%s]:%u"
+                          : "nbd://%s:%u", escaped, (unsigned) port);
+}
+
+/* --- start and stop */
+
+bool
+nbd_server_start (json_t *args, GError **error)
+{
+  json_t *addr = json_object_get (args, "addr");
+  json_t *data = json_object_get (addr, "data");
+  const char *creds = qmp_get_str (args, "tls-creds");
+  g_autofree char *uri = NULL;
+  char why[512];
+  int64_t id;
+
+  uri = strcmp (qmp_get_str (addr, "type"), "unix") == 0 ?
+    unix_uri (data, error) : inet_uri (data, error);
+  if (uri == NULL || !host_has_listeners (error))
+    return false;
+
+  SCOPED_LOCK (&server_lock);
+  if (listener != 0) {
+    command_set_error (error, "NBD server already running");
+    return false;
+  }
+  if (creds != NULL) {
+    command_set_error (error, "No TLS credentials with id '%.200s'", creds);
+    return false;
+  }
+  id = plugin.host->listener_open (uri, (uint32_t)
+                                   qmp_get_int (args, "max-connections", 0),
+                                   why, sizeof why);
+  if (id == -1) {
+    command_set_error (error, "%s", why);
+    return false;
+  }
+  listener = id;
+  return true;
+}
+
+bool
+nbd_server_stop (GError **error)
+{
+  SCOPED_LOCK (&server_lock);
+
+  if (listener == 0) {
+    command_set_error (error, "NBD server not running");
+    return false;
+  }
+  plugin.host->listener_close (listener);
+  listener = 0;
+  added_export_delete_all ();
+  added_export_wait_gone ();
+  return true;
+}
+
+int64_t
+nbd_server_listener (void)
+{
+  SCOPED_LOCK (&server_lock);
+
+  return listener;
+}
+
+void
+nbd_server_set_listener (int64_t id)
+{
+  SCOPED_LOCK (&server_lock);
+
+  listener = id;
+}
