@@ -75,6 +75,22 @@ test_escape (void)
   assert_text (human_escape ("123456", 3), "123...");
 }
 
+static void
+test_age (void)
+{
+  static const char *const bad[] =
+    { "", "d", "7", "7 d", "-1d", "1y", "1.5h", "999999999w", "7dd" };
+  uint64_t n = 0;
+
+  g_assert_true (human_parse_age ("90s", &n));
+  g_assert_cmpuint (n, ==, 90);
+  g_assert_true (human_parse_age ("2w", &n));
+  g_assert_cmpuint (n, ==, 14 * 86400);
+  for (size_t i = 0; i < G_N_ELEMENTS (bad); i++)
+    g_assert_false (human_parse_age (bad[i], &n));
+  g_assert_cmpuint (n, ==, 14 * 86400);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -84,5 +100,6 @@ main (int argc, char **argv)
   g_test_add_func ("/human/duration", test_duration);
   g_test_add_func ("/human/time", test_time);
   g_test_add_func ("/human/escape", test_escape);
+  g_test_add_func ("/human/age", test_age);
   return g_test_run ();
 }

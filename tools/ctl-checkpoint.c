@@ -207,6 +207,105 @@ list (struct ctl *ctl)
   return EXIT_OK;
 }
 
+/* --- prune --- */
+
+static const struct arg_spec prune_options[] = {
+  { "keep", "N", "keep the newest N" },
+  { "older-than", "AGE", "only those older than 90s, 30m, 12h, 7d or 2w" },
+  { "dry-run", NULL, "only say which" },
+  { NULL }
+};
+
+static gint64
+creation_time (gconstpointer ckpt)
+{
+  return json_integer_value (json_object_get (ckpt, "creation-time"));
+}
+
+/* Newest first; of the same second, the one that was listed last. */
+static gint
+by_age (gconstpointer a, gconstpointer b)
+{
+  gint64 ta = creation_time (*(json_t *const *) a);
+  gint64 tb = creation_time (*(json_t *const *) b);
+
+  return (tb > ta) - (tb < ta);
+}
+
+/* Their names, oldest first. */
+static json_t *
+prunable (json_t *list, uint64_t keep, int64_t before)
+{
+  g_autoptr (GPtrArray) sorted = g_ptr_array_new ();
+  json_t *names = json_array ();
+
+  for (size_t i = json_array_size (list); i > 0; i--)
+    g_ptr_array_add (sorted, json_array_get (list, i - 1));
+  g_ptr_array_sort (sorted, by_age);    /* stable: a merge sort */
+  for (guint i = sorted->len; i > 0 && i > keep; i--) {
+    const json_t *ckpt = sorted->pdata[i - 1];
+
+    if (creation_time (ckpt) < before)
+      json_array_append (names, json_object_get (ckpt, "name"));
+  }
+  return names;
+}
+
+static int
+prune_names (struct ctl *ctl, const json_t *names)
+{
+  bool dry = args_flag (ctl->args, "dry-run");
+  int status = EXIT_OK;
+  const json_t *name;
+  size_t i;
+
+  json_array_foreach (names, i, name) {
+    const char *text = json_string_value (name);
+    g_autofree char *shown = human_escape (text != NULL ? text : "?", 200);
+    json_t *reply = NULL;
+
+    if (!dry) {
+      reply = ctl_execute (ctl, "checkpoint-delete",
+                           json_pack ("{s:s*}", "name", text));
+      json_decref (reply);
+    }
+    if (!dry && reply == NULL)
+      status = EXIT_FAILED;     /* the others all the same */
+    else if (!ctl->json)
+      printf ("%s%s\n", dry ? "would delete " : "deleted ", shown);
+  }
+  return status;
+}
+
+static int
+prune (struct ctl *ctl)
+{
+  const char *keep = args_value (ctl->args, "keep");
+  const char *older = args_value (ctl->args, "older-than");
+  uint64_t nr_kept = 0, age = 0;
+  json_t *list, *names;
+  int status;
+
+  if (keep == NULL && older == NULL)
+    return ctl_usage (ctl, "which ones? Use --keep N, --older-than AGE, or "
+                      "both");
+  if (keep != NULL && !human_parse_uint (keep, 0, UINT32_MAX, &nr_kept))
+    return ctl_usage (ctl, "--keep needs a number, not '%s'", keep);
+  if (older != NULL && !human_parse_age (older, &age))
+    return ctl_usage (ctl, "--older-than needs an age such as 12h or 7d, not "
+                      "'%s'", older);
+  list = ctl_execute (ctl, "checkpoint-list", NULL);
+  if (list == NULL)
+    return EXIT_FAILED;
+  names = prunable (list, nr_kept, older == NULL ? INT64_MAX
+                    : g_get_real_time () / G_USEC_PER_SEC - (int64_t) age);
+  status = prune_names (ctl, names);
+  ctl_print_json (ctl, names);
+  json_decref (names);
+  json_decref (list);
+  return status;
+}
+
 const struct verb checkpoint_verbs[] = {
   { "checkpoint create", "NAME", 1, 1, "name this instant on all disks",
     create_options, create },
@@ -214,5 +313,7 @@ const struct verb checkpoint_verbs[] = {
     delete },
   { "checkpoint list", "", 0, 0, "the tree of checkpoints", list_options,
     list },
+  { "checkpoint prune", "", 0, 0, "delete old checkpoints", prune_options,
+    prune },
   { NULL }
 };

@@ -154,7 +154,7 @@ const struct verb job_verbs[] = {
 
 static const struct arg_spec push_options[] = {
   { "sync", "MODE", "full, incremental, bitmap, top or none" },
-  { "bitmap", "BITMAP", "what changed; --sync incremental is the default then" },
+  { "bitmap", "BITMAP", "what changed; --sync is then incremental" },
   { "bitmap-mode", "MODE", "of --sync bitmap: on-success, never or always" },
   { "job", "ID", "the job's name; default: the disk's" },
   { "speed", "SIZE", "most bytes a second" },

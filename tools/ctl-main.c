@@ -14,8 +14,9 @@
 #define CONTROL_VARIABLE "NBDFLEECE_CONTROL"
 
 static const struct verb *const all_verbs[] = {
-  disk_verbs, checkpoint_verbs, backup_verbs, push_verbs, bitmap_verbs,
-  job_verbs, node_verbs, transaction_verbs, map_verbs, server_verbs
+  status_verbs, disk_verbs, checkpoint_verbs, backup_verbs, run_verbs,
+  push_verbs, bitmap_verbs, job_verbs, node_verbs, transaction_verbs,
+  map_verbs, server_verbs
 };
 
 static const struct arg_spec common[] = {
@@ -311,6 +312,7 @@ run_verb (struct ctl *ctl, const char *control)
   if (control == NULL || *control == '\0')
     return ctl_usage (ctl, "which control socket? Use --control PATH or set $"
                       CONTROL_VARIABLE);
+  ctl->control = control;
   ctl->qmp = qmp_connect (control, &error);
   if (ctl->qmp == NULL)
     return ctl_fail ("%s", error->message);

@@ -46,9 +46,8 @@ recovery_text (const json_t *tracking)
                           reason != NULL ? reason : "");
 }
 
-/* Something only where there was more than a clean end; caller frees. */
-static char *
-tracking_text (const json_t *inserted)
+char *
+ctl_tracking_text (const json_t *inserted)
 {
   const json_t *tracking = json_object_get (inserted, "tracking");
   const char *failure = ctl_get (tracking, "error");
@@ -90,7 +89,7 @@ disk_list (struct ctl *ctl)
                   : json_is_true (json_object_get (inserted, "ro"))
                     ? "read-only" : "writable");
       table_cell (table, ctl_get (disk, "io-status"));
-      table_cell_take (table, tracking_text (inserted));
+      table_cell_take (table, ctl_tracking_text (inserted));
       table_cell_take (table, bitmap_names (inserted));
       table_cell (table, ctl_get (inserted, "file"));
     }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* ctl-watch.c - jobs and backups as they go on.
  *
- * Asks again and again; the events that arrive meanwhile say how jobs ended that
- * were gone before they were asked for.  On a terminal the picture is redrawn,
+ * Asks again and again; the events that arrive meanwhile say how jobs ended
+ * that were gone before they were asked for.  On a terminal the picture is redrawn,
  * elsewhere what is new is printed.
  */
 #include <config.h>

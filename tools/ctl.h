@@ -25,6 +25,7 @@ struct ctl {
   const struct verb *verb;
   Args *args;
   bool json, utc;
+  const char *control;          /* path of the control socket */
   Qmp *qmp;
 };
 
@@ -39,8 +40,8 @@ struct verb {
 
 /* Each file's verbs, in the order of --help. */
 extern const struct verb disk_verbs[], checkpoint_verbs[], backup_verbs[],
-  push_verbs[], bitmap_verbs[], job_verbs[], node_verbs[],
-  transaction_verbs[], map_verbs[], server_verbs[];
+  status_verbs[], run_verbs[], push_verbs[], bitmap_verbs[], job_verbs[],
+  node_verbs[], transaction_verbs[], map_verbs[], server_verbs[];
 
 /* Says what is wrong with the command line; returns EXIT_USAGE. */
 int ctl_usage (const struct ctl *ctl, const char *format, ...)
@@ -82,6 +83,11 @@ char *ctl_get_time (const struct ctl *ctl, const json_t *object,
 
 /* The table of query-backups. */
 void ctl_print_backups (const struct ctl *ctl, const json_t *backups);
+
+/* What a start after something else than a clean end found, or what is wrong
+ * since; NULL: nothing.  inserted: of query-block.  g_free.
+ */
+char *ctl_tracking_text (const json_t *inserted);
 
 /* --- jobs: ctl-job.c, ctl-watch.c --- */
 

@@ -119,3 +119,23 @@ human_escape (const char *text, unsigned max)
   }
   return g_string_free (out, FALSE);
 }
+
+bool
+human_parse_age (const char *text, uint64_t *out_seconds)
+{
+  static const char age_units[] = "smhdw";
+  static const unsigned seconds[] = { 1, 60, 3600, 86400, 7 * 86400 };
+  const uint64_t most = UINT64_C (100) * 366 * 86400;
+  size_t length = strlen (text);
+  const char *unit = length > 1 ? strchr (age_units, text[length - 1]) : NULL;
+  g_autofree char *digits = NULL;
+  uint64_t n;
+
+  if (unit == NULL)
+    return false;
+  digits = g_strndup (text, length - 1);
+  if (!human_parse_uint (digits, 0, most / seconds[unit - age_units], &n))
+    return false;
+  *out_seconds = n * seconds[unit - age_units];
+  return true;
+}

@@ -27,6 +27,11 @@ bool human_parse_size (const char *text, uint64_t *out_bytes);
 bool human_parse_uint (const char *text, uint64_t min, uint64_t max,
                        uint64_t *out_number);
 
+/* Reads "90s", "30m", "12h", "7d" or "2w"; seconds.  False on anything else and
+ * on more than a hundred years.
+ */
+bool human_parse_age (const char *text, uint64_t *out_seconds);
+
 /* "0:07", "12:34", "1:02:03", "3d 04:05"; whole seconds. */
 char *human_duration (uint64_t seconds);
 
