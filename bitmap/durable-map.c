@@ -132,8 +132,10 @@ durable_map_sync (DurableMap *dm, const DirtyBitmap *bm)
   dm->failed = sector_file_write (dm->file, (struct sector *) changed->data,
                                   changed->len);
   FAIL_POINT ("D-sync");
+#ifndef BROKEN_D_SYNC           /* see test-crash-controls.sh */
   if (dm->failed == 0)
     dm->failed = dm->file->ops->sync (dm->file);
+#endif
   if (dm->failed < 0)
     return dm->failed;
   FAIL_POINT ("D-mirror");

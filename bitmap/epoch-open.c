@@ -341,23 +341,35 @@ is_map_of (const EpochLog *log, const char *name, uint64_t *out_epoch)
   return strcmp (end, ".d") == 0;
 }
 
+typedef struct {
+  const EpochLog *log;
+  uint64_t current;
+  GPtrArray *old;               /* paths */
+} MapSweep;
+
+static void
+find_old_map (void *opaque, const char *name)
+{
+  MapSweep *sweep = opaque;
+  uint64_t epoch;
+
+  if (is_map_of (sweep->log, name, &epoch) && epoch != sweep->current)
+    g_ptr_array_add (sweep->old, g_build_filename (sweep->log->maps_dir, name,
+                                                   NULL));
+}
+
 /* What a crash left between a commit and the removal of a file. */
 static void
 sweep_maps (EpochLog *log, uint64_t current)
 {
   Storage *storage = log->options.storage;
-  GDir *dir = g_dir_open (log->maps_dir, 0, NULL);
-  const char *name;
-  uint64_t epoch;
+  g_autoptr (GPtrArray) old = g_ptr_array_new_with_free_func (g_free);
+  MapSweep sweep = { log, current, old };
 
-  while (dir != NULL && (name = g_dir_read_name (dir)) != NULL)
-    if (is_map_of (log, name, &epoch) && epoch != current) {
-      g_autofree char *path = g_build_filename (log->maps_dir, name, NULL);
-
-      storage->ops->remove (storage, path);
-    }
-  if (dir != NULL)
-    g_dir_close (dir);
+  /* What cannot be listed or removed now is at the next start. */
+  storage->ops->list (storage, log->maps_dir, find_old_map, &sweep);
+  for (guint i = 0; i < old->len; i++)
+    storage->ops->remove (storage, old->pdata[i]);
 }
 
 static bool

@@ -2,6 +2,7 @@
 /* storage-posix.c - the storage vtable on the kernel's files. */
 #include <config.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -374,6 +375,23 @@ posix_sync_dir (Storage *storage, const char *dir)
 }
 
 static int
+posix_list (Storage *storage, const char *dir, StorageListFn fn, void *opaque)
+{
+  DIR *d = opendir (dir);
+  struct dirent *entry;
+  int err = 0;
+
+  if (d == NULL)
+    return -errno;
+  while (errno = 0, (entry = readdir (d)) != NULL)
+    if (strcmp (entry->d_name, ".") != 0 && strcmp (entry->d_name, "..") != 0)
+      fn (opaque, entry->d_name);
+  err = -errno;
+  closedir (d);
+  return err;
+}
+
+static int
 posix_space (Storage *storage, const char *path, uint64_t *out_free,
              uint64_t *out_total)
 {
@@ -390,6 +408,7 @@ static const struct storage_ops posix_ops = {
   .open = posix_open,
   .remove = posix_remove,
   .sync_dir = posix_sync_dir,
+  .list = posix_list,
   .space = posix_space,
 };
 

@@ -65,12 +65,16 @@ enum {
                                  * as QEMU takes them, see storage-lock.c */
 };
 
+typedef void (*StorageListFn) (void *opaque, const char *name);
+
 struct storage_ops {
   /* flags: STORAGE_*; size: set for STORAGE_CREATE. */
   int (*open) (Storage *, const char *path, unsigned flags, uint64_t size,
                StorageFile **out_file);
   int (*remove) (Storage *, const char *path);
   int (*sync_dir) (Storage *, const char *dir);
+  /* Tells the names in a directory, in any order.  fn may not change it. */
+  int (*list) (Storage *, const char *dir, StorageListFn fn, void *opaque);
   /* Bytes that are free, for us, and all, of the file system that path is on.
    * May be NULL. */
   int (*space) (Storage *, const char *path, uint64_t *out_free,

@@ -15,8 +15,8 @@
 
 #include "tests/sim-disk.h"
 
-#define MAX_FILES 96
-#define MAX_BYTES (UINT64_C (48) << 20)         /* of a file */
+#define MAX_FILES 192
+#define MAX_BYTES (UINT64_C (24) << 20)         /* of a file */
 #define MAX_SECTORS (MAX_BYTES / SIM_SECTOR)
 #define MAX_PATH_BYTES 256
 
@@ -25,14 +25,20 @@ typedef struct {
   char path[MAX_PATH_BYTES];    /* empty: the slot is free */
   bool now, durable;            /* is there such a name? */
   uint64_t size, durable_size;
-  uint64_t first, end;          /* sectors that may be unsynced */
+  uint64_t first, end;          /* sectors that may be unsynced or failed */
   uint8_t unsynced[MAX_SECTORS / 8];
+  /* Their sync failed: the page is clean and has what was written, the medium has
+   * not, and no later sync puts it there. */
+  uint8_t failed[MAX_SECTORS / 8];
 } Slot;
 
 typedef struct {
   pthread_mutex_t mutex;
   uint64_t calls, crash_at;
-  uint64_t order;
+  SimFault fault;
+  uint64_t fault_calls, fault_hits;
+  unsigned hit;                 /* SIM_HIT_* */
+  unsigned sync_delay_us;
   Slot slot[MAX_FILES];
 } Sim;
 
@@ -62,6 +68,7 @@ sim_disk_new (void)
   sim = share (sizeof *sim);
   now_bytes = share (MAX_FILES * MAX_BYTES);
   medium_bytes = share (MAX_FILES * MAX_BYTES);
+  sim->fault.at = UINT64_MAX;
   sim_disk_arm (UINT64_MAX);
 }
 
@@ -72,9 +79,12 @@ free_slot (Slot *slot)
                             MADV_REMOVE), ==, 0);
   g_assert_cmpint (madvise (bytes_of (medium_bytes, slot), MAX_BYTES,
                             MADV_REMOVE), ==, 0);
-  if (slot->first < slot->end)
+  if (slot->first < slot->end) {
     memset (slot->unsynced + slot->first / 8, 0,
             slot->end / 8 - slot->first / 8 + 1);
+    memset (slot->failed + slot->first / 8, 0,
+            slot->end / 8 - slot->first / 8 + 1);
+  }
   slot->path[0] = '\0';
   slot->now = slot->durable = false;
   slot->size = slot->durable_size = slot->first = slot->end = 0;
@@ -107,13 +117,110 @@ sim_disk_calls (void)
   return sim->calls;
 }
 
-/* Takes the mutex, for a call that changes something. */
-static void
-begin (void)
+void
+sim_disk_fault (const SimFault *fault)
 {
   pthread_mutex_lock (&sim->mutex);
-  if (sim->calls++ == sim->crash_at)
+  sim->fault = fault != NULL ? *fault : (SimFault) { .at = UINT64_MAX };
+  sim->fault_calls = sim->fault_hits = 0;
+  sim->hit = 0;
+  pthread_mutex_unlock (&sim->mutex);
+}
+
+void
+sim_disk_fault_lift (void)
+{
+  pthread_mutex_lock (&sim->mutex);
+  sim->fault.at = UINT64_MAX;
+  pthread_mutex_unlock (&sim->mutex);
+}
+
+uint64_t
+sim_disk_fault_calls (void)
+{
+  return sim->fault_calls;
+}
+
+unsigned
+sim_disk_fault_hit (void)
+{
+  unsigned hit;
+
+  pthread_mutex_lock (&sim->mutex);
+  hit = sim->hit;
+  pthread_mutex_unlock (&sim->mutex);
+  return hit;
+}
+
+void
+sim_disk_slow_syncs (unsigned us)
+{
+  sim->sync_delay_us = us;
+}
+
+/* What a call is. */
+enum { READS = 0, CHANGES = 1, ALLOCATES = 2, SYNCS = 4 };
+
+static unsigned
+kind_of_path (const char *path)
+{
+  if (strstr (path, "/maps/") != NULL)
+    return g_str_has_suffix (path, ".i") ? SIM_HIT_INTENTS : SIM_HIT_MAP;
+  if (g_str_has_prefix (path, "/images"))
+    return SIM_HIT_IMAGE;
+  return strstr (path, "/scratch") != NULL ? SIM_HIT_SCRATCH : SIM_HIT_STATE;
+}
+
+/* Is this call one that the fault is for? */
+static bool
+is_target (const char *path, unsigned what)
+{
+  const SimFault *fault = &sim->fault;
+
+  if (fault->at == UINT64_MAX ||
+      (fault->err == ENOSPC && !(what & (ALLOCATES | SYNCS))))
+    return false;
+  for (unsigned i = 0; i < SIM_FAULT_TARGETS; i++)
+    if (fault->target[i][0] != '\0' &&
+        g_str_has_prefix (path, fault->target[i]))
+      return true;
+  return false;
+}
+
+/* The mutex is held.  0 or -errno. */
+static int
+fault_locked (const char *path, unsigned what)
+{
+  const SimFault *fault = &sim->fault;
+  uint64_t nr;
+
+  if (!is_target (path, what))
+    return 0;
+  nr = sim->fault_calls++;
+  if (nr < fault->at || (nr > fault->at && !fault->for_good))
+    return 0;
+  sim->hit |= kind_of_path (path);
+  sim->fault_hits++;
+  if (fault->err != 0)
+    return -fault->err;
+  /* Slow: the others go on meanwhile. */
+  pthread_mutex_unlock (&sim->mutex);
+  g_usleep (fault->delay_us);
+  pthread_mutex_lock (&sim->mutex);
+  return 0;
+}
+
+/* Takes the mutex; end must follow.  what: as above.  0, or -errno: nothing of the
+ * call is to be done, or only what a failure leaves. */
+static int
+begin (const char *path, unsigned what)
+{
+  if ((what & SYNCS) && sim->sync_delay_us > 0)
+    g_usleep (g_random_int_range (0, (gint32) sim->sync_delay_us));
+  pthread_mutex_lock (&sim->mutex);
+  if ((what & CHANGES) && sim->calls++ == sim->crash_at)
     _exit (SIM_CRASHED);
+  return fault_locked (path, what);
 }
 
 static void
@@ -185,40 +292,68 @@ touch (Slot *slot, uint64_t offset, uint64_t length)
   for (uint64_t s = offset / SIM_SECTOR;
        s <= (offset + length - 1) / SIM_SECTOR; s++) {
     slot->unsynced[s / 8] |= 1 << s % 8;
+    slot->failed[s / 8] &= ~(1 << s % 8);
     slot->first = MIN (slot->first, s);
     slot->end = MAX (slot->end, s + 1);
   }
 }
 
 /* What to do with each unsynced sector. */
-typedef enum { KEEP, DROP, TEAR } Fate;
+typedef enum { KEEP, DROP, TEAR, FAIL } Fate;
+
+static bool
+test_bit (const uint8_t *bits, uint64_t bit)
+{
+  return bits[bit / 8] >> bit % 8 & 1;
+}
 
 static void
-settle (Slot *slot, Fate (*fate) (void *, unsigned *), void *opaque)
+settle_sector (Slot *slot, uint64_t s, Fate fate, unsigned torn_at)
 {
-  uint8_t *now = bytes_of (now_bytes, slot);
-  uint8_t *medium = bytes_of (medium_bytes, slot);
+  uint8_t *now = bytes_of (now_bytes, slot) + s * SIM_SECTOR;
+  uint8_t *medium = bytes_of (medium_bytes, slot) + s * SIM_SECTOR;
+
+  slot->unsynced[s / 8] &= ~(1 << s % 8);
+  slot->failed[s / 8] &= ~(1 << s % 8);
+  switch (fate) {
+  case FAIL:
+    slot->failed[s / 8] |= 1 << s % 8;
+    return;
+  case KEEP:
+    torn_at = SIM_SECTOR;
+    /* fall through */
+  case TEAR:
+    memcpy (medium, now, torn_at);
+    /* fall through */
+  case DROP:
+    memcpy (now, medium, SIM_SECTOR);
+  }
+}
+
+/* lost: this is the end of what is in memory alone. */
+static void
+settle (Slot *slot, bool lost, Fate (*fate) (void *, unsigned *),
+        void *opaque)
+{
+  uint64_t first = MAX_SECTORS, end = 0;
 
   for (uint64_t s = slot->first; s < slot->end; s++) {
     unsigned torn_at = 0;
-    uint64_t at = s * SIM_SECTOR;
 
-    if (!(slot->unsynced[s / 8] >> s % 8 & 1))
-      continue;
-    slot->unsynced[s / 8] &= ~(1 << s % 8);
-    switch (fate (opaque, &torn_at)) {
-    case KEEP:
-      torn_at = SIM_SECTOR;
-      /* fall through */
-    case TEAR:
-      memcpy (medium + at, now + at, torn_at);
-      /* fall through */
-    case DROP:
-      memcpy (now + at, medium + at, SIM_SECTOR);
+    if (test_bit (slot->unsynced, s)) {
+      Fate what = fate (opaque, &torn_at);
+
+      settle_sector (slot, s, what, torn_at);
+    }
+    else if (lost && test_bit (slot->failed, s))
+      settle_sector (slot, s, DROP, 0);
+    if (test_bit (slot->failed, s)) {
+      first = MIN (first, s);
+      end = s + 1;
     }
   }
-  slot->first = MAX_SECTORS;
-  slot->end = 0;
+  slot->first = first;
+  slot->end = end;
 }
 
 static Fate
@@ -227,11 +362,19 @@ always_keep (void *opaque, unsigned *torn_at)
   return KEEP;
 }
 
-static void
-sync_slot (Slot *slot)
+static Fate
+always_fail (void *opaque, unsigned *torn_at)
 {
-  settle (slot, always_keep, NULL);
-  slot->durable_size = slot->size;
+  return FAIL;
+}
+
+/* err: of the sync. */
+static void
+sync_slot (Slot *slot, int err)
+{
+  settle (slot, false, err < 0 ? always_fail : always_keep, NULL);
+  if (err == 0)
+    slot->durable_size = slot->size;
 }
 
 static void
@@ -293,7 +436,7 @@ sim_disk_lose_power (uint64_t seed)
     loss.drop = (100 - MIN (loss.keep, 96)) * 9 / 10;
     if (slot->now != slot->durable)
       slot->now = g_rand_boolean (loss.rand);
-    settle (slot, chance, &loss);
+    settle (slot, true, chance, &loss);
     if (slot->size != slot->durable_size && g_rand_boolean (loss.rand))
       slot->size = slot->durable_size;
     slot->durable_size = slot->size;
@@ -357,62 +500,81 @@ slot_of (StorageFile *f)
 static int
 sim_pread (StorageFile *f, void *buf, size_t length, uint64_t offset)
 {
-  bool there;
+  Slot *slot = slot_of (f);
+  int err = begin (slot->path, READS);
 
-  pthread_mutex_lock (&sim->mutex);
-  there = offset + length <= slot_of (f)->size;
-  if (there)
-    memcpy (buf, bytes_of (now_bytes, slot_of (f)) + offset, length);
+  if (err == 0 && offset + length > slot->size)
+    err = -EIO;
+  if (err == 0)
+    memcpy (buf, bytes_of (now_bytes, slot) + offset, length);
   end ();
-  return there ? 0 : -EIO;
+  return err;
+}
+
+/* What a write that failed did. */
+static uint64_t
+done_of (uint64_t length, int err)
+{
+  return err == 0 ? length : length / 2 / SIM_SECTOR * SIM_SECTOR;
 }
 
 static int
 sim_pwrite (StorageFile *f, const void *buf, size_t length, uint64_t offset,
             bool dsync)
 {
-  begin ();
-  write_slot (slot_of (f), buf, length, offset);
-  end ();
-  if (dsync) {                  /* RWF_DSYNC: these bytes and no others */
-    Slot *slot = slot_of (f);
+  Slot *slot = slot_of (f);
+  int err = begin (slot->path, CHANGES | ALLOCATES);
 
-    begin ();
-    memcpy (bytes_of (medium_bytes, slot) + offset,
-            bytes_of (now_bytes, slot) + offset, length);
+  write_slot (slot, buf, done_of (length, err), offset);
+  end ();
+  if (err == 0 && dsync) {      /* RWF_DSYNC: these bytes and no others */
+    err = begin (slot->path, CHANGES | SYNCS);
+    if (err == 0)
+      memcpy (bytes_of (medium_bytes, slot) + offset,
+              bytes_of (now_bytes, slot) + offset, length);
     for (uint64_t s = (offset + SIM_SECTOR - 1) / SIM_SECTOR;
-         s < (offset + length) / SIM_SECTOR; s++)
+         s < (offset + length) / SIM_SECTOR; s++) {
       slot->unsynced[s / 8] &= ~(1 << s % 8);
+      if (err < 0)
+        slot->failed[s / 8] |= 1 << s % 8;
+    }
     end ();
   }
-  return 0;
+  return err;
 }
 
 static int
 sim_sync (StorageFile *f)
 {
-  begin ();
-  sync_slot (slot_of (f));
+  Slot *slot = slot_of (f);
+  int err = begin (slot->path, CHANGES | SYNCS);
+
+  sync_slot (slot, err);
   end ();
-  return 0;
+  return err;
 }
 
 static int
 sim_punch (StorageFile *f, uint64_t offset, uint64_t length)
 {
-  begin ();
-  write_slot (slot_of (f), NULL, length, offset);
+  Slot *slot = slot_of (f);
+  int err = begin (slot->path, CHANGES);
+
+  write_slot (slot, NULL, done_of (length, err), offset);
   end ();
-  return 0;
+  return err;
 }
 
 static int
 sim_run (StorageFile *f, uint64_t offset, uint64_t limit,
          uint64_t *out_length, bool *out_hole)
 {
+  int err = begin (slot_of (f)->path, READS);
+
+  end ();
   *out_length = limit;
   *out_hole = false;
-  return 0;
+  return err;
 }
 
 static int
@@ -424,24 +586,35 @@ sim_prefetch (StorageFile *f, uint64_t offset, uint64_t length)
 static int
 sim_set_size (StorageFile *f, uint64_t size)
 {
-  begin ();
-  set_size (slot_of (f), size);
-  f->size = size;
+  Slot *slot = slot_of (f);
+  int err = begin (slot->path,
+                   CHANGES | (size > slot->size ? ALLOCATES : 0));
+
+  if (err == 0) {
+    set_size (slot, size);
+    f->size = size;
+  }
   end ();
-  return 0;
+  return err;
 }
 
 static int
 sim_check_size (StorageFile *f)
 {
-  return 0;
+  int err = begin (slot_of (f)->path, READS);
+
+  end ();
+  return err;
 }
 
 static int
 sim_mtime (StorageFile *f, int64_t *out_ns)
 {
+  int err = begin (slot_of (f)->path, READS);
+
+  end ();
   *out_ns = 0;
-  return 0;
+  return err;
 }
 
 static void
@@ -461,23 +634,20 @@ static int
 sim_open (Storage *storage, const char *path, unsigned flags, uint64_t size,
           StorageFile **out_file)
 {
-  Slot *slot;
+  bool create = flags & STORAGE_CREATE;
+  int err = begin (path, create ? CHANGES | ALLOCATES : READS);
+  Slot *slot = find (path);
   SimFile *sf;
 
-  if (flags & STORAGE_CREATE)
-    begin ();
-  else
-    pthread_mutex_lock (&sim->mutex);
-  slot = find (path);
-  if (flags & STORAGE_CREATE ? slot != NULL : slot == NULL) {
-    end ();
-    return slot != NULL ? -EEXIST : -ENOENT;
-  }
-  if (slot == NULL) {
+  if (err == 0 && (create ? slot != NULL : slot == NULL))
+    err = slot != NULL ? -EEXIST : -ENOENT;
+  if (err == 0 && create) {
     slot = make (path);
     set_size (slot, size);
   }
   end ();
+  if (err < 0)
+    return err;
   sf = calloc (1, sizeof *sf);
   g_assert_nonnull (sf);
   sf->file.ops = &sim_file_ops;
@@ -492,27 +662,52 @@ sim_open (Storage *storage, const char *path, unsigned flags, uint64_t size,
 static int
 sim_remove (Storage *storage, const char *path)
 {
-  Slot *slot;
+  int err = begin (path, CHANGES);
+  Slot *slot = find (path);
 
-  begin ();
-  slot = find (path);
-  if (slot != NULL)
+  if (err == 0 && slot == NULL)
+    err = -ENOENT;
+  if (err == 0)
     drop_name (slot);
   end ();
-  return slot != NULL ? 0 : -ENOENT;
+  return err;
 }
 
 static int
 sim_sync_dir (Storage *storage, const char *dir)
 {
-  begin ();
-  sync_names (dir, strlen (dir));
+  int err = begin (dir, CHANGES | SYNCS);
+
+  if (err == 0)
+    sync_names (dir, strlen (dir));
   end ();
-  return 0;
+  return err;
+}
+
+static int
+sim_list (Storage *storage, const char *dir, StorageListFn fn, void *opaque)
+{
+  g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
+  size_t length = strlen (dir);
+  int err = begin (dir, READS);
+
+  for (unsigned i = 0; err == 0 && i < MAX_FILES; i++) {
+    const Slot *slot = &sim->slot[i];
+
+    if (slot->now && strncmp (slot->path, dir, length) == 0 &&
+        slot->path[length] == '/' &&
+        strchr (slot->path + length + 1, '/') == NULL)
+      g_ptr_array_add (names, g_strdup (slot->path + length + 1));
+  }
+  end ();
+  for (unsigned i = 0; i < names->len; i++)
+    fn (opaque, names->pdata[i]);
+  return err;
 }
 
 static const struct storage_ops sim_ops = {
   .open = sim_open, .remove = sim_remove, .sync_dir = sim_sync_dir,
+  .list = sim_list,
 };
 
 Storage sim_storage = { &sim_ops };
@@ -534,13 +729,22 @@ sync_parent (const char *path)
     sync_names (path, slash - path);
 }
 
+/* For SQLite: what the call was, and why it failed. */
+static int
+vfs_error (int err, int io_error)
+{
+  if (err == 0)
+    return SQLITE_OK;
+  return err == -ENOSPC ? SQLITE_FULL : io_error;
+}
+
 static int
 vfs_close (sqlite3_file *f)
 {
   VfsFile *vf = (VfsFile *) f;
 
   if (vf->delete_on_close) {
-    begin ();
+    begin ("", CHANGES);
     drop_name (vf->slot);
     end ();
   }
@@ -552,12 +756,14 @@ vfs_read (sqlite3_file *f, void *buf, int length, sqlite3_int64 offset)
 {
   Slot *slot = ((VfsFile *) f)->slot;
   uint64_t have;
+  int err = begin (slot->path, READS);
 
-  pthread_mutex_lock (&sim->mutex);
   have = (uint64_t) offset < slot->size ? slot->size - offset : 0;
   have = MIN (have, (uint64_t) length);
   memcpy (buf, bytes_of (now_bytes, slot) + offset, have);
   end ();
+  if (err < 0)
+    return SQLITE_IOERR_READ;
   memset ((char *) buf + have, 0, length - have);
   return have == (uint64_t) length ? SQLITE_OK : SQLITE_IOERR_SHORT_READ;
 }
@@ -565,19 +771,24 @@ vfs_read (sqlite3_file *f, void *buf, int length, sqlite3_int64 offset)
 static int
 vfs_write (sqlite3_file *f, const void *buf, int length, sqlite3_int64 offset)
 {
-  begin ();
-  write_slot (((VfsFile *) f)->slot, buf, length, offset);
+  Slot *slot = ((VfsFile *) f)->slot;
+  int err = begin (slot->path, CHANGES | ALLOCATES);
+
+  write_slot (slot, buf, done_of (length, err), offset);
   end ();
-  return SQLITE_OK;
+  return vfs_error (err, SQLITE_IOERR_WRITE);
 }
 
 static int
 vfs_truncate (sqlite3_file *f, sqlite3_int64 size)
 {
-  begin ();
-  set_size (((VfsFile *) f)->slot, size);
+  Slot *slot = ((VfsFile *) f)->slot;
+  int err = begin (slot->path, CHANGES);
+
+  if (err == 0)
+    set_size (slot, size);
   end ();
-  return SQLITE_OK;
+  return vfs_error (err, SQLITE_IOERR_TRUNCATE);
 }
 
 /* Like SQLite's own for Unix: the first sync of a new file syncs its directory
@@ -586,21 +797,26 @@ static int
 vfs_sync (sqlite3_file *f, int flags)
 {
   VfsFile *vf = (VfsFile *) f;
+  int err = begin (vf->slot->path, CHANGES | SYNCS);
 
-  begin ();
-  sync_slot (vf->slot);
-  if (vf->is_new)
+  sync_slot (vf->slot, err);
+  if (err == 0 && vf->is_new)
     sync_parent (vf->slot->path);
-  vf->is_new = false;
+  if (err == 0)
+    vf->is_new = false;
   end ();
-  return SQLITE_OK;
+  return vfs_error (err, SQLITE_IOERR_FSYNC);
 }
 
 static int
 vfs_size (sqlite3_file *f, sqlite3_int64 *out_size)
 {
-  *out_size = ((VfsFile *) f)->slot->size;
-  return SQLITE_OK;
+  Slot *slot = ((VfsFile *) f)->slot;
+  int err = begin (slot->path, READS);
+
+  *out_size = slot->size;
+  end ();
+  return vfs_error (err, SQLITE_IOERR_FSTAT);
 }
 
 static int
@@ -649,13 +865,18 @@ vfs_open (sqlite3_vfs *vfs, const char *path, sqlite3_file *f, int flags,
   VfsFile *vf = (VfsFile *) f;
   static atomic_uint nr_temporary;
   char temporary[32];
+  int err;
 
   if (path == NULL) {
     snprintf (temporary, sizeof temporary, "/temporary/%u", nr_temporary++);
     path = temporary;
   }
   memset (vf, 0, sizeof *vf);
-  begin ();
+  err = begin (path, CHANGES | ALLOCATES);
+  if (err < 0) {
+    end ();
+    return vfs_error (err, SQLITE_CANTOPEN);
+  }
   vf->slot = find (path);
   /* The catalog makes its file itself, and syncs the directory (which is not
    * simulated): so the main file may always be made here, and is durable. */
@@ -677,25 +898,27 @@ vfs_open (sqlite3_vfs *vfs, const char *path, sqlite3_file *f, int flags,
 static int
 vfs_delete (sqlite3_vfs *vfs, const char *path, int sync)
 {
-  Slot *slot;
+  int err = begin (path, CHANGES);
+  Slot *slot = find (path);
 
-  begin ();
-  slot = find (path);
-  if (slot != NULL)
+  if (err == 0 && slot != NULL)
     drop_name (slot);
-  if (sync)
+  if (err == 0 && sync)
     sync_parent (path);
   end ();
-  return slot != NULL ? SQLITE_OK : SQLITE_IOERR_DELETE_NOENT;
+  if (err == 0 && slot == NULL)
+    return SQLITE_IOERR_DELETE_NOENT;
+  return vfs_error (err, SQLITE_IOERR_DELETE);
 }
 
 static int
 vfs_access (sqlite3_vfs *vfs, const char *path, int flags, int *out)
 {
-  pthread_mutex_lock (&sim->mutex);
+  int err = begin (path, READS);
+
   *out = find (path) != NULL;
   end ();
-  return SQLITE_OK;
+  return vfs_error (err, SQLITE_IOERR_ACCESS);
 }
 
 static int

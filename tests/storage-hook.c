@@ -207,9 +207,15 @@ hook_space (Storage *storage, const char *path, uint64_t *out_free,
   return err < 0 ? err : -EOPNOTSUPP;
 }
 
+static int
+hook_list (Storage *storage, const char *dir, StorageListFn fn, void *opaque)
+{
+  return storage_posix.ops->list (&storage_posix, dir, fn, opaque);
+}
+
 static const struct storage_ops hook_ops = {
   .open = hook_open, .remove = hook_remove, .sync_dir = hook_sync_dir,
-  .space = hook_space,
+  .space = hook_space, .list = hook_list,
 };
 
 Storage *

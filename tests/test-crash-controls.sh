@@ -39,7 +39,8 @@ control ()                      # BARRIER SOURCE REGEX OBJECTS [ARGS...]
 simulated ()                    # BARRIER SOURCE CRASH REGEX
 {
   control "$1" "$2" "$4" "$build/tests/crash_sim-crash-sim.o
-    $build/tests/crash_sim-sim-disk.o" 13 400 "$3"
+    $build/tests/crash_sim-sim-disk.o
+    $build/tests/crash_sim-sim-history.o" 13 400 "$3"
 }
 
 durable ()                      # BARRIER SOURCE REGEX
@@ -55,6 +56,9 @@ simulated A3_WAIT fleece/disk.c 3 'chain:'
 simulated NONCE bitmap/runtime.c 4 'chain:|snapshot:'
 simulated SCRATCH_CRC fleece/layer.c 2 'snapshot:'
 simulated TMPFS bitmap/runtime.c 5 'chain:|snapshot:'
+simulated FLAG_ORDER bitmap/intent.c 3 'chain:'
+# Without it an intent is cleared before the map that it stands for is stable.
+simulated D_SYNC bitmap/durable-map.c 3 'chain:'
 durable S_SYNC fleece/layer-log.c 'check_kept:|is not what it was'
 durable P_SYNC fleece/layer-log.c 'check_kept:|is not what it was'
 echo "$caught barriers removed, $caught times caught"
