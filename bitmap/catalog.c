@@ -467,6 +467,51 @@ configure (Catalog *cat, GError **error)
          "PRAGMA journal_size_limit = 1048576", error);
 }
 
+/* What the write-ahead log says now may be in memory only: after a sync that
+ * failed the kernel calls its pages clean, a commit that was reported as failed is
+ * read again, and a power cut would take it and every later one away; in the
+ * middle of a checkpoint that would leave half of one in the database.  So each
+ * byte is written once more where it is.  That may stop anywhere: what the medium
+ * had, it keeps.  (A checkpoint here would have just that window, and truncating
+ * the log another: with half of its old frames back, old pages come back.)
+ */
+static int
+rewrite (sqlite3_file *log)
+{
+  const sqlite3_io_methods *ops = log->pMethods;
+  uint8_t buf[65536];
+  sqlite3_int64 size;
+  int rc = ops->xFileSize (log, &size);
+
+  for (sqlite3_int64 at = 0; rc == SQLITE_OK && at < size; at += sizeof buf) {
+    int n = (int) MIN (size - at, (sqlite3_int64) sizeof buf);
+
+    rc = ops->xRead (log, buf, n, at);
+    if (rc == SQLITE_OK)
+      rc = ops->xWrite (log, buf, n, at);
+  }
+  if (rc == SQLITE_OK && size > 0)
+    rc = ops->xSync (log, SQLITE_SYNC_NORMAL);
+  return rc;
+}
+
+/* Before anything is added. */
+static bool
+settle_log (Catalog *cat, GError **error)
+{
+  sqlite3_file *log = NULL;
+  int rc = sqlite3_file_control (cat->db, "main",
+                                 SQLITE_FCNTL_JOURNAL_POINTER, &log);
+
+  if (rc == SQLITE_OK && log != NULL && log->pMethods != NULL)
+    rc = rewrite (log);
+  if (rc != SQLITE_OK)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "catalog '%s': cannot write its log again: %s", cat->path,
+                 sqlite3_errstr (rc));
+  return rc == SQLITE_OK;
+}
+
 static bool
 migrate_one (Catalog *cat, int version, GError **error)
 {
@@ -583,8 +628,8 @@ catalog_open (Catalog *cat, GError **error)
   }
   else {
     catalog_lock (cat);
-    ok = configure (cat, error) && migrate (cat, error) &&
-      load_uuid (cat, error);
+    ok = configure (cat, error) && settle_log (cat, error) &&
+      migrate (cat, error) && load_uuid (cat, error);
     catalog_unlock (cat);
   }
   if (!ok)
