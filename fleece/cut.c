@@ -75,10 +75,12 @@ disk_sync_base (Disk *disk, GError **error)
 {
   int err = disk_sync (disk);
 
-  if (err < 0)
+  if (err < 0) {
+    atomic_store (&disk->untold, err);
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                  "cannot sync disk '%s' ('%s'): %s", disk->name, disk->path,
                  g_strerror (-err));
+  }
   return err == 0;
 }
 

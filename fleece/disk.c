@@ -83,6 +83,18 @@ disk_sync (Disk *disk)
   return err;
 }
 
+/* For a guest, who is told what was kept for it as well. */
+static int
+sync_for_guest (Disk *disk)
+{
+  int err = disk_sync (disk);
+  int untold = atomic_load_explicit (&disk->untold, memory_order_relaxed);
+
+  if (untold < 0)
+    untold = atomic_exchange (&disk->untold, 0);
+  return err < 0 ? err : untold;
+}
+
 int
 disk_pread (Disk *disk, void *buf, size_t length, uint64_t offset)
 {
@@ -152,7 +164,7 @@ disk_zero (Disk *disk, uint64_t length, uint64_t offset, unsigned flags)
     err = write_zeroes (disk, offset, length);
   if (err == 0 && (flags & DISK_FUA)) {
     FAIL_POINT ("A6-sync");
-    err = disk_sync (disk);
+    err = sync_for_guest (disk);
   }
   write_end (disk, &w);
   return err;
@@ -204,7 +216,7 @@ disk_trim (Disk *disk, uint64_t length, uint64_t offset, bool fua)
     err = 0;
   if (err == 0 && fua) {
     FAIL_POINT ("A6-sync");
-    err = disk_sync (disk);
+    err = sync_for_guest (disk);
   }
   write_end (disk, &w);
   return err;
@@ -214,7 +226,7 @@ int
 disk_flush (Disk *disk)
 {
   FAIL_POINT ("A6-flush");
-  return disk_sync (disk);
+  return sync_for_guest (disk);
 }
 
 int

@@ -63,6 +63,9 @@ struct Disk {
    * syncs succeed: what was written since the last cut may go at any time.  Until
    * the next start every epoch carries it on, so that increments have it. */
   atomic_bool sync_failed;
+  /* -errno of one that we did for ourselves: the kernel tells an error once, and
+   * the guest's next flush has to have it.  0: none. */
+  _Atomic int untold;
   Inflight *inflight;
   pthread_mutex_t stripe[DISK_STRIPES]; /* block N's: N * 4096 / STRIPE_BYTES */
 

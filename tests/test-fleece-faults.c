@@ -119,6 +119,40 @@ test_failed_commit (void)
   g_assert_cmpuint (fail_at, >, 5);
 }
 
+/* The error of a sync that a cut does is the guest's to know, and what it may have
+ * lost is not vouched for. */
+static void
+test_untold (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (ChangeSet) set = NULL;
+  uint64_t since;
+
+  set_up ();
+  sim_start ();
+  g_assert_cmpint (write_block (8192, 'a'), ==, 0);
+  for (uint64_t at = 0; ; at++) {
+    SimFault fault = { .target = { "/images" }, .err = EIO, .at = at };
+
+    g_clear_error (&error);
+    sim_disk_fault (&fault);
+    g_assert_false (cut ("s", false, NULL, &error));
+    if (strstr (error->message, "cannot sync") != NULL)
+      break;
+  }
+  sim_disk_fault (NULL);
+  g_assert_cmpint (disk_flush (disk[0]), ==, -EIO);
+  g_assert_cmpint (disk_flush (disk[0]), ==, 0);
+
+  g_clear_error (&error);
+  g_assert_true (cut ("s", false, &since, &error));
+  set = epoch_log_changed (disk_epoch_log (disk[0]), since, 0, NULL, &error);
+  g_assert_no_error (error);
+  g_assert_true (change_set_get (set, 8192));
+  g_assert_false (change_set_get (set, 65536));
+  g_assert_true (sim_stop ());
+}
+
 static void
 check_right (const char *name, uint64_t offset, char byte)
 {
@@ -200,6 +234,7 @@ main (int argc, char **argv)
   sim.pace_ms = 5000;
   boundary = &oracle->over_bytes;
   g_test_add_func ("/faults/failed-commit", test_failed_commit);
+  g_test_add_func ("/faults/untold", test_untold);
   g_test_add_func ("/faults/lost-news", test_lost_news);
   r = g_test_run ();
   sim_tear_down ();
