@@ -228,6 +228,13 @@ prepare_part (CutPart *p, GError **error)
                  disk->path, atomic_load (&disk->base->size));
     return false;
   }
+  if (p->req->durable && atomic_load (&disk->sync_failed)) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "disk '%s': a sync of the image ('%s') has failed, so that a "
+                 "power loss may change it: no durable snapshot of it",
+                 disk->name, disk->path);
+    return false;
+  }
   if (p->req->snapshot != NULL) {
     g_autoptr (Snapshot) taken = disk_find_snapshot (disk, p->req->snapshot);
 

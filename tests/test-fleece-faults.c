@@ -150,6 +150,9 @@ test_untold (void)
   g_assert_no_error (error);
   g_assert_true (change_set_get (set, 8192));
   g_assert_false (change_set_get (set, 65536));
+  /* It could not be what it says. */
+  g_assert_false (cut ("d", true, NULL, &error));
+  g_assert_nonnull (strstr (error->message, "no durable snapshot"));
   g_assert_true (sim_stop ());
 }
 
