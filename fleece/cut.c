@@ -612,12 +612,14 @@ static void
 forget_layer (Disk *disk, Layer *layer)
 {
   g_autoptr (GError) error = NULL;
+  bool removed;
 
   FAIL_POINT ("E-file");
-  layer_remove_file (layer);
+  removed = layer_remove_file (layer) == 0;
   layer_release_space (layer);
   FAIL_POINT ("E-layer-row");
-  if (!store_delete_layer (disk->fleece->cat, layer->id, &error))
+  if (removed ? !store_delete_layer (disk->fleece->cat, layer->id, &error)
+      : !store_retire_layer (disk->fleece->cat, layer->id, &error))
     fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
                  "removing a layer: %s", error->message);
   layer_unref (layer);

@@ -184,7 +184,8 @@ drop_layer_row (Disk *disk, const LayerRow *row)
     fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, -err,
                  "cannot remove scratch file '%s': %s", row->file,
                  g_strerror (-err));
-  if (!store_delete_layer (disk->fleece->cat, row->id, &error))
+  if (err < 0 ? !store_retire_layer (disk->fleece->cat, row->id, &error)
+      : !store_delete_layer (disk->fleece->cat, row->id, &error))
     fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
                  "forgetting scratch file '%s': %s", row->file,
                  error->message);
@@ -293,6 +294,8 @@ drop_retired_row (Disk *disk, const LayerRow *row)
     fleece_note (f, FLEECE_NOTE_WARNING, disk->name, NULL, -err,
                  "a backup that had hardly begun may have left '%s'; it is not "
                  "removed: %s", row->file, g_strerror (-err));
+  if (err < 0 && err != -EEXIST)
+    return;                     /* the next start tries again */
   if (!store_delete_layer (f->cat, row->id, &error))
     fleece_note (f, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
                  "forgetting scratch file '%s': %s", row->file,

@@ -241,6 +241,8 @@ bool store_set_layer_file (Catalog *cat, int64_t id, const char *file,
                            GError **error);
 bool store_set_layer_live (Catalog *cat, int64_t id, GError **error);
 bool store_delete_layer (Catalog *cat, int64_t id, GError **error);
+/* Its files could not be removed: the next start tries again. */
+bool store_retire_layer (Catalog *cat, int64_t id, GError **error);
 /* What a failed cut could not delete. */
 bool store_delete_prepared (Catalog *cat, int64_t disk_id, const char *name,
                             GError **error);

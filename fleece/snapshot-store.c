@@ -111,6 +111,15 @@ store_delete_layer (Catalog *cat, int64_t id, GError **error)
     run_sql (cat, "DELETE FROM layer WHERE id = ?", error, "i", id);
 }
 
+bool
+store_retire_layer (Catalog *cat, int64_t id, GError **error)
+{
+  return run_sql (cat, "UPDATE snapshot SET layer = NULL WHERE layer = ?",
+                  error, "i", id) &&
+    run_sql (cat, "UPDATE layer SET state = 'retired', nonce = NULL"
+             " WHERE id = ?", error, "i", id);
+}
+
 static const char *
 on_error_name (FleeceOnError on_error)
 {

@@ -225,6 +225,28 @@ test_lost_news (void)
   }
 }
 
+/* A scratch file that cannot be removed when its snapshot ends goes at the next
+ * start: its row was deleted, and nobody knew of it any more. */
+static void
+test_not_removed (void)
+{
+  g_autoptr (Snapshot) snap = NULL;
+
+  set_up ();
+  sim_start ();
+  g_assert_true (cut ("s", false, NULL, NULL));
+  snap = disk_find_snapshot (disk[0], "s");
+  fail_from_now (sim.scratch, NULL);
+  g_assert_true (snapshot_end (snap, NULL));
+  sim_disk_fault (NULL);
+  g_assert_cmpuint (sim_disk_files (sim.scratch), ==, 1);
+  g_clear_pointer (&snap, snapshot_unref);
+  g_assert_true (sim_stop ());
+  sim_start ();
+  g_assert_cmpuint (sim_disk_files (sim.scratch), ==, 0);
+  g_assert_true (sim_stop ());
+}
+
 int
 main (int argc, char **argv)
 {
@@ -239,6 +261,7 @@ main (int argc, char **argv)
   g_test_add_func ("/faults/failed-commit", test_failed_commit);
   g_test_add_func ("/faults/untold", test_untold);
   g_test_add_func ("/faults/lost-news", test_lost_news);
+  g_test_add_func ("/faults/not-removed", test_not_removed);
   r = g_test_run ();
   sim_tear_down ();
   return r;
