@@ -269,26 +269,43 @@ prepare_part (CutPart *p, GError **error)
   return true;
 }
 
+/* A commit that failed as its sync did may be there at the next start.  Then the
+ * row says "prepared", and without its files older snapshots would be lost: they
+ * go only once it says something else for sure.  Else they stay, empty. */
+static void
+unprepare_layer (CutPart *p)
+{
+  Storage *storage = p->disk->fleece->storage;
+  Catalog *cat = p->disk->fleece->cat;
+  int err = 0;
+
+  if (!store_retire_layer (cat, p->layer_id, NULL)) {
+    layer_unref (p->layer);
+    return;
+  }
+  if (p->layer != NULL)
+    err = layer_remove_file (p->layer);
+  else if (p->req->scratch_file == NULL)
+    err = layer_remove_files (storage, p->path);
+  /* Else what is there may be the user's: it was in the way. */
+  layer_unref (p->layer);
+  if (err == 0)                 /* else the next start tries again */
+    store_delete_layer (cat, p->layer_id, NULL);
+}
+
 /* Take back what plan and prepare_part did; the rows of prepare_part are rolled
  * back by the caller. */
 static void
 unprepare_part (CutPart *p)
 {
-  int err = 0;
-
   if (p->seg != NULL) {
     layer_unref (p->seg->layer);
     g_free (p->seg);
   }
   if (p->snap != NULL)
     snapshot_unref (p->snap);
-  if (p->layer != NULL) {
-    err = layer_remove_file (p->layer);
-    layer_unref (p->layer);
-  }
-  /* Else the next start tries again. */
-  if (p->layer_id != 0 && err == 0)
-    store_delete_layer (p->disk->fleece->cat, p->layer_id, NULL);
+  if (p->layer_id != 0)
+    unprepare_layer (p);
   if (p->epoch != NULL)
     epoch_log_abandon (p->disk->log, p->epoch);
 }
