@@ -263,18 +263,21 @@ int
 layer_remove_files (Storage *storage, const char *path)
 {
   static const char *const suffixes[] = { ".map", ".log", "" };
-  bool removed = false;
-  int result = 0;
+  int result = 0, err;
 
   for (unsigned i = 0; i < G_N_ELEMENTS (suffixes); i++) {
     g_autofree char *name = g_strconcat (path, suffixes[i], NULL);
-    int err = storage->ops->remove (storage, name);
 
+    err = storage->ops->remove (storage, name);
     if (err < 0 && err != -ENOENT)
       result = err;
-    removed |= err == 0;
   }
-  return removed && result == 0 ? sync_folder (storage, path) : result;
+  if (result < 0)
+    return result;
+  /* Even if there was nothing: then they may have been removed before, and that
+   * have failed to be synced. */
+  err = sync_folder (storage, path);
+  return err == -ENOENT ? 0 : err;
 }
 
 /* 0: nothing that anybody wrote to; -EEXIST: something else; or -errno.  size: of a

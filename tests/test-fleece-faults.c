@@ -247,6 +247,42 @@ test_not_removed (void)
   g_assert_true (sim_stop ());
 }
 
+/* A snapshot ends, and the sync of the folder fails that should make sure that its
+ * scratch file is removed; the next start found nothing to remove, the row went, and a power
+ * loss brought the file back. */
+static void
+life_with_unsynced_folder (void)
+{
+  SimFault fault = { .err = ENOSPC, .for_good = true };
+
+  sim_start ();
+  g_assert_true (cut ("s", true, NULL, NULL));
+  g_strlcpy (fault.target[0], sim.scratch, sizeof fault.target[0]);
+  sim_disk_fault (&fault);
+  {
+    g_autoptr (Snapshot) snap = disk_find_snapshot (disk[0], "s");
+
+    g_assert_true (snapshot_end (snap, NULL));
+  }
+  g_assert_true (sim_stop ());
+  sim_start ();
+}
+
+static void
+test_removal_unsynced (void)
+{
+  for (unsigned seed = 0; seed < 8; seed++) {
+    set_up ();
+    in_child (life_with_unsynced_folder);
+    sim_disk_fault (NULL);
+    sim_disk_lose_power (seed);
+    sim_empty_folder (sim.runtime_folder);
+    sim_start ();
+    g_assert_cmpuint (sim_disk_files (sim.scratch), ==, 0);
+    g_assert_true (sim_stop ());
+  }
+}
+
 /* A cut fails as its preparation cannot be committed, or so it seems: the row of
  * its layer was found at the next start, and as the files were gone, older
  * snapshots were lost. */
@@ -302,6 +338,7 @@ main (int argc, char **argv)
   g_test_add_func ("/faults/untold", test_untold);
   g_test_add_func ("/faults/lost-news", test_lost_news);
   g_test_add_func ("/faults/not-removed", test_not_removed);
+  g_test_add_func ("/faults/removal-unsynced", test_removal_unsynced);
   g_test_add_func ("/faults/failed-prepare", test_failed_prepare);
   r = g_test_run ();
   sim_tear_down ();
