@@ -266,6 +266,104 @@ checkpoint_insert (Catalog *cat, const Checkpoint *ckpt, GError **error)
   return catalog_commit (cat, error);
 }
 
+/* --- redefine */
+
+/* A row of that name, or a new one. */
+static bool
+put_checkpoint_row (Catalog *cat, const Checkpoint *ckpt, int64_t *out_id,
+                    GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat,
+    "INSERT INTO checkpoint (name, description, parent, creation_time)"
+    " VALUES (?1, ?2, (SELECT id FROM checkpoint WHERE name = ?3), ?4)"
+    " ON CONFLICT (name) DO UPDATE SET description = excluded.description,"
+    "   parent = excluded.parent, creation_time = excluded.creation_time",
+    error);
+  bool ok;
+
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_text (stmt, 1, ckpt->name, -1, SQLITE_STATIC);
+  sqlite3_bind_text (stmt, 2, ckpt->description, -1, SQLITE_STATIC);
+  sqlite3_bind_text (stmt, 3, ckpt->parent, -1, SQLITE_STATIC);
+  sqlite3_bind_int64 (stmt, 4, ckpt->creation_time);
+  ok = catalog_step_done (cat, stmt, error);
+  sqlite3_clear_bindings (stmt);
+  return ok && find_checkpoint (cat, ckpt->name, out_id, error);
+}
+
+static bool
+check_parent (Catalog *cat, const Checkpoint *ckpt, GError **error)
+{
+  int64_t unused;
+  int rc;
+
+  if (ckpt->parent == NULL)
+    return true;
+  if (strcmp (ckpt->parent, ckpt->name) == 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "cannot set checkpoint '%s' as its own parent", ckpt->name);
+    return false;
+  }
+  rc = query_int (cat, "SELECT id FROM checkpoint WHERE name = ?1",
+                  ckpt->parent, NULL, &unused, error);
+  if (rc == 0)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
+                 "parent '%s' for checkpoint '%s' not found", ckpt->parent,
+                 ckpt->name);
+  if (rc != 1)
+    return false;
+  rc = query_int (cat,
+    "WITH RECURSIVE up (id, name, parent) AS ("
+    "   SELECT id, name, parent FROM checkpoint WHERE name = ?1"
+    "   UNION ALL SELECT c.id, c.name, c.parent"
+    "     FROM up JOIN checkpoint AS c ON c.id = up.parent)"
+    " SELECT 1 FROM up WHERE name = ?2", ckpt->parent, ckpt->name, &unused,
+    error);
+  if (rc == 1)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "parent '%s' would create cycle to '%s'", ckpt->parent,
+                 ckpt->name);
+  return rc == 0;
+}
+
+static bool
+redefine_rows (Catalog *cat, const Checkpoint *ckpt, GError **error)
+{
+  int64_t id;
+
+  if (!check_parent (cat, ckpt, error) ||
+      !put_checkpoint_row (cat, ckpt, &id, error) ||
+      !exec_int (cat, "DELETE FROM checkpoint_disk WHERE checkpoint = ?1", id,
+                 0, error))
+    return false;
+  for (guint i = 0; i < ckpt->disks->len; i++) {
+    const CheckpointDisk *cd = g_ptr_array_index (ckpt->disks, i);
+
+    if (!name_check_bitmap ("bitmap name", cd->bitmap, error) ||
+        !disk_name_free (cat, cd->disk, cd->bitmap, error) ||
+        !insert_disk_row (cat, id, cd, error))
+      return false;
+  }
+  return exec_int (cat,
+    "UPDATE meta SET current_checkpoint = ?1"
+    " WHERE current_checkpoint IS NULL OR current_checkpoint ="
+    "   (SELECT parent FROM checkpoint WHERE id = ?1)", id, 0, error);
+}
+
+bool
+checkpoint_redefine (Catalog *cat, const Checkpoint *ckpt, GError **error)
+{
+  if (!name_check_bitmap ("checkpoint name", ckpt->name, error) ||
+      !catalog_begin (cat, error))
+    return false;
+  if (!redefine_rows (cat, ckpt, error)) {
+    catalog_rollback (cat);
+    return false;
+  }
+  return catalog_commit (cat, error);
+}
+
 /* --- list and lookup */
 
 static bool

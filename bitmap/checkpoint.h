@@ -52,6 +52,13 @@ bool checkpoint_name_free (Catalog *cat, const char *name, GError **error);
 /* Becomes a child of the current one, and current.  EXISTS if taken. */
 bool checkpoint_insert (Catalog *cat, const Checkpoint *ckpt, GError **error);
 
+/* Restores one after a loss: parent and creation_time are ckpt's own.  One of that
+ * name is replaced and keeps its children.  Current if its parent is, or nobody.
+ * NOT_FOUND: no such parent; INVALID: it would be its own ancestor; EXISTS as
+ * insert. */
+bool checkpoint_redefine (Catalog *cat, const Checkpoint *ckpt,
+                          GError **error);
+
 /* Parents first, then by creation; never NULL but on error. */
 GPtrArray *checkpoint_list (Catalog *cat, GError **error);
 /* NOT_FOUND: "checkpoint 'X' not found". */

@@ -180,6 +180,27 @@ named_bitmap_add_blob (NamedBitmap *bm, int64_t blob)
   add_blob (bm, blob, bm->granularity);
 }
 
+NamedBitmap *
+named_bitmap_new_since (int64_t disk, const char *name, uint32_t granularity,
+                        uint64_t disk_size, uint64_t boundary)
+{
+  NamedBitmap *bm = named_bitmap_new (disk, name, granularity, disk_size,
+                                      true);
+
+  named_bitmap_resolve (bm, disk, boundary);
+  return bm;
+}
+
+uint64_t
+named_bitmap_since (const NamedBitmap *bm)
+{
+  const BitmapInterval *iv = bm->intervals->len == 1 ? interval (bm, 0) : NULL;
+
+  return bm->recording && !bm->inconsistent && bm->blobs->len == 0 &&
+    iv != NULL && iv->disk == bm->disk && iv->to == BITMAP_OPEN &&
+    iv->from < BITMAP_CUT ? iv->from : 0;
+}
+
 void
 named_bitmap_end_at (NamedBitmap *bm, uint64_t boundary)
 {

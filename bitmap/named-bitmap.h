@@ -79,6 +79,13 @@ void named_bitmap_disable (NamedBitmap *bm);
 void named_bitmap_merge (NamedBitmap *bm, const NamedBitmap *source);
 void named_bitmap_add_blob (NamedBitmap *bm, int64_t blob);
 
+/* A new one that records since a past cut; and the reverse: since when it has been
+ * recording its disk, if that and no more is in it, else 0. */
+NamedBitmap *named_bitmap_new_since (int64_t disk, const char *name,
+                                     uint32_t granularity, uint64_t disk_size,
+                                     uint64_t boundary);
+uint64_t named_bitmap_since (const NamedBitmap *bm);
+
 /* What it said at a cut (boundary) of its own disk that is past, as a bitmap that
  * records nothing; and what it has recorded from there on. */
 void named_bitmap_end_at (NamedBitmap *bm, uint64_t boundary);

@@ -28,6 +28,9 @@ static const struct qmp_arg args_checkpoint_create[] = {
   { "disks", QMP_OBJECTS, .members = args_checkpoint_disk },
   { "redefine", QMP_BOOL },
   { "redefine-validate", QMP_BOOL },
+  { "creation-time", QMP_INT, .min = 0, .max = INT64_MAX,
+    .range = "uint64_t" },
+  { "parent", QMP_STR },
   { NULL }
 };
 

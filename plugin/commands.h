@@ -135,6 +135,9 @@ EpochLog *command_find_log (void *opaque, int64_t disk);
 GPtrArray *command_checkpoint_disks (json_t *list, GPtrArray *fallback,
                                      GError **error);
 
+/* What only a command by itself can do: false if it is asked for. */
+bool command_refuse_redefine (json_t *args, GError **error);
+
 /* One checkpoint, its name checked, not in the catalog yet. */
 Checkpoint *command_new_checkpoint (const char *name, const char *description,
                                     int64_t now, GError **error);

@@ -41,6 +41,7 @@ typedef struct {
 typedef struct {
   char *name;
   CheckpointDelete how;
+  bool keep;                    /* their bitmaps */
   GPtrArray *deleted;           /* of char *, what went */
 } PendingDelete;
 
@@ -433,6 +434,8 @@ action_checkpoint_create (Transaction *t, json_t *args, GError **error)
 
   if (disks == NULL)
     return false;
+  if (!command_refuse_redefine (args, error))
+    return false;
   ckpt = command_new_checkpoint (qmp_get_str (args, "name"),
                                  qmp_get_str (args, "description"),
                                  g_get_real_time () / G_USEC_PER_SEC, error);
@@ -478,6 +481,7 @@ action_checkpoint_delete (Transaction *t, json_t *args, GError **error)
   pending->name = g_strdup (name);
   pending->how = children ? CHECKPOINT_DELETE_TREE
     : only ? CHECKPOINT_DELETE_CHILDREN : CHECKPOINT_DELETE_ONE;
+  pending->keep = qmp_get_bool (args, "metadata", false);
   g_ptr_array_add (t->deleted, pending);
   return true;
 }
@@ -600,19 +604,59 @@ create_checkpoint (Transaction *t, PendingCheckpoint *pending, GError **error)
   return checkpoint_insert (plugin.catalog, pending->ckpt, error);
 }
 
+/* What a checkpoint that has gone told of its disks, as bitmaps of its name. */
+static bool
+keep_bitmaps (const Checkpoint *ckpt, GError **error)
+{
+  for (guint i = 0; i < ckpt->disks->len; i++) {
+    const CheckpointDisk *cd = ckpt->disks->pdata[i];
+    Disk *disk = fleece_find_disk (plugin.fleece, cd->disk);
+    g_autoptr (NamedBitmap) bm = NULL;
+
+    if (disk == NULL) {
+      command_set_error (error, "disk '%s' is not served now: its bitmap "
+                         "'%.1100s' cannot be kept", cd->disk, cd->bitmap);
+      return false;
+    }
+    bm = named_bitmap_new_since (disk_row (disk), cd->bitmap,
+                                 disk_granularity (disk), disk_size (disk),
+                                 cd->boundary);
+    bm->persistent = true;
+    if (!named_bitmap_put (plugin.catalog, bm, error))
+      return false;
+  }
+  return true;
+}
+
+static bool
+delete_checkpoints (PendingDelete *pending, GError **error)
+{
+  g_autoptr (GPtrArray) all = checkpoint_list (plugin.catalog, error);
+
+  if (all == NULL ||
+      !checkpoint_delete (plugin.catalog, pending->name, pending->how,
+                          &pending->deleted, error))
+    return false;
+  for (guint i = 0; pending->keep && i < all->len; i++) {
+    const Checkpoint *ckpt = all->pdata[i];
+
+    if (g_ptr_array_find_with_equal_func (pending->deleted, ckpt->name,
+                                          g_str_equal, NULL) &&
+        !keep_bitmaps (ckpt, error))
+      return false;
+  }
+  return true;
+}
+
 /* In the cut's transaction.  What goes makes room for names that come. */
 static bool
 write_rows (void *opaque, GError **error)
 {
   Transaction *t = opaque;
 
-  for (guint i = 0; i < t->deleted->len; i++) {
-    PendingDelete *pending = t->deleted->pdata[i];
-
-    if (!checkpoint_delete (plugin.catalog, pending->name, pending->how,
-                            &pending->deleted, error))
+  for (guint i = 0; i < t->deleted->len; i++)
+    if (!delete_checkpoints (t->deleted->pdata[i], error))
       return false;
-  }
   for (guint i = 0; i < t->edits->len; i++) {
     const Edit *edit = t->edits->pdata[i];
 

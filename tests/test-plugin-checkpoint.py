@@ -73,8 +73,6 @@ assert c3["parent"] == "c1" and c3["current"]
 assert "'c0' not found" in q.error("checkpoint-delete", name="c0")["desc"]
 assert "same time" in q.error("checkpoint-delete", name="c1", children=True,
                               children_only=True)["desc"]
-assert "not supported" in q.error("checkpoint-delete", name="c1",
-                                  metadata=True)["desc"]
 q.command("checkpoint-create", name="c5")
 q.command("checkpoint-delete", name="c3", children_only=True)
 assert names() == ["c1", "c3"]
