@@ -1,6 +1,7 @@
 #!/usr/bin/env perl
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # pod-to-man.pl VERSION PAGE.pod OUTPUT - one of our man pages, or an error.
+# OUTPUT ends in the number of its section.
 #
 # Errors beside what podchecker finds (its warnings count): a standard section
 # is missing or empty, a line of an example is too long for a terminal, a link
@@ -14,6 +15,10 @@ defined $out or die "usage: $0 VERSION PAGE.pod OUTPUT\n";
 my ($folder, $page) = $pod =~ m{^(.*?)([^/]+)\.pod$}
   or die "$0: $pod: not a .pod file\n";
 $folder = "./" if $folder eq "";
+my ($section) = $out =~ /\.(\d)$/ or die "$0: $out: no section\n";
+
+# Where a page is that is no program.
+sub section_of { return $_[0] =~ /-qmp$/ ? 7 : 1; }
 
 # A page's headings and items, by their plain text.
 sub anchors {
@@ -50,7 +55,7 @@ while (<$fh>) {
     my ($name, $anchor) = split m{/}, $1, 2;
     next unless $name =~ /^(.*(?:fleece).*)\((\d)\)$/;
     my $anchors = anchors ("$folder$1.pod");
-    if (!defined $anchors || $2 ne "1") {
+    if (!defined $anchors || $2 ne section_of ($1)) {
       push @problems, "$pod:$.: there is no page $name";
     } elsif (defined $anchor) {
       $anchor =~ s/^"(.*)"$/$1/;
@@ -62,7 +67,7 @@ while (<$fh>) {
 close $fh;
 
 my @wanted = ("NAME", "SYNOPSIS", "DESCRIPTION", "EXAMPLES", "SEE ALSO");
-push @wanted, "EXIT STATUS" unless $page =~ /-plugin$/;
+push @wanted, "EXIT STATUS" unless $page =~ /-plugin$/ || $section != 1;
 for (@wanted) {
   push @problems, "$pod: section $_ is missing" unless exists $section{$_};
   push @problems, "$pod: section $_ is empty"
@@ -74,7 +79,7 @@ if (@problems) {
   exit 1;
 }
 
-system ("pod2man", "-u", "--section=1", "--name=" . uc $page,
+system ("pod2man", "-u", "--section=$section", "--name=" . uc $page,
         "--center=nbdfleece", "--release=nbdfleece-$version", $pod,
         "$out.tmp") == 0
   or die "$0: pod2man failed\n";

@@ -6,6 +6,10 @@
 #define ALWAYS .required = true
 
 static const char *const io_statuses[] = { "ok", "failed", "nospace", NULL };
+static const char *const job_statuses[] = {
+  "created", "running", "paused", "waiting", "pending", "aborting",
+  "concluded", "null", NULL
+};
 
 /* --- query-version, query-commands, query-qmp-schema --- */
 
@@ -228,8 +232,10 @@ const struct qmp_arg reply_checkpoint_list = {
 
 static const struct qmp_arg backup_disk_made[] = {
   { "disk", QMP_STR, ALWAYS },
-  { "export", QMP_STR, ALWAYS },
-  { "contexts", QMP_STRS, ALWAYS },
+  { "export", QMP_STR },
+  { "contexts", QMP_STRS },
+  { "target", QMP_STR },
+  { "job", QMP_STR },
   { "incremental", QMP_STR },
   { NULL }
 };
@@ -248,19 +254,30 @@ static const char *const snapshot_states[] = {
 };
 static const struct qmp_arg backup_disk[] = {
   { "disk", QMP_STR, ALWAYS },
-  { "export", QMP_STR, ALWAYS },
-  { "contexts", QMP_STRS, ALWAYS },
+  { "export", QMP_STR },
+  { "contexts", QMP_STRS },
+  { "target", QMP_STR },
+  { "job", QMP_STR },
+  { "job-status", QMP_ENUM, .values = job_statuses },
+  { "current-progress", QMP_INT },
+  { "total-progress", QMP_INT },
   { "incremental", QMP_STR },
   { "state", QMP_ENUM, ALWAYS, .values = snapshot_states },
   { "reason", QMP_STR },
   { "scratch-used", QMP_INT, ALWAYS },
   { "scratch-limit", QMP_INT, ALWAYS },
-  { "clients", QMP_INT, ALWAYS },
+  { "scratch-left", QMP_INT },
+  { "preserved", QMP_INT },
+  { "read", QMP_INT },
+  { "extents", QMP_INT },
+  { "clients", QMP_INT },
   { "durable", QMP_BOOL },
   { NULL }
 };
+static const char *const transfer_modes[] = { "pull", "push", NULL };
 static const struct qmp_arg backup[] = {
   { "id", QMP_STR, ALWAYS },
+  { "mode", QMP_ENUM, ALWAYS, .values = transfer_modes },
   { "checkpoint", QMP_STR },
   { "creation-time", QMP_INT, ALWAYS },
   { "state", QMP_ENUM, ALWAYS, .values = snapshot_states },
@@ -273,10 +290,6 @@ const struct qmp_arg reply_query_backups = {
 
 /* --- jobs --- */
 
-static const char *const job_statuses[] = {
-  "created", "running", "paused", "waiting", "pending", "aborting",
-  "concluded", "null", NULL
-};
 static const char *const job_types[] = { "backup", "bitmap-populate", NULL };
 static const struct qmp_arg job[] = {
   { "id", QMP_STR, ALWAYS },

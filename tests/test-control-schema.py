@@ -13,6 +13,7 @@ from schema import Schema
 # Members or values that QEMU's arguments have and ours have not, or that our
 # replies have, or lack, against QEMU's; nbdfleece-qmp(7) says why.
 DIFFERENT = {
+    "nbd-server-start/addr/type": {"vsock", "fd"},
     "block-export-add/type": {"vhost-user-blk", "fuse", "vduse-blk"},
     "transaction/actions/type": {
         "blockdev-snapshot", "blockdev-snapshot-internal-sync",
