@@ -31,7 +31,13 @@ def copy():
     global copies
     copies += 1
     to = t.path(f"copy{copies}")
-    shutil.copytree(state, to)
+
+    def copy_file(a, b):
+        try:
+            shutil.copy2(a, b)
+        except FileNotFoundError:       # a map that is stored by now
+            pass
+    shutil.copytree(state, to, copy_function=copy_file)
     return to
 
 
