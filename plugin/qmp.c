@@ -288,12 +288,6 @@ find_command (const struct qmp_command *table, struct qmp_session *session,
                  "The command %.*s has not been found", SHOW_MAX, name);
     return NULL;
   }
-  if (session->negotiated && cmd->before_negotiation) {
-    g_set_error (error, QMP_ERROR, QMP_ERROR_COMMAND_NOT_FOUND,
-                 "Capabilities negotiation is already complete, command "
-                 "ignored");
-    return NULL;
-  }
   return cmd;
 }
 
@@ -316,6 +310,13 @@ run_request (const struct qmp_command *table, struct qmp_session *session,
     args = json_object ();
   if (!check_members (cmd->args, args, "", error))
     return NULL;
+  /* After its arguments, as QEMU. */
+  if (session->negotiated && cmd->before_negotiation) {
+    g_set_error (error, QMP_ERROR, QMP_ERROR_COMMAND_NOT_FOUND,
+                 "Capabilities negotiation is already complete, command "
+                 "ignored");
+    return NULL;
+  }
   return cmd->run (session, args, error);
 }
 
