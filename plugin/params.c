@@ -9,6 +9,7 @@
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
 #include "bitmap/dirty-bitmap.h"
+#include "plugin/config-file.h"
 #include "plugin/params.h"
 
 #define INTENT_IDLE_DEFAULT_MS 30000u
@@ -16,6 +17,7 @@
 const char params_help[] =
   "disk=NAME:PATH         (required) Serve image or device PATH as NAME;\n"
   "                       'disk=' may be left out.  May be repeated.\n"
+  "config=FILE            Take these and further parameters from an ini file.\n"
   "state=DIR              (required) Where tracking is kept; made if missing.\n"
   "scratch=DIR            Where snapshots keep old data\n"
   "                       (default STATE/scratch).\n"
@@ -63,6 +65,7 @@ params_free (Params *params)
   if (params == NULL)
     return;
   g_ptr_array_unref (params->disks);
+  g_free (params->config);
   g_free (params->state);
   g_free (params->scratch);
   g_free (params->control);
@@ -283,6 +286,9 @@ params_set (Params *params, const char *key, const char *value,
 {
   if (strcmp (key, "disk") == 0)
     return set_disk (params, value, error);
+  if (strcmp (key, "config") == 0)
+    return set_path (&params->config, key, value, error) &&
+      config_file_read (params, params->config, error);
   if (strcmp (key, "state") == 0)
     return set_path (&params->state, key, value, error);
   if (strcmp (key, "scratch") == 0)

@@ -29,6 +29,7 @@ typedef struct {
 
 typedef struct {
   GPtrArray *disks;             /* of ParamsDisk, in the order given, >= 1 */
+  char *config;                 /* absolute; NULL: none */
   char *state;                  /* absolute path of the state directory */
   char *scratch;                /* absolute; default STATE/scratch */
   char *control;                /* absolute; NULL: no control socket */
