@@ -397,6 +397,7 @@ set_round (Intents *in, GArray *queue)
   }
 #ifdef BROKEN_FLAG_ORDER        /* see test-crash-controls.sh */
   publish (in, queue);
+  g_usleep (2000);              /* the guest goes on */
 #endif
   FAIL_POINT ("I-set-write");
   err = write_sectors (in, which, true);
