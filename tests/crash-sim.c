@@ -180,10 +180,10 @@ run_child (Part part, const Run *run, uint64_t crash_at)
     return true;
   fprintf (stderr, "script %u, history %" G_GUINT64_FORMAT "%s, then %s: %s "
            "failed, status 0x%x, call %" G_GUINT64_FORMAT " of it\n",
-           run->history->script, run->history->seed, run->history->threads ? " (threads)" : "",
-           crash_name[run->crash], part == HISTORY ? "the history" :
-           part == RECOVERY ? "the recovery" : "the check", status,
-           sim_disk_calls ());
+           run->history->script, run->history->seed,
+           run->history->threads ? " (threads)" : "", crash_name[run->crash],
+           part == HISTORY ? "the history" : part == RECOVERY ? "the recovery"
+           : "the check", status, sim_disk_calls ());
   sim_tear_down ();
   sim_remove_tree (disk_folder);
   exit (1);

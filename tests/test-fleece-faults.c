@@ -248,8 +248,8 @@ test_not_removed (void)
 }
 
 /* A snapshot ends, and the sync of the folder fails that should make sure that its
- * scratch file is removed; the next start found nothing to remove, the row went, and a power
- * loss brought the file back. */
+ * scratch file is removed; the next start found nothing to remove, the row went,
+ * and a power loss brought the file back. */
 static void
 life_with_unsynced_folder (void)
 {
