@@ -548,6 +548,12 @@ migrate (Catalog *cat, GError **error)
                  cat->path);
     return false;
   }
+  if (version < 0) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_CORRUPT,
+                 "catalog '%s' is damaged: its schema version is %"
+                 G_GINT64_FORMAT, cat->path, version);
+    return false;
+  }
   if (version > catalog_schema_version) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
                  "catalog '%s' has schema version %" G_GINT64_FORMAT

@@ -51,6 +51,18 @@ test_newer (void)
   test_dir_free (dir);
 }
 
+static void
+test_negative (void)
+{
+  char *dir = test_dir_new ();
+  Catalog *cat = test_catalog (dir);
+
+  test_sql (cat, "PRAGMA user_version = -3");
+  catalog_free (cat);
+  refused (dir, BITMAP_ERROR_CORRUPT, "damaged: its schema version is -3");
+  test_dir_free (dir);
+}
+
 /* What the first version wrote is kept, and its tables get what is new. */
 static void
 test_migrate (void)
@@ -406,6 +418,7 @@ main (int argc, char **argv)
 {
   g_test_init (&argc, &argv, NULL);
   g_test_add_func ("/bitmap/catalog/newer", test_newer);
+  g_test_add_func ("/bitmap/catalog/negative", test_negative);
   g_test_add_func ("/bitmap/catalog/migrate", test_migrate);
   g_test_add_func ("/bitmap/catalog/garbage", test_garbage);
   g_test_add_func ("/bitmap/catalog/foreign", test_foreign);
