@@ -245,11 +245,17 @@ static const char version_5[] =
 "            WHERE disk = NEW.disk AND bitmap = NEW.name)"
 "  BEGIN SELECT RAISE (ABORT, 'a checkpoint of this name exists'); END;";
 
+/* Of the durable map, while the bits are in files.  Behind the blob, so that it is
+ * cheap to read only where there is none. */
+static const char version_6[] =
+"ALTER TABLE epoch ADD COLUMN map_inode INTEGER NOT NULL DEFAULT 0;";
+
 const char *const catalog_migrations[] = {
   version_1,
   version_2,
   version_3,
   version_4,
   version_5,
+  version_6,
 };
 const int catalog_schema_version = G_N_ELEMENTS (catalog_migrations);

@@ -76,6 +76,12 @@ durable_map_remove (DurableMap *dm)
   durable_map_close (dm);
 }
 
+uint64_t
+durable_map_inode (const DurableMap *dm)
+{
+  return dm->file->inode;
+}
+
 bool
 durable_map_covers (const DurableMap *dm, uint64_t offset, uint64_t length)
 {

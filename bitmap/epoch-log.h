@@ -62,6 +62,10 @@ int epoch_log_sync_maps (EpochLog *log);
 bool epoch_recover (EpochLog *log, uint64_t disk_size, GPtrArray *stale,
                     GError **error);
 
+/* Has the state directory been put back from a copy that was made while a server
+ * ran?  Then epochs and marks are those of the image, and the maps too old. */
+bool epoch_maps_are_copies (EpochLog *log, bool *out_copies, GError **error);
+
 /* What the image's size is to be at the next start, if this stops cleanly. */
 bool epoch_put_disk_size (Catalog *cat, int64_t disk, uint64_t size,
                           GError **error);

@@ -227,6 +227,47 @@ add_all_dirty (Catalog *cat, int64_t disk, uint64_t prev, const Epoch *like,
   return true;
 }
 
+/* Every id taken so far is below next_epoch: if not, the rows are of several
+ * copies of the catalog, put together.  On with ids that are new, and all dirty. */
+static bool
+mend_ids (Catalog *cat, const DiskRow *row, bool *out_mixed, GError **error)
+{
+  sqlite3_stmt *stmt;
+  uint64_t last;
+
+  if (!last_epoch (cat, row->id, &last, error))
+    return false;
+  *out_mixed = last >= row->next_epoch;
+  if (!*out_mixed)
+    return true;
+  stmt = catalog_stmt (cat, "UPDATE disk SET next_epoch = ?2 WHERE id = ?1",
+                       error);
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, row->id);
+  sqlite3_bind_int64 (stmt, 2, (int64_t) last + 1);
+  return catalog_step_done (cat, stmt, error);
+}
+
+/* Why not even the rows and maps are of one piece. */
+static bool
+distrust_state (EpochLog *log, const DiskRow *row, char **out_reason,
+                GError **error)
+{
+  bool mixed, copies;
+
+  if (!mend_ids (log->cat, row, &mixed, error) ||
+      !epoch_maps_are_copies (log, &copies, error))
+    return false;
+  if (mixed)
+    *out_reason = g_strdup ("catalog is damaged: it has parts of different "
+                            "ages");
+  else if (copies)
+    *out_reason = g_strdup ("state directory was put back from a copy that was "
+                            "made while it was in use");
+  return true;
+}
+
 /* First transaction: the disk's row; what an unclean stop left is recovered, so
  * that nothing depends on the old maps any more. */
 static bool
@@ -238,6 +279,7 @@ recover_rows (EpochLog *log, uint32_t granularity,
   DiskRow row = { 0 };
   int found = find_disk (cat, log->name, &row, error);
   Epoch like = { .size = identity->size, .granularity = granularity };
+  g_autofree char *not_of_one_piece = NULL;
   bool foreign, known_size;
   uint64_t id;
 
@@ -245,6 +287,9 @@ recover_rows (EpochLog *log, uint32_t granularity,
     return false;
   if (found == 0) {
     report->created = report->clean = report->same_image = true;
+    if (identity->mark[0] != '\0')
+      report->reason = g_strdup ("image was tracked before, under another name "
+                                 "or with another state directory");
     /* Clean, as long as nothing has been written. */
     return add_disk (cat, log->name, granularity, &log->disk, error) &&
       update_disk (cat, log->disk, granularity, identity, true, error);
@@ -252,7 +297,11 @@ recover_rows (EpochLog *log, uint32_t granularity,
   log->disk = row.id;
   if (!is_known_size (cat, &row, identity->size, &known_size, error))
     return false;
+  if (!distrust_state (log, &row, &not_of_one_piece, error))
+    return false;
   report->reason = distrust (log, &row, known_size, identity);
+  if (report->reason == NULL)
+    report->reason = g_steal_pointer (&not_of_one_piece);
   foreign = report->reason != NULL;
   report->same_image = !foreign;
   if (!foreign && !row.clean)

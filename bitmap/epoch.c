@@ -109,12 +109,13 @@ epoch_put_row (Catalog *cat, int64_t disk, const Epoch *epoch,
   catalog_lock (cat);
   stmt = catalog_stmt (cat,
     "INSERT INTO epoch (disk, id, prev, size, granularity, state, all_dirty,"
-    "                   count, blob, nonce)"
-    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+    "                   count, blob, nonce, map_inode)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
     " ON CONFLICT (disk, id) DO UPDATE SET size = excluded.size,"
     "   state = excluded.state,"
     "   all_dirty = excluded.all_dirty, count = excluded.count,"
-    "   blob = excluded.blob, nonce = excluded.nonce", error);
+    "   blob = excluded.blob, nonce = excluded.nonce,"
+    "   map_inode = excluded.map_inode", error);
   if (stmt != NULL) {
     sqlite3_bind_int64 (stmt, 1, disk);
     sqlite3_bind_int64 (stmt, 2, (int64_t) epoch->id);
@@ -130,6 +131,8 @@ epoch_put_row (Catalog *cat, int64_t disk, const Epoch *epoch,
     if (blob == NULL && !all_dirty && epoch->map != NULL)
       sqlite3_bind_blob (stmt, 10, epoch->nonce, sizeof epoch->nonce,
                          SQLITE_STATIC);
+    sqlite3_bind_int64 (stmt, 11, blob == NULL && epoch->durable != NULL ?
+                        (int64_t) durable_map_inode (epoch->durable) : 0);
     ok = catalog_step_done (cat, stmt, error);
     sqlite3_clear_bindings (stmt);      /* they point to blob */
   }

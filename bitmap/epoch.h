@@ -98,7 +98,7 @@ typedef struct {
   unsigned bad_sectors;         /* of the durable map and the intents */
   bool same_image;              /* nobody else wrote to it, as far as can be told;
                                  * what was kept aside of it still fits */
-  char *reason;                 /* why not clean, one phrase; the log's */
+  char *reason;                 /* why not clean; created: what is odd; the log's */
 } EpochOpenReport;
 
 /* Opens the log of the disk called name, creating its rows if it is new, recovers

@@ -288,6 +288,46 @@ recover_one (EpochLog *log, const Lost *lost, uint64_t disk_size,
                    change_set_count (bits), blob, error);
 }
 
+static bool
+is_copy (EpochLog *log, uint64_t epoch, uint64_t inode)
+{
+  g_autofree char *path = durable_map_path (log->maps_dir, log->name, epoch);
+  Storage *storage = log->options.storage;
+  StorageFile *file;
+  bool differs;
+
+  /* Without it everything counts as changed anyway. */
+  if (storage->ops->open (storage, path, STORAGE_READ_ONLY, 0, &file) < 0)
+    return false;
+  differs = file->inode != inode;
+  file->ops->close (file);
+  return differs;
+}
+
+bool
+epoch_maps_are_copies (EpochLog *log, bool *out_copies, GError **error)
+{
+  sqlite3_stmt *stmt;
+  int rc = -1;
+
+  *out_copies = false;
+  if (log->maps_dir == NULL)
+    return true;
+  catalog_lock (log->cat);
+  stmt = catalog_stmt (log->cat,
+    "SELECT id, map_inode FROM epoch INDEXED BY epoch_without_blob"
+    " WHERE disk = ?1 AND blob IS NULL AND NOT all_dirty AND map_inode != 0",
+    error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, log->disk);
+    while ((rc = catalog_step_row (log->cat, stmt, error)) == 1)
+      *out_copies |= is_copy (log, (uint64_t) sqlite3_column_int64 (stmt, 0),
+                              (uint64_t) sqlite3_column_int64 (stmt, 1));
+  }
+  catalog_unlock (log->cat);
+  return rc == 0;
+}
+
 bool
 epoch_recover (EpochLog *log, uint64_t disk_size, GPtrArray *stale,
                GError **error)

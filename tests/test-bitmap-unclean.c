@@ -315,6 +315,34 @@ test_damaged (void)
   damage ("DELETE FROM epoch WHERE id = 2", true);
 }
 
+/* A copy of the database with the log of another one next to it. */
+static void
+test_mixed (void)
+{
+  char *dir = test_dir_new ();
+  Catalog *cat = test_catalog (dir);
+  EpochLog *log = open_log (cat, &same);
+  uint64_t at = epoch_log_current (log)->id;
+  GError *error = NULL;
+
+  cut (log);
+  cut (log);
+  g_assert_true (epoch_log_close (log, &same, &error));
+  epoch_log_free (log);
+  test_sql (cat, "UPDATE disk SET next_epoch = 2");
+  log = open_log (cat, &same);
+  expect_unclean (log, "parts of different ages");
+  g_assert_cmpint (epoch_log_report (log)->recovery, ==, EPOCHS_ALL_DIRTY);
+  expect_count (log, at, 0, NR, false);
+  g_assert_true (epoch_log_close (log, &same, &error));
+  epoch_log_free (log);
+  log = open_log (cat, &same);
+  g_assert_true (epoch_log_report (log)->clean);
+  epoch_log_free (log);
+  catalog_free (cat);
+  test_dir_free (dir);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -326,5 +354,6 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/unclean/mark", test_mark);
   g_test_add_func ("/bitmap/unclean/close-other-size", test_close_other_size);
   g_test_add_func ("/bitmap/unclean/damaged", test_damaged);
+  g_test_add_func ("/bitmap/unclean/mixed", test_mixed);
   return g_test_run ();
 }
