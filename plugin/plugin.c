@@ -294,7 +294,10 @@ tell_state_of_disks (void)
     Disk *disk = disks->pdata[i];
     const EpochOpenReport *report = epoch_log_report (disk_epoch_log (disk));
 
-    if (report->created)
+    if (report->created && report->reason != NULL)
+      nbdkit_error ("warning: disk '%s': tracking begins anew, no checkpoint of "
+                    "it is known: %s", disk_name (disk), report->reason);
+    else if (report->created)
       nbdkit_debug ("disk '%s': new: tracking begins", disk_name (disk));
     else if (report->clean)
       nbdkit_debug ("disk '%s': tracking goes on", disk_name (disk));
