@@ -37,6 +37,15 @@ def log(server):
         return f.read()
 
 
+def backups(q):
+    """But for what is counted since the start."""
+    all_ = q.command("query-backups")
+    for disk in (d for b in all_ for d in b["disks"]):
+        for member in ("preserved", "read", "extents", "scratch-left"):
+            disk.pop(member, None)
+    return all_
+
+
 # --- clean ---
 server, q = start()
 live = t.connect("vda")
@@ -48,14 +57,13 @@ q.command("backup-begin", id="b", incremental="c0", checkpoint={"name": "c1"},
                  {"disk": "vdb"}])
 live.pwrite(b"c" * K, 5 * K)
 q.command("checkpoint-delete", name="c0")       # m stays
-before = q.command("query-backups"), q.command("checkpoint-list", size=True)
+before = backups(q), q.command("checkpoint-list", size=True)
 live.shutdown()
 assert server.stop()
 assert os.listdir(t.runtime) == [], os.listdir(t.runtime)
 
 server, q = start()
-assert (q.command("query-backups"),
-        q.command("checkpoint-list", size=True)) == before
+assert (backups(q), q.command("checkpoint-list", size=True)) == before
 assert all(x["clean"] and "reason" not in x for x in tracking(q))
 live = t.connect("vda")
 live.pwrite(b"d" * K, 6 * K)
