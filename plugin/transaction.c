@@ -208,7 +208,6 @@ disk_row (Disk *disk)
 static Edit *
 look_up (Transaction *t, Disk *disk, const char *name, GError **error)
 {
-  g_autoptr (GError) local = NULL;
   NamedBitmap *bm;
   Edit *edit;
 
