@@ -56,10 +56,12 @@ def exports():
 
 
 def gone(id_):
-    fixture.wait_until(f"export {id_} to be gone",
+    """Neither listed nor, a moment later, without its event."""
+    fixture.wait_until(f"{id_} to go",
                        lambda: all(e["id"] != id_ for e in exports()))
-    assert {"id": id_} in [e["data"] for e in q.events
-                           if e["event"] == "BLOCK_EXPORT_DELETED"], q.events
+    fixture.wait_until(f"the event of {id_}", lambda: exports() is not None and
+                       {"id": id_} in [e["data"] for e in q.events
+                                       if e["event"] == "BLOCK_EXPORT_DELETED"])
 
 
 def read_to_end(q):
