@@ -534,6 +534,8 @@ class Cell:
         self.rig.guest_may_fail = fails and self.what.guest
         if self.what.how == "abort" or (fails and self.point in SYNCS):
             self.rig.carries = True
+            # The kernel tells of it once: a guest's next flush has the error.
+            self.rig.guest_may_fail = True
         self.rig.may_break = self.what.how == "break" or \
             (fails and self.what.breaks)
         self.rig.unreadable = fails and self.point == "A4-read"
