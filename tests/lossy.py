@@ -35,6 +35,12 @@ def own_mounts():
         fixture.skip("needs a mount namespace of its own: "
                      f"{os.strerror(ctypes.get_errno())}")
     subprocess.run(["mount", "--make-rslave", "/"], check=True)
+    # Where mounts are private, ours would keep alive what other tests unmount.
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        where = [line.split()[4] for line in f]
+    for path in reversed(where):
+        if "/nbdf." in path:
+            subprocess.run(["umount", "-l", path], stderr=subprocess.DEVNULL)
 
 
 class FileSystem:

@@ -53,6 +53,10 @@ mkfs.ext4 -q -d "$abs_top_srcdir/man" "$tmpdir/vda.raw"
 cat >"$tmpdir/world.sh" <<'EOF'
 set -e
 mount --make-rprivate /
+# Copies of other tests' mounts would keep alive what those unmount.
+awk '$5 ~ "/nbdf[.]" { print $5 }' /proc/self/mountinfo | while read -r m; do
+  umount -l "$m" 2>/dev/null || :
+done
 for m in /var/lib /run; do
   mount -t tmpfs tmpfs $m
 done
