@@ -250,6 +250,11 @@ static const char version_5[] =
 static const char version_6[] =
 "ALTER TABLE epoch ADD COLUMN map_inode INTEGER NOT NULL DEFAULT 0;";
 
+/* A file system gives the inode number of a removed file to the next one. */
+static const char version_7[] =
+"ALTER TABLE epoch ADD COLUMN map_birth_ns INTEGER NOT NULL DEFAULT 0;"
+"ALTER TABLE disk ADD COLUMN birth_ns INTEGER NOT NULL DEFAULT 0;";
+
 const char *const catalog_migrations[] = {
   version_1,
   version_2,
@@ -257,5 +262,6 @@ const char *const catalog_migrations[] = {
   version_4,
   version_5,
   version_6,
+  version_7,
 };
 const int catalog_schema_version = G_N_ELEMENTS (catalog_migrations);

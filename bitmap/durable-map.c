@@ -76,10 +76,10 @@ durable_map_remove (DurableMap *dm)
   durable_map_close (dm);
 }
 
-uint64_t
-durable_map_inode (const DurableMap *dm)
+const StorageFile *
+durable_map_file (const DurableMap *dm)
 {
-  return dm->file->inode;
+  return dm->file;
 }
 
 bool

@@ -28,8 +28,8 @@ DurableMap *durable_map_create (Storage *storage, const char *dir,
 void durable_map_close (DurableMap *dm);
 void durable_map_remove (DurableMap *dm);
 
-/* Tells the file from a copy of it. */
-uint64_t durable_map_inode (const DurableMap *dm);
+/* Its inode and birth tell the file from a copy of it. */
+const StorageFile *durable_map_file (const DurableMap *dm);
 
 /* Are all granules of the range known to be durable? */
 bool durable_map_covers (const DurableMap *dm, uint64_t offset,

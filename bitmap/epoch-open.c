@@ -28,8 +28,8 @@ static int
 find_disk (Catalog *cat, const char *name, DiskRow *row, GError **error)
 {
   sqlite3_stmt *stmt = catalog_stmt (cat,
-    "SELECT id, clean, size, device, inode, mtime_ns, next_epoch FROM disk"
-    " WHERE name = ?1", error);
+    "SELECT id, clean, size, device, inode, mtime_ns, next_epoch, birth_ns"
+    " FROM disk WHERE name = ?1", error);
   int rc;
 
   if (stmt == NULL)
@@ -44,6 +44,7 @@ find_disk (Catalog *cat, const char *name, DiskRow *row, GError **error)
     row->identity.inode = (uint64_t) sqlite3_column_int64 (stmt, 4);
     row->identity.mtime_ns = sqlite3_column_int64 (stmt, 5);
     row->next_epoch = (uint64_t) sqlite3_column_int64 (stmt, 6);
+    row->identity.birth_ns = sqlite3_column_int64 (stmt, 7);
     sqlite3_reset (stmt);
   }
   return rc;
@@ -74,7 +75,7 @@ update_disk (Catalog *cat, int64_t disk, uint32_t granularity,
 {
   sqlite3_stmt *stmt = catalog_stmt (cat,
     "UPDATE disk SET granularity = ?2, size = ?3, device = ?4, inode = ?5,"
-    "   mtime_ns = ?6, clean = ?7 WHERE id = ?1", error);
+    "   mtime_ns = ?6, clean = ?7, birth_ns = ?8 WHERE id = ?1", error);
 
   if (stmt == NULL)
     return false;
@@ -85,6 +86,7 @@ update_disk (Catalog *cat, int64_t disk, uint32_t granularity,
   sqlite3_bind_int64 (stmt, 5, (int64_t) identity->inode);
   sqlite3_bind_int64 (stmt, 6, identity->mtime_ns);
   sqlite3_bind_int (stmt, 7, clean);
+  sqlite3_bind_int64 (stmt, 8, identity->birth_ns);
   return catalog_step_done (cat, stmt, error);
 }
 
@@ -180,7 +182,8 @@ distrust (const EpochLog *log, const DiskRow *row, bool known_size,
                             " to %" G_GUINT64_FORMAT
                             " bytes since the last clean stop",
                             then->size, now->size);
-  if (differ (then->device, now->device) || differ (then->inode, now->inode))
+  if (differ (then->device, now->device) || differ (then->inode, now->inode) ||
+      differ ((uint64_t) then->birth_ns, (uint64_t) now->birth_ns))
     return g_strdup ("image is another file or device than at the last clean "
                      "stop");
   reason = distrust_mark (log, row, now->mark);

@@ -103,19 +103,22 @@ epoch_put_row (Catalog *cat, int64_t disk, const Epoch *epoch,
                GError **error)
 {
   static const char *const states[] = { "prepared", "open", "sealed" };
+  const StorageFile *map = blob == NULL && epoch->durable != NULL ?
+    durable_map_file (epoch->durable) : NULL;
   sqlite3_stmt *stmt;
   bool ok = false;
 
   catalog_lock (cat);
   stmt = catalog_stmt (cat,
     "INSERT INTO epoch (disk, id, prev, size, granularity, state, all_dirty,"
-    "                   count, blob, nonce, map_inode)"
-    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+    "                   count, blob, nonce, map_inode, map_birth_ns)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
     " ON CONFLICT (disk, id) DO UPDATE SET size = excluded.size,"
     "   state = excluded.state,"
     "   all_dirty = excluded.all_dirty, count = excluded.count,"
     "   blob = excluded.blob, nonce = excluded.nonce,"
-    "   map_inode = excluded.map_inode", error);
+    "   map_inode = excluded.map_inode,"
+    "   map_birth_ns = excluded.map_birth_ns", error);
   if (stmt != NULL) {
     sqlite3_bind_int64 (stmt, 1, disk);
     sqlite3_bind_int64 (stmt, 2, (int64_t) epoch->id);
@@ -131,8 +134,8 @@ epoch_put_row (Catalog *cat, int64_t disk, const Epoch *epoch,
     if (blob == NULL && !all_dirty && epoch->map != NULL)
       sqlite3_bind_blob (stmt, 10, epoch->nonce, sizeof epoch->nonce,
                          SQLITE_STATIC);
-    sqlite3_bind_int64 (stmt, 11, blob == NULL && epoch->durable != NULL ?
-                        (int64_t) durable_map_inode (epoch->durable) : 0);
+    sqlite3_bind_int64 (stmt, 11, map != NULL ? (int64_t) map->inode : 0);
+    sqlite3_bind_int64 (stmt, 12, map != NULL ? map->birth_ns : 0);
     ok = catalog_step_done (cat, stmt, error);
     sqlite3_clear_bindings (stmt);      /* they point to blob */
   }

@@ -37,9 +37,10 @@
 typedef struct {
   uint64_t size;                /* bytes */
   uint64_t device, inode;       /* st_dev (st_rdev of a block device), st_ino */
+  int64_t birth_ns;             /* when the file was made */
   int64_t mtime_ns;             /* 0 for block devices */
-  /* device, inode and mtime_ns are not compared where either side is 0: give
-   * 0 for what may change by itself, as numbers of block device nodes do. */
+  /* All but size is not compared where either side is 0: give 0 for what may
+   * change by itself, as numbers of block device nodes do. */
   /* What epoch_log_mark said when the image was last used, as far as that has
    * been kept with the image (and not in the state directory); "": unknown.  Only
    * epoch_log_open looks at it. */

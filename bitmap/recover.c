@@ -289,7 +289,7 @@ recover_one (EpochLog *log, const Lost *lost, uint64_t disk_size,
 }
 
 static bool
-is_copy (EpochLog *log, uint64_t epoch, uint64_t inode)
+is_copy (EpochLog *log, uint64_t epoch, uint64_t inode, int64_t birth_ns)
 {
   g_autofree char *path = durable_map_path (log->maps_dir, log->name, epoch);
   Storage *storage = log->options.storage;
@@ -299,7 +299,8 @@ is_copy (EpochLog *log, uint64_t epoch, uint64_t inode)
   /* Without it everything counts as changed anyway. */
   if (storage->ops->open (storage, path, STORAGE_READ_ONLY, 0, &file) < 0)
     return false;
-  differs = file->inode != inode;
+  differs = file->inode != inode ||
+    (birth_ns != 0 && file->birth_ns != 0 && file->birth_ns != birth_ns);
   file->ops->close (file);
   return differs;
 }
@@ -315,14 +316,16 @@ epoch_maps_are_copies (EpochLog *log, bool *out_copies, GError **error)
     return true;
   catalog_lock (log->cat);
   stmt = catalog_stmt (log->cat,
-    "SELECT id, map_inode FROM epoch INDEXED BY epoch_without_blob"
+    "SELECT id, map_inode, map_birth_ns"
+    " FROM epoch INDEXED BY epoch_without_blob"
     " WHERE disk = ?1 AND blob IS NULL AND NOT all_dirty AND map_inode != 0",
     error);
   if (stmt != NULL) {
     sqlite3_bind_int64 (stmt, 1, log->disk);
     while ((rc = catalog_step_row (log->cat, stmt, error)) == 1)
       *out_copies |= is_copy (log, (uint64_t) sqlite3_column_int64 (stmt, 0),
-                              (uint64_t) sqlite3_column_int64 (stmt, 1));
+                              (uint64_t) sqlite3_column_int64 (stmt, 1),
+                              sqlite3_column_int64 (stmt, 2));
   }
   catalog_unlock (log->cat);
   return rc == 0;

@@ -276,6 +276,18 @@ static const struct storage_file_ops posix_file_ops = {
   .close = posix_close,
 };
 
+/* When the file was made, ns since 1970; 0 where the file system does not tell. */
+static int64_t
+birth_of_file (int fd)
+{
+  struct statx stx;
+
+  if (statx (fd, "", AT_EMPTY_PATH, STATX_BTIME, &stx) < 0 ||
+      !(stx.stx_mask & STATX_BTIME))
+    return 0;
+  return stx.stx_btime.tv_sec * INT64_C (1000000000) + stx.stx_btime.tv_nsec;
+}
+
 /* Fill in what fstat and the device tell. */
 static int
 describe (PosixFile *pf)
@@ -290,6 +302,7 @@ describe (PosixFile *pf)
   pf->file.inode = st.st_ino;
   if (S_ISREG (st.st_mode)) {
     pf->file.size = st.st_size;
+    pf->file.birth_ns = birth_of_file (pf->fd);
     return 0;
   }
   if (!S_ISBLK (st.st_mode))

@@ -52,7 +52,9 @@ struct storage_file_ops {
 struct StorageFile {
   const struct storage_file_ops *ops;
   _Atomic uint64_t size;        /* bytes, as of open or set_size */
-  uint64_t device, inode;       /* together they tell two files apart */
+  uint64_t device, inode;       /* together they tell two files apart ... */
+  int64_t birth_ns;             /* ... with when it was made, since 1970, as inode
+                                 * numbers are given again; 0: not known */
   bool is_block;
 };
 

@@ -114,6 +114,7 @@ disk_identity (Disk *disk, DiskIdentity *out, GError **error)
    * whether it is a file or a device. */
   out->device = disk->base->is_block ? 2 : 1;
   out->inode = disk->base->inode;
+  out->birth_ns = disk->base->birth_ns;
   read_mark (disk, out);
   err = disk->base->ops->mtime (disk->base, &out->mtime_ns);
   if (err < 0) {

@@ -12,7 +12,7 @@
 #define NR   1000u
 #define SIZE (NR * GRAN)
 
-static const DiskIdentity same = { SIZE, 11, 22, 33 };
+static const DiskIdentity same = { SIZE, 11, 22, .mtime_ns = 33 };
 
 static EpochLog *
 open_log (Catalog *cat, const DiskIdentity *identity)
@@ -73,7 +73,7 @@ test_crash (void)
   Catalog *cat = test_catalog (dir);
   EpochLog *log = open_log (cat, &same);
   /* The guest wrote, so that says nothing. */
-  DiskIdentity written = { SIZE, 11, 22, 34 };
+  DiskIdentity written = { SIZE, 11, 22, .mtime_ns = 34 };
   GError *error = NULL;
   uint64_t before = epoch_log_current (log)->id, at, after;
 
@@ -161,12 +161,14 @@ check_identity (const DiskIdentity *then, const DiskIdentity *now,
 static void
 test_identity (void)
 {
-  DiskIdentity larger = { SIZE + 1, 11, 22, 33 };
-  DiskIdentity smaller = { SIZE - GRAN, 11, 22, 33 };
-  DiskIdentity device = { SIZE, 12, 22, 33 };
-  DiskIdentity inode = { SIZE, 11, 23, 33 };
-  DiskIdentity mtime = { SIZE, 11, 22, 34 };
-  DiskIdentity block = { SIZE, 11, 0, 0 };
+  DiskIdentity larger = { SIZE + 1, 11, 22, .mtime_ns = 33 };
+  DiskIdentity smaller = { SIZE - GRAN, 11, 22, .mtime_ns = 33 };
+  DiskIdentity device = { SIZE, 12, 22, .mtime_ns = 33 };
+  DiskIdentity inode = { SIZE, 11, 23, .mtime_ns = 33 };
+  DiskIdentity born = { SIZE, 11, 22, 44, 33 };
+  DiskIdentity reborn = { SIZE, 11, 22, 45, 33 };
+  DiskIdentity mtime = { SIZE, 11, 22, .mtime_ns = 34 };
+  DiskIdentity block = { SIZE, 11, 0, .mtime_ns = 0 };
 
   check_identity (&same, &same, NULL);
   check_identity (&same, &larger,
@@ -174,6 +176,8 @@ test_identity (void)
   check_identity (&same, &smaller, "from 4096000 to 4091904 bytes");
   check_identity (&same, &device, "another file or device");
   check_identity (&same, &inode, "another file or device");
+  check_identity (&same, &born, NULL);
+  check_identity (&born, &reborn, "another file or device");
   check_identity (&same, &mtime, "modification time differs");
   check_identity (&block, &block, NULL);
   check_identity (&same, &block, NULL);
@@ -255,7 +259,7 @@ test_close_other_size (void)
   char *dir = test_dir_new ();
   Catalog *cat = test_catalog (dir);
   EpochLog *log = open_log (cat, &same);
-  DiskIdentity larger = { SIZE * 2, 11, 22, 33 };
+  DiskIdentity larger = { SIZE * 2, 11, 22, .mtime_ns = 33 };
   g_autoptr (GError) error = NULL;
 
   g_assert_false (epoch_log_close (log, &larger, &error));

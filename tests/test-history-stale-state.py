@@ -42,8 +42,25 @@ def copy():
 
 
 def put_back(copy):
-    shutil.rmtree(state)
-    shutil.copytree(copy, state)
+    # One by one, so that a file system that gives an inode number again (ext4, XFS)
+    # gives that of the map to its copy.
+    maps = os.path.join(copy, "maps")
+    for name in os.listdir(maps):
+        there = os.path.join(state, "maps", name)
+        if os.path.exists(there):
+            os.unlink(there)
+            shutil.copy2(os.path.join(maps, name), there)
+    for name in os.listdir(state):
+        path = os.path.join(state, name)
+        if name == "maps":
+            for left in set(os.listdir(path)) - set(os.listdir(maps)):
+                os.unlink(os.path.join(path, left))
+        elif os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    shutil.copytree(copy, state, dirs_exist_ok=True,
+                    ignore=lambda d, names: names if d == maps else [])
 
 
 def expect_all_dirty(why, since="c"):
