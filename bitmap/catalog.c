@@ -14,6 +14,7 @@
 #include "bitmap/catalog-schema.h"
 #include "bitmap/catalog.h"
 #include "bitmap/fail-point.h"
+#include "bitmap/reserve.h"
 
 #define DATABASE_NAME "catalog.sqlite"
 #define LOCK_NAME     "lock"
@@ -617,8 +618,11 @@ catalog_open (Catalog *cat, GError **error)
 
   assert (cat->db == NULL);
   /* Another file system's files are not ours to make. */
-  if (cat->vfs == NULL && !create_file (cat, error))
-    return false;
+  if (cat->vfs == NULL) {
+    reserve_settle (cat->dir_fd);
+    if (!create_file (cat, error))
+      return false;
+  }
   /* NOMUTEX: our own mutex is around every use. */
   FAIL_POINT ("R2-catalog");
   if (sqlite3_open_v2 (cat->path, &cat->db,

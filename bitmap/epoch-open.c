@@ -486,18 +486,20 @@ start (EpochLog *log, uint32_t granularity, const DiskIdentity *identity,
   g_autoptr (GPtrArray) stale = g_ptr_array_new_with_free_func (g_free);
   uint64_t id, prev;
 
-  if (!recover (log, granularity, identity, stale, &id, &prev, error) ||
-      !named_bitmap_shrink (log->cat, log->disk, identity->size, error) ||
-      !named_bitmap_finest (log->cat, log->disk, granularity, &granularity,
-                            error) ||
-      !start_epoch (log, id, prev, granule_fit (identity->size, granularity),
-                    identity, error))
+  if (!recover (log, granularity, identity, stale, &id, &prev, error))
     return false;
+  /* Before new ones are made: a file system that is full has no room for both. */
   FAIL_POINT ("R5-remove");
   for (guint i = 0; i < stale->len; i++)
     log->options.storage->ops->remove (log->options.storage, stale->pdata[i]);
   if (log->maps_dir != NULL)
     sweep_maps (log, id);
+  if (!named_bitmap_shrink (log->cat, log->disk, identity->size, error) ||
+      !named_bitmap_finest (log->cat, log->disk, granularity, &granularity,
+                            error) ||
+      !start_epoch (log, id, prev, granule_fit (identity->size, granularity),
+                    identity, error))
+    return false;
   return log->intents == NULL || intents_start (log->intents, error);
 }
 
