@@ -39,15 +39,14 @@ control ()                      # BARRIER SOURCE REGEX OBJECTS [ARGS...]
 simulated ()                    # BARRIER SOURCE CRASH REGEX
 {
   control "$1" "$2" "$4" "$build/tests/crash_sim-crash-sim.o
-    $build/tests/crash_sim-sim-disk.o
-    $build/tests/crash_sim-sim-history.o" 13 400 "$3"
+    $build/tests/.libs/libsim.a" 13 400 "$3"
 }
 
 durable ()                      # BARRIER SOURCE REGEX
 {
   control "$1" "$2" "$3" \
     "$build/tests/test_fleece_durable-test-fleece-durable.o
-     $build/tests/test_fleece_durable-sim-disk.o
+     $build/tests/.libs/libsim.a
      $build/tests/.libs/libtestfleece.a"
 }
 
