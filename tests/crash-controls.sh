@@ -17,6 +17,7 @@
 requires_no_sanitizer
 requires_loop
 : "${CC:=cc}" "${HEADER_CFLAGS:=$(pkg-config --cflags glib-2.0 sqlite3)}"
+read -ra cc <<<"$CC"           # it may have arguments
 requires_cmd pkg-config
 
 plugin=$abs_top_builddir/plugin/.libs
@@ -32,12 +33,12 @@ control ()                      # BARRIER SOURCE REGEX CAMPAIGN [FS/LAYOUT]...
 {
   local barrier=$1 object=$tmpdir/$1.o so=$tmpdir/$1.so regex=$3 campaign=$4
   # shellcheck disable=SC2086
-  "$CC" -std=gnu11 -O1 -fPIC -pthread -D_GNU_SOURCE -DBROKEN_"$barrier" \
+  "${cc[@]}" -std=gnu11 -O1 -fPIC -pthread -D_GNU_SOURCE -DBROKEN_"$barrier" \
     -I"$abs_top_srcdir" -I"$abs_top_builddir" $HEADER_CFLAGS \
     -c "$abs_top_srcdir/$2" -o "$object"
   # The object hides the one of the library.
   # shellcheck disable=SC2086
-  "$CC" -shared -pthread \
+  "${cc[@]}" -shared -pthread \
     -Wl,--version-script="$plugin/nbdkit-fleece-plugin.ver" \
     "$plugin"/*.o "$object" $libs -o "$so"
   shift 4

@@ -6,6 +6,7 @@
 . "${srcdir:-.}/functions.sh"
 requires_no_sanitizer
 : "${CC:=cc}" "${HEADER_CFLAGS:=$(pkg-config --cflags glib-2.0 sqlite3)}"
+read -ra cc <<<"$CC"           # it may have arguments
 requires_cmd pkg-config
 
 build=$abs_top_builddir
@@ -19,12 +20,12 @@ control ()                      # BARRIER SOURCE REGEX OBJECTS [ARGS...]
   local barrier=$1 source=$2 regex=$3 objects=$4 object=$tmpdir/$1.o
   shift 4
   # shellcheck disable=SC2086
-  "$CC" -std=gnu11 -O1 -pthread -D_GNU_SOURCE -DBROKEN_"$barrier" \
+  "${cc[@]}" -std=gnu11 -O1 -pthread -D_GNU_SOURCE -DBROKEN_"$barrier" \
     -I"$abs_top_srcdir" -I"$build" $HEADER_CFLAGS \
     -c "$abs_top_srcdir/$source" -o "$object"
   # The object hides the one of the library.
   # shellcheck disable=SC2086
-  "$CC" -pthread $objects "$object" $libs -o "$tmpdir/$barrier"
+  "${cc[@]}" -pthread $objects "$object" $libs -o "$tmpdir/$barrier"
   if "$tmpdir/$barrier" "$@" >"$tmpdir/out" 2>&1; then
     fail "without $barrier nothing is lost: the crash test is blind to it"
   fi

@@ -5,6 +5,7 @@
 # alone, and the public one in strict C and C++ as well.
 . "${srcdir:-.}/functions.sh"
 : "${CC:=cc}" "${HEADER_CFLAGS:=$(pkg-config --cflags glib-2.0 libnbd jansson)}"
+read -ra cc <<<"$CC"           # it may have arguments
 
 # A folder's own headers are always fine.
 allowed ()                      # FOLDER
@@ -60,7 +61,7 @@ for folder in bitmap common fleece plugin server tools; do
     case $folder in
       bitmap|fleece)
         # Comments may speak of nbdkit; code may not.
-        if "$CC" -fpreprocessed -dD -E -P "$file" 2>/dev/null |
+        if "${cc[@]}" -fpreprocessed -dD -E -P "$file" 2>/dev/null |
              grep -nE '\b(nbdkit_[a-z]\w*|(secure_)?getenv|exit|_exit|g_(print|printerr|warning|message|critical|log)|printf|perror|fprintf \((stderr|stdout)) *\(' >"$tmpdir/calls"
         then
           complain "$file: a library neither calls nbdkit, logs, exits nor" \
@@ -73,7 +74,7 @@ for folder in bitmap common fleece plugin server tools; do
     [ -e "$header" ] || continue
     echo "#include \"$header\"" >"$tmpdir/alone.c"
     # shellcheck disable=SC2086
-    "$CC" -std=gnu11 -D_GNU_SOURCE -Werror -fsyntax-only $HEADER_CFLAGS -I. \
+    "${cc[@]}" -std=gnu11 -D_GNU_SOURCE -Werror -fsyntax-only $HEADER_CFLAGS -I. \
       -I"$abs_top_builddir" "$tmpdir/alone.c" ||
       complain "$header does not compile alone"
   done
@@ -83,12 +84,13 @@ done
 # The public header: no _GNU_SOURCE, nothing else included first, any dialect.
 for std in c99 c11; do
   echo '#include "metacontext.h"' >"$tmpdir/public.c"
-  "$CC" -std=$std -Wall -Wextra -pedantic -Werror -fsyntax-only -Iserver \
+  "${cc[@]}" -std=$std -Wall -Wextra -pedantic -Werror -fsyntax-only -Iserver \
     "$tmpdir/public.c" || complain "metacontext.h: not $std"
 done
 if [ -n "${CXX_FOR_TESTS:=$(command -v c++ || :)}" ]; then
+  read -ra cxx <<<"$CXX_FOR_TESTS"
   cp "$tmpdir/public.c" "$tmpdir/public.cc"
-  "$CXX_FOR_TESTS" -std=c++11 -Wall -Wextra -pedantic -Werror -fsyntax-only \
+  "${cxx[@]}" -std=c++11 -Wall -Wextra -pedantic -Werror -fsyntax-only \
     -Iserver "$tmpdir/public.cc" || complain "metacontext.h: not C++"
 fi
 
