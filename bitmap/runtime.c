@@ -6,6 +6,7 @@
 #include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -136,7 +137,16 @@ open_folder (Runtime *rt, int parent, GError **error)
   if (fstat (rt->fd, &st) == 0 && (st.st_mode & 077) != 0 &&
       fchmod (rt->fd, 0700) < 0)
     return fail ("protect runtime directory", rt->dir, errno, error);
-  return true;
+  /* A copy of the state directory has its uuid as well. */
+  if (flock (rt->fd, LOCK_EX | LOCK_NB) == 0)
+    return true;
+  if (errno != EWOULDBLOCK)
+    return fail ("lock runtime directory", rt->dir, errno, error);
+  g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
+               "runtime directory '%s' is in use: if the state directory is a "
+               "copy of one that is in use, give it a runtime directory of its "
+               "own", rt->dir);
+  return false;
 }
 
 Runtime *

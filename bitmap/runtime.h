@@ -13,7 +13,8 @@
  * Layout: DIR/CATALOG-UUID/NAME, a header page {magic, version, size, uuid,
  * nonce, crc32c} and then the data, page-aligned.
  *
- * Locking: none needed; a Runtime does not change after runtime_new.
+ * One Runtime at a time has a folder, also among processes.  Locking: none needed;
+ * a Runtime does not change after runtime_new.
  */
 #ifndef RUNTIME_H
 #define RUNTIME_H

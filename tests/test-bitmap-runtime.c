@@ -206,6 +206,20 @@ test_no_directory (void)
   g_assert_nonnull (strstr (error->message, "/proc/none"));
 }
 
+static void
+test_in_use (void)
+{
+  g_autoptr (GError) error = NULL;
+  char *dir = tmpfs_dir_new ();
+  Runtime *rt = open_runtime (dir);
+
+  g_assert_null (runtime_new (dir, UUID, &error));
+  g_assert_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY);
+  runtime_free (rt);
+  runtime_free (open_runtime (dir));
+  test_dir_free (dir);
+}
+
 int
 main (int argc, char **argv)
 {
@@ -215,5 +229,6 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/runtime/not-tmpfs", test_not_tmpfs);
   g_test_add_func ("/bitmap/runtime/not-ours", test_not_ours);
   g_test_add_func ("/bitmap/runtime/no-directory", test_no_directory);
+  g_test_add_func ("/bitmap/runtime/in-use", test_in_use);
   return g_test_run ();
 }

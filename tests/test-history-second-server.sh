@@ -27,6 +27,10 @@ for image in a.raw hard.raw soft.raw; do
 done
 expect_error 'state.*(in use|lock|another)' \
   second disk=vdb:"$tmpdir/b.raw" state="$state"
+# A copy of its state directory means the same maps in the tmpfs.
+cp -r "$state" "$tmpdir/state4"
+expect_error 'runtime directory .* in use' \
+  second disk=vda:"$tmpdir/b.raw" state="$tmpdir/state4"
 # Two names for one image within a process.
 for image in b.raw ./b.raw; do
   expect_error 'vd[bc].*vd[bc]|twice|same' \
