@@ -17,6 +17,9 @@
 #include "bitmap/reserve.h"
 
 #define DATABASE_NAME "catalog.sqlite"
+/* 1 MiB of log at 16 KiB a page, not SQLite's 16: a state directory is small, and
+ * one that has filled up must be able to shrink. */
+#define CHECKPOINT_PAGES 64
 #define LOCK_NAME     "lock"
 
 /* A server that was just killed holds its lock for some ms more while the
@@ -35,6 +38,7 @@ struct Catalog {
   unsigned depth;               /* of locks held by the owner */
   unsigned transactions;        /* nested begins of the owner */
   bool failed;                  /* an inner one was rolled back */
+  bool unsettled;               /* see settle_log */
   sqlite3 *db;                  /* NULL before catalog_open */
   char *uuid;
   /* sqlite3_stmt by the address of its text, and by the text. */
@@ -216,10 +220,75 @@ fail_sqlite (Catalog *cat, GError **error)
   bool show_errno = err != 0 && ((rc & 0xff) == SQLITE_IOERR ||
                                  (rc & 0xff) == SQLITE_CANTOPEN);
 
+  cat->unsettled |= rc == SQLITE_IOERR_FSYNC;
   g_set_error (error, BITMAP_ERROR, error_code (rc), "catalog '%s': %s%s%s",
                cat->path, sqlite3_errmsg (cat->db), show_errno ? ": " : "",
                show_errno ? g_strerror (err) : "");
   return false;
+}
+
+/* --- the log after a sync that failed */
+
+/* What the write-ahead log says then may be in memory only: the kernel calls its
+ * pages clean, the next start reads a commit that was reported as failed, and a
+ * power cut would take it and every later one away; in the middle of a checkpoint
+ * that would leave half of one in the database.  So each byte is written once more
+ * where it is, at a start, which cannot know, and before anything is added after
+ * an error: what failed was possibly the end of the commit before as well, which
+ * SQLite fills a sector up with.  That may stop anywhere: what the medium had, it
+ * keeps.  (A checkpoint here would have just that window, and truncating the log
+ * another: with half of its old frames back, old pages come back.)
+ */
+static int
+rewrite (sqlite3_file *log)
+{
+  const sqlite3_io_methods *ops = log->pMethods;
+  uint8_t buf[65536];
+  sqlite3_int64 size;
+  int rc = ops->xFileSize (log, &size);
+
+  for (sqlite3_int64 at = 0; rc == SQLITE_OK && at < size; at += sizeof buf) {
+    int n = (int) MIN (size - at, (sqlite3_int64) sizeof buf);
+
+    rc = ops->xRead (log, buf, n, at);
+    if (rc == SQLITE_OK)
+      rc = ops->xWrite (log, buf, n, at);
+  }
+  if (rc == SQLITE_OK && size > 0)
+    rc = ops->xSync (log, SQLITE_SYNC_NORMAL);
+  return rc;
+}
+
+/* Before anything is added. */
+static bool
+settle_log (Catalog *cat, GError **error)
+{
+  sqlite3_file *log = NULL;
+  int rc = sqlite3_file_control (cat->db, "main",
+                                 SQLITE_FCNTL_JOURNAL_POINTER, &log);
+
+  if (rc == SQLITE_OK && log != NULL && log->pMethods != NULL)
+    rc = rewrite (log);
+  if (rc != SQLITE_OK)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
+                 "catalog '%s': cannot write its log again: %s", cat->path,
+                 sqlite3_errstr (rc));
+  cat->unsettled = rc != SQLITE_OK;
+  return rc == SQLITE_OK;
+}
+
+/* As SQLite's own, which tells nobody of an error.  A log that was not all brought
+ * in stays. */
+static int
+checkpoint (void *opaque, sqlite3 *db, const char *schema, int pages)
+{
+  Catalog *cat = opaque;
+
+  if (pages >= CHECKPOINT_PAGES &&
+      sqlite3_wal_checkpoint_v2 (db, schema, SQLITE_CHECKPOINT_PASSIVE, NULL,
+                                 NULL) == SQLITE_IOERR_FSYNC)
+    cat->unsettled = true;
+  return SQLITE_OK;
 }
 
 /* --- locking and statements */
@@ -289,6 +358,9 @@ catalog_stmt (Catalog *cat, const char *sql, GError **error)
     }
     g_hash_table_insert (cat->by_address, (gpointer) sql, stmt);
   }
+  if (cat->unsettled && cat->transactions == 0 &&
+      !sqlite3_stmt_readonly (stmt) && !settle_log (cat, error))
+    return NULL;
   sqlite3_reset (stmt);
   sqlite3_clear_bindings (stmt);
   return stmt;
@@ -357,7 +429,9 @@ catalog_begin (Catalog *cat, GError **error)
 {
   catalog_lock (cat);
   if (!check_usable (cat, error) ||
-      (cat->transactions == 0 && !run (cat, "BEGIN IMMEDIATE", error))) {
+      (cat->transactions == 0 &&
+       ((cat->unsettled && !settle_log (cat, error)) ||
+        !run (cat, "BEGIN IMMEDIATE", error)))) {
     catalog_unlock (cat);
     return false;
   }
@@ -443,6 +517,7 @@ is_wal (Catalog *cat, GError **error)
 static bool
 configure (Catalog *cat, GError **error)
 {
+  sqlite3_wal_hook (cat->db, checkpoint, cat);
   sqlite3_extended_result_codes (cat->db, 1);
   sqlite3_busy_timeout (cat->db, LOCK_RETRY_MS);
   if (sqlite3_db_readonly (cat->db, "main") == 1) {
@@ -462,55 +537,7 @@ configure (Catalog *cat, GError **error)
     is_wal (cat, error) &&
     run (cat,
          "PRAGMA synchronous = FULL;"
-         /* 1 MiB of WAL at 16 KiB a page, not 16: a state directory is small,
-          * and one that has filled up must be able to shrink. */
-         "PRAGMA wal_autocheckpoint = 64;"
          "PRAGMA journal_size_limit = 1048576", error);
-}
-
-/* What the write-ahead log says now may be in memory only: after a sync that
- * failed the kernel calls its pages clean, a commit that was reported as failed is
- * read again, and a power cut would take it and every later one away; in the
- * middle of a checkpoint that would leave half of one in the database.  So each
- * byte is written once more where it is.  That may stop anywhere: what the medium
- * had, it keeps.  (A checkpoint here would have just that window, and truncating
- * the log another: with half of its old frames back, old pages come back.)
- */
-static int
-rewrite (sqlite3_file *log)
-{
-  const sqlite3_io_methods *ops = log->pMethods;
-  uint8_t buf[65536];
-  sqlite3_int64 size;
-  int rc = ops->xFileSize (log, &size);
-
-  for (sqlite3_int64 at = 0; rc == SQLITE_OK && at < size; at += sizeof buf) {
-    int n = (int) MIN (size - at, (sqlite3_int64) sizeof buf);
-
-    rc = ops->xRead (log, buf, n, at);
-    if (rc == SQLITE_OK)
-      rc = ops->xWrite (log, buf, n, at);
-  }
-  if (rc == SQLITE_OK && size > 0)
-    rc = ops->xSync (log, SQLITE_SYNC_NORMAL);
-  return rc;
-}
-
-/* Before anything is added. */
-static bool
-settle_log (Catalog *cat, GError **error)
-{
-  sqlite3_file *log = NULL;
-  int rc = sqlite3_file_control (cat->db, "main",
-                                 SQLITE_FCNTL_JOURNAL_POINTER, &log);
-
-  if (rc == SQLITE_OK && log != NULL && log->pMethods != NULL)
-    rc = rewrite (log);
-  if (rc != SQLITE_OK)
-    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
-                 "catalog '%s': cannot write its log again: %s", cat->path,
-                 sqlite3_errstr (rc));
-  return rc == SQLITE_OK;
 }
 
 static bool

@@ -119,6 +119,51 @@ test_failed_commit (void)
   g_assert_cmpuint (fail_at, >, 5);
 }
 
+/* The same without a restart: what the failed sync was to write of the commit
+ * before, whose last sector SQLite fills up, was never on the medium, and all that
+ * was committed later was lost with it. */
+static void
+life_goes_on (void)
+{
+  g_autofree char *catalog = g_build_filename (sim.state, "catalog", NULL);
+  SimFault fault = { .err = EIO, .at = fail_at };
+
+  sim_start ();
+  g_assert_true (cut (NULL, false, NULL, NULL));
+  g_strlcpy (fault.target[0], catalog, sizeof fault.target[0]);
+  sim_disk_fault (&fault);
+  for (unsigned i = 0; i < 12; i++)             /* with a checkpoint */
+    cut (NULL, false, NULL, NULL);
+  if (!cut (NULL, false, boundary, NULL))       /* it was that call */
+    g_assert_true (cut (NULL, false, boundary, NULL));
+}
+
+static void
+test_failed_sync_once (void)
+{
+  uint64_t calls;
+
+  for (fail_at = 0; ; fail_at += 3) {
+    g_autoptr (GError) error = NULL;
+    g_autoptr (ChangeSet) set = NULL;
+
+    set_up ();
+    in_child (life_goes_on);
+    calls = sim_disk_fault_calls ();
+    sim_disk_fault (NULL);
+    sim_disk_lose_power (fail_at);
+    sim_empty_folder (sim.runtime_folder);
+    sim_start ();
+    set = epoch_log_changed (disk_epoch_log (disk[0]), *boundary, 0, NULL,
+                             &error);
+    g_assert_no_error (error);
+    g_assert_true (sim_stop ());
+    if (calls <= fail_at)
+      break;
+  }
+  g_assert_cmpuint (fail_at, >, 100);
+}
+
 /* The error of a sync that a cut does is the guest's to know, and what it may have
  * lost is not vouched for. */
 static void
@@ -335,6 +380,7 @@ main (int argc, char **argv)
   sim.pace_ms = 5000;
   boundary = &oracle->over_bytes;
   g_test_add_func ("/faults/failed-commit", test_failed_commit);
+  g_test_add_func ("/faults/failed-sync-once", test_failed_sync_once);
   g_test_add_func ("/faults/untold", test_untold);
   g_test_add_func ("/faults/lost-news", test_lost_news);
   g_test_add_func ("/faults/not-removed", test_not_removed);
