@@ -318,6 +318,8 @@ send_end_locked (Job *job, bool ok)
 
   if (!ok && job->cancelled && job->error == NULL) {
     control_event (plugin.control, "BLOCK_JOB_CANCELLED", data);
+    /* For queries: concluded without an error would be a success. */
+    job->error = g_strdup (g_strerror (ECANCELED));
     return;
   }
   if (job->error != NULL)

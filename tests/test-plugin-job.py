@@ -135,6 +135,18 @@ assert q.error("block-job-pause", device="slow") == {
     "class": "DeviceNotActive", "desc": "Block job 'slow' not found"}
 assert q.error("job-pause", id="slow")["desc"] == "Job not found"
 
+# One that stays after it was cancelled says so.
+q.command("blockdev-backup", device="vda", target="inc", sync="full",
+          job_id="j", speed=1, auto_dismiss=False)
+q.command("job-cancel", id="j")
+end = wait_event("BLOCK_JOB_CANCELLED", device="j")
+assert "error" not in end, end
+wait_event("JOB_STATUS_CHANGE", id="j", status="concluded")
+for command in ("query-jobs", "query-block-jobs"):
+    job, = q.command(command)
+    assert job["error"] == "Operation canceled", job
+q.command("job-dismiss", id="j")
+
 # Not finalized by itself: nothing is in effect until it is.
 q.command("blockdev-backup", device="vda", target="inc", sync="incremental",
           bitmap="b0", job_id="j", auto_finalize=False, auto_dismiss=False)
