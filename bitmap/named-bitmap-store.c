@@ -153,6 +153,30 @@ named_bitmap_find (Catalog *cat, int64_t disk, int64_t snapshot,
   return NULL;
 }
 
+bool
+named_bitmap_find_user (Catalog *cat, int64_t disk, char **out_name,
+                        char **out_disk, GError **error)
+{
+  sqlite3_stmt *stmt;
+  int rc = -1;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat,
+    "SELECT b.name, d.name FROM bitmap_interval AS i"
+    " JOIN bitmap AS b ON b.id = i.bitmap JOIN disk AS d ON d.id = b.disk"
+    " WHERE i.disk = ?1 AND b.disk != ?1 LIMIT 1", error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, disk);
+    rc = catalog_step_row (cat, stmt, error);
+  }
+  if (rc == 1) {
+    *out_name = g_strdup ((const char *) sqlite3_column_text (stmt, 0));
+    *out_disk = g_strdup ((const char *) sqlite3_column_text (stmt, 1));
+  }
+  catalog_unlock (cat);
+  return rc >= 0;
+}
+
 /* --- writing */
 
 static bool
@@ -322,10 +346,11 @@ named_bitmap_delete (Catalog *cat, int64_t id, GError **error)
 }
 
 bool
-named_bitmap_delete_transient (Catalog *cat, GError **error)
+named_bitmap_delete_transient (Catalog *cat, int64_t disk, GError **error)
 {
   return delete_rows (cat, "DELETE FROM bitmap WHERE persistent = 0"
-                      " AND snapshot IS NULL", 0, error);
+                      " AND snapshot IS NULL AND (?1 = 0 OR disk = ?1)", disk,
+                      error);
 }
 
 bool

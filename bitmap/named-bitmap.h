@@ -137,12 +137,18 @@ GPtrArray *named_bitmap_list (Catalog *cat, int64_t disk, int64_t snapshot,
 /* NULL without an error: there is none. */
 NamedBitmap *named_bitmap_find (Catalog *cat, int64_t disk, int64_t snapshot,
                                 const char *name, GError **error);
+/* A bitmap of another disk, also one that a snapshot has kept, that says what changed
+ * on this one: its name and its disk's, the caller's to free; NULL: none. */
+bool named_bitmap_find_user (Catalog *cat, int64_t disk, char **out_name,
+                             char **out_disk, GError **error);
 /* Stores all of a live one; an id of 0 is replaced by the new row's.  EXISTS:
  * the disk has a bitmap or checkpoint of that name. */
 bool named_bitmap_put (Catalog *cat, NamedBitmap *bm, GError **error);
 bool named_bitmap_delete (Catalog *cat, int64_t id, GError **error);
-/* Those that were not to outlive the program that ended. */
-bool named_bitmap_delete_transient (Catalog *cat, GError **error);
+/* Those that were not to outlive the program that ended, or the service of one disk
+ * (0: of all). */
+bool named_bitmap_delete_transient (Catalog *cat, int64_t disk,
+                                    GError **error);
 /* A row of change_blob for named_bitmap_add_blob, kept as long as one refers to it
  * (or until the next delete or put). */
 bool named_bitmap_store_blob (Catalog *cat, const ChangeSet *set,

@@ -2,12 +2,13 @@
 /* fleece-internal.h - the structures behind fleece.h, disk.h and snapshot.h.
  *
  * Lock order, outermost first:
- *   Disk::cut_lock (several: by the disks' order in Fleece::disks)
+ *   Disk::cut_lock (several: by Disk::index)
  *   Disk::break_lock
  *   the catalog's mutex
  *   Fleece::flip_lock
  *   Disk::stripe (one at a time; guest writes)
  *   Disk::snap_lock
+ *   Fleece::table_lock (a leaf)
  * A guest's write takes the catalog's mutex only to record a broken snapshot,
  * and then holds no stripe and no snap_lock.  Nobody waits for a guest's write
  * with the catalog's mutex held.
@@ -45,13 +46,15 @@ struct Segment {
 #define STRIPE_BYTES 65536u     /* of disk, per stripe; also the copy unit's cap */
 
 struct Disk {
-  /* Set in fleece_add_disk, never changed. */
+  unsigned refs;                /* under Fleece::table_lock */
+
+  /* Set in fleece_open_disk, never changed. */
   Fleece *fleece;
   char *name, *path;
   uint32_t granularity;
   StorageFile *base;
-  unsigned index;               /* in Fleece::disks */
-  EpochLog *log;                /* set in fleece_start */
+  unsigned index;               /* no other disk's, ever */
+  EpochLog *log;                /* set in disk_start */
 
   /* Bytes, of newest; changed with cut_lock held. */
   _Atomic uint64_t size;
@@ -109,8 +112,13 @@ struct Fleece {
   uint64_t scratch_reserve;
   FleeceNotify notify;
   void *notify_opaque;
-  GPtrArray *disks;             /* of Disk, by name */
   Catalog *cat;                 /* borrowed, from fleece_start to _stop */
+
+  /* See disk-table.c. */
+  pthread_mutex_t table_lock;
+  pthread_cond_t table_changed; /* or a reference was dropped */
+  DiskTable *table;             /* under table_lock */
+  unsigned next_index;          /* of a disk; its opener's */
 
   pthread_mutex_t flip_lock;
   /* The group's cut counter (K2): one for all disks, so that one store is the
@@ -151,7 +159,12 @@ full_fence (void)
 #endif
 }
 
+/* disk-table.c */
+void fleece_init_table (Fleece *f);
+void fleece_destroy_table (Fleece *f);
+
 /* fleece.c */
+void disk_free (Disk *disk);
 void fleece_note (Fleece *f, FleeceNoteKind kind, const char *disk,
                   const char *snapshot, int error_number,
                   const char *format, ...) G_GNUC_PRINTF (6, 7);

@@ -26,13 +26,13 @@ fleece_new (const FleeceOptions *options, GError **error)
   f->notify = options->notify;
   f->notify_opaque = options->notify_opaque;
   f->copier = copier_new ();
-  f->disks = g_ptr_array_new ();
+  fleece_init_table (f);
   pthread_mutex_init (&f->flip_lock, NULL);
   atomic_init (&f->cut_counter, INFLIGHT_FIRST_COUNTER);
   return f;
 }
 
-static void
+void
 disk_free (Disk *disk)
 {
   Segment *seg = atomic_load (&disk->newest);
@@ -68,9 +68,7 @@ fleece_free (Fleece *f)
   if (f == NULL)
     return;
   copier_free (f->copier);      /* first: its jobs use what follows */
-  for (unsigned i = 0; i < f->disks->len; i++)
-    disk_free (f->disks->pdata[i]);
-  g_ptr_array_unref (f->disks);
+  fleece_destroy_table (f);
   pthread_mutex_destroy (&f->flip_lock);
   runtime_free (f->runtime);
   g_free (f->runtime_dir);
@@ -84,6 +82,8 @@ disk_new (Fleece *f, const char *name, const char *path, uint32_t granularity)
   Disk *disk = g_new0 (Disk, 1);
 
   disk->fleece = f;
+  disk->refs = 1;
+  disk->index = f->next_index++;
   disk->name = g_strdup (name);
   disk->path = g_strdup (path);
   disk->granularity = granularity;
@@ -138,11 +138,12 @@ static bool
 check_other_disks (Fleece *f, const char *name, const char *path,
                    GError **error)
 {
+  g_autoptr (DiskTable) disks = fleece_disks (f);
   struct stat st;
   bool have_stat = stat (path, &st) == 0;
 
-  for (unsigned i = 0; i < f->disks->len; i++) {
-    Disk *other = f->disks->pdata[i];
+  for (unsigned i = 0; i < disks->len; i++) {
+    const Disk *other = disks->disk[i];
     const StorageFile *base = other->base;
 
     if (strcmp (other->name, name) == 0) {
@@ -163,17 +164,11 @@ check_other_disks (Fleece *f, const char *name, const char *path,
   return true;
 }
 
-static gint
-by_name (gconstpointer a, gconstpointer b)
-{
-  return strcmp ((*(Disk *const *) a)->name, (*(Disk *const *) b)->name);
-}
-
 Disk *
-fleece_add_disk (Fleece *f, const char *name, const char *path,
-                 uint32_t granularity, GError **error)
+fleece_open_disk (Fleece *f, const char *name, const char *path,
+                  uint32_t granularity, GError **error)
 {
-  Disk *disk;
+  g_autoptr (Disk) disk = NULL;
 
   if (!name_check_id ("disk name", name, error))
     return NULL;
@@ -187,33 +182,23 @@ fleece_add_disk (Fleece *f, const char *name, const char *path,
   if (!check_other_disks (f, name, path, error))
     return NULL;
   disk = disk_new (f, name, path, granularity);
-  if (!open_base (disk, error)) {
-    disk_free (disk);
+  if (!open_base (disk, error) ||
+      (f->cat != NULL && !disk_start (disk, error)))
     return NULL;
-  }
-  g_ptr_array_add (f->disks, disk);
-  g_ptr_array_sort (f->disks, by_name);
-  for (unsigned i = 0; i < f->disks->len; i++)
-    ((Disk *) f->disks->pdata[i])->index = i;
-  return disk;
+  return g_steal_pointer (&disk);
 }
 
 Disk *
-fleece_find_disk (Fleece *f, const char *name)
+fleece_add_disk (Fleece *f, const char *name, const char *path,
+                 uint32_t granularity, GError **error)
 {
-  for (unsigned i = 0; i < f->disks->len; i++) {
-    Disk *disk = f->disks->pdata[i];
+  Disk *disk = fleece_open_disk (f, name, path, granularity, error);
 
-    if (strcmp (disk->name, name) == 0)
-      return disk;
+  if (disk != NULL) {
+    fleece_show_disk (f, disk);
+    disk_unref (disk);
   }
-  return NULL;
-}
-
-GPtrArray *
-fleece_disks (Fleece *f)
-{
-  return f->disks;
+  return disk;
 }
 
 /* Maps that no row needs: of a cut or a removal that a crash cut off. */
@@ -229,6 +214,8 @@ sweep_runtime (Fleece *f)
 bool
 fleece_start (Fleece *f, Catalog *cat, GError **error)
 {
+  g_autoptr (DiskTable) disks = fleece_disks (f);
+
   if (g_mkdir_with_parents (f->scratch_dir, 0700) < 0) {
     int err = errno;
 
@@ -245,8 +232,8 @@ fleece_start (Fleece *f, Catalog *cat, GError **error)
                  "runtime directory '%s' is not a tmpfs: what is there is not "
                  "trusted after a crash", runtime_dir (f->runtime));
   f->cat = cat;
-  for (unsigned i = 0; i < f->disks->len; i++)
-    if (!disk_start (f->disks->pdata[i], error)) {
+  for (unsigned i = 0; i < disks->len; i++)
+    if (!disk_start (disks->disk[i], error)) {
       fleece_stop (f, NULL);    /* the others must not suffer from it */
       runtime_tidy (f->runtime);        /* the process may end before _free */
       return false;
@@ -259,10 +246,11 @@ fleece_start (Fleece *f, Catalog *cat, GError **error)
 bool
 fleece_stop (Fleece *f, GError **error)
 {
+  g_autoptr (DiskTable) disks = fleece_disks (f);
   bool ok = true;
 
-  for (unsigned i = 0; f->cat != NULL && i < f->disks->len; i++) {
-    Disk *disk = f->disks->pdata[i];
+  for (unsigned i = 0; f->cat != NULL && i < disks->len; i++) {
+    Disk *disk = disks->disk[i];
 
     /* One without a segment did not start. */
     if (atomic_load (&disk->newest) != NULL &&
@@ -276,10 +264,11 @@ fleece_stop (Fleece *f, GError **error)
 bool
 fleece_drop_broken (Fleece *f)
 {
+  g_autoptr (DiskTable) disks = fleece_disks (f);
   bool all = true;
 
-  for (unsigned i = 0; i < f->disks->len; i++) {
-    Disk *disk = f->disks->pdata[i];
+  for (unsigned i = 0; i < disks->len; i++) {
+    Disk *disk = disks->disk[i];
 
     /* A cut may take a minute, and the caller has other things to do. */
     if (pthread_mutex_trylock (&disk->cut_lock) != 0) {
@@ -326,24 +315,22 @@ space_is_low (Storage *storage, const char *path, bool reserve_set,
 bool
 fleece_store_epochs (Fleece *f, GError **error)
 {
-  for (unsigned i = 0; i < f->disks->len; i++) {
-    Disk *disk = f->disks->pdata[i];
+  g_autoptr (DiskTable) disks = fleece_disks (f);
 
-    if (!epoch_log_store (disk->log, error))
+  for (unsigned i = 0; i < disks->len; i++)
+    if (!epoch_log_store (disks->disk[i]->log, error))
       return false;
-  }
   return true;
 }
 
 bool
 fleece_compact_epochs (Fleece *f, GError **error)
 {
-  for (unsigned i = 0; i < f->disks->len; i++) {
-    Disk *disk = f->disks->pdata[i];
+  g_autoptr (DiskTable) disks = fleece_disks (f);
 
-    if (!epoch_log_compact (disk->log, error))
+  for (unsigned i = 0; i < disks->len; i++)
+    if (!epoch_log_compact (disks->disk[i]->log, error))
       return false;
-  }
   return true;
 }
 

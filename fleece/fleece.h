@@ -4,7 +4,8 @@
  *
  * Set up in this order: fleece_new and fleece_add_disk before a fork (they open
  * and lock what a user can get wrong), fleece_start after it, then I/O, then
- * fleece_stop once no I/O can come any more, fleece_free.
+ * fleece_stop once no I/O can come any more, fleece_free.  Disks may come and go in
+ * between (fleece_open_disk and below).
  *
  * This library never logs: it tells through the notify callback.
  */
@@ -57,11 +58,45 @@ void fleece_free (Fleece *f);                   /* NULL is fine; see fleece_stop
 /* Opens and locks the image or block device at path (retried for 2 s; BUSY names
  * the path).  name: see name_check_id; EXISTS if taken, and the same file under
  * two names is refused.  granularity: of tracking, bytes, 4 KiB .. 1 MiB.
- * The disk belongs to f. */
+ * The disk belongs to f.  Before fleece_start. */
 Disk *fleece_add_disk (Fleece *f, const char *name, const char *path,
                        uint32_t granularity, GError **error);
-Disk *fleece_find_disk (Fleece *f, const char *name);   /* NULL: none */
-GPtrArray *fleece_disks (Fleece *f);            /* of Disk, borrowed, by name */
+
+/* A disk stays while somebody has a reference; requests take none. */
+Disk *disk_ref (Disk *disk);
+void disk_unref (Disk *disk);                   /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Disk, disk_unref)
+
+/* The disks of one moment, by name: it never changes, and has a reference to each
+ * of them. */
+typedef struct {
+  unsigned refs;                /* fleece's */
+  Fleece *fleece;
+  unsigned len;
+  Disk *disk[];
+} DiskTable;
+
+DiskTable *fleece_disks (Fleece *f);            /* a new reference */
+void disk_table_unref (DiskTable *table);       /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (DiskTable, disk_table_unref)
+Disk *fleece_find_disk (Fleece *f, const char *name);   /* likewise, or NULL */
+
+/* One more disk, one less, while others are used.  The caller sees to it that one
+ * thread at a time is at these.
+ *
+ * open: as fleece_add_disk, and starts it if f has been started; nobody finds it
+ *   before show.  Returns a reference.
+ * hide: from now on nobody finds it; show undoes that.
+ * wait_unused: until nobody but the caller has a reference; false: after
+ *   timeout_ms somebody still has.
+ * drop: of one that is hidden and unused: stops it, as cleanly as fleece_stop, and
+ *   takes the caller's reference.  It is gone also on an error. */
+Disk *fleece_open_disk (Fleece *f, const char *name, const char *path,
+                        uint32_t granularity, GError **error);
+void fleece_show_disk (Fleece *f, Disk *disk);
+void fleece_hide_disk (Fleece *f, Disk *disk);
+bool fleece_wait_unused (Fleece *f, Disk *disk, unsigned timeout_ms);
+bool fleece_drop_disk (Fleece *f, Disk *disk, GError **error);
 
 /* Opens each disk's epoch log in the open catalog (borrowed until fleece_stop)
  * and its snapshots: intact after a clean stop, else LOST.  On failure those that

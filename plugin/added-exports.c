@@ -28,7 +28,7 @@ typedef struct {
   char *name;
   CachedMap *fixed;
   Backup *backup;               /* a reference: what fixed is of */
-  Disk *disk;
+  Disk *disk;                   /* a reference; NULL: fixed */
   int64_t row;
   bool recording;
   pthread_mutex_t lock;
@@ -38,7 +38,7 @@ typedef struct {
 struct AddedExport {
   char *id, *name, *node, *description;
   bool writable, writethrough;
-  Disk *disk;
+  Disk *disk;                   /* a reference */
   Backup *backup;               /* a reference; NULL: the live disk */
   const BackupDisk *bd;
   GPtrArray *bitmaps;           /* of Bitmap */
@@ -63,6 +63,7 @@ bitmap_free (gpointer data)
   if (b->fixed != NULL)
     cached_map_put (b->fixed);
   backup_unref (b->backup);
+  disk_unref (b->disk);
   change_set_unref (b->set);
   pthread_mutex_destroy (&b->lock);
   g_free (b->name);
@@ -74,6 +75,7 @@ export_free (AddedExport *e)
 {
   g_ptr_array_unref (e->bitmaps);
   backup_unref (e->backup);
+  disk_unref (e->disk);
   json_decref (e->args);
   g_free (e->id);
   g_free (e->name);
@@ -194,7 +196,7 @@ add_of_disk (AddedExport *e, Disk *disk, const char *name, bool plain,
     return false;
   }
   b = add_bitmap (e, name);
-  b->disk = disk;
+  b->disk = disk_ref (disk);
   b->row = bm->id;
   b->recording = bm->recording;
   bitmap_pin (b->row);
@@ -208,7 +210,7 @@ add_one_bitmap (AddedExport *e, json_t *item, GError **error)
   const char *name = plain ? json_string_value (item)
     : qmp_get_str (item, "name");
   const char *node = plain ? e->node : qmp_get_str (item, "node");
-  Disk *disk = fleece_find_disk (plugin.fleece, node);
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, node);
   g_autoptr (Backup) backup = NULL;
   const BackupDisk *bd;
 
@@ -291,7 +293,7 @@ find_node (AddedExport *e, GError **error)
     command_set_error (error, "the snapshot '%.100s' is lost", e->node);
     return false;
   }
-  e->disk = e->bd->disk;
+  e->disk = disk_ref (e->bd->disk);
   return true;
 }
 
@@ -326,9 +328,10 @@ check_strings (const AddedExport *e, GError **error)
 static bool
 check_name (const char *name, GError **error)
 {
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
   SCOPED_LOCK (&table_lock);
 
-  if (fleece_find_disk (plugin.fleece, name) == NULL &&
+  if (disk == NULL &&
       !backup_table_has_export (plugin.backups, name) &&
       find_name_locked (name) == NULL)
     return true;
@@ -561,6 +564,23 @@ added_export_has_name (const char *name)
   return find_name_locked (name) != NULL;
 }
 
+char *
+added_export_uses_disk (const Disk *disk)
+{
+  SCOPED_LOCK (&table_lock);
+
+  for (guint i = 0; table != NULL && i < table->len; i++) {
+    const AddedExport *e = table->pdata[i];
+    bool uses = e->disk == disk;
+
+    for (guint j = 0; j < e->bitmaps->len && !uses; j++)
+      uses = ((const Bitmap *) e->bitmaps->pdata[j])->disk == disk;
+    if (uses)
+      return g_strdup (e->id);
+  }
+  return NULL;
+}
+
 bool
 added_export_foreach (bool (*fn) (void *opaque, const char *name,
                                   const char *description), void *opaque)
@@ -701,8 +721,8 @@ load_live (const Bitmap *b, GError **error)
                        local != NULL ? local->message : "it is gone");
     return NULL;
   }
-  return named_bitmap_changes (plugin.catalog, bm, disk_size (b->disk),
-                               command_find_log, NULL, NULL, error);
+  return command_bitmap_changes (b->disk, bm, disk_size (b->disk), NULL,
+                                 error);
 }
 
 ChangeSet *

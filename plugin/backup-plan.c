@@ -72,6 +72,8 @@ plan_increment (BackupDisk *bd, const char *since, const char *bitmap,
 static bool
 check_export_name (const char *name, GError **error)
 {
+  g_autoptr (Disk) disk = NULL;
+
   if (!name_check_bitmap ("exportname", name, error))
     return false;
   if (strstr (name, ",since=") != NULL) {
@@ -79,7 +81,8 @@ check_export_name (const char *name, GError **error)
                        "chooses a map", name);
     return false;
   }
-  if (fleece_find_disk (plugin.fleece, name) != NULL) {
+  disk = fleece_find_disk (plugin.fleece, name);
+  if (disk != NULL) {
     command_set_error (error, "NBD server already has export named '%.200s'",
                        name);
     return false;
@@ -197,16 +200,17 @@ static bool
 plan_disks (BackupPlan *plan, json_t *args, GError **error)
 {
   json_t *list = json_object_get (args, "disks");
-  GPtrArray *all = fleece_disks (plugin.fleece);
+  g_autoptr (DiskTable) all = fleece_disks (plugin.fleece);
   g_autoptr (GHashTable) seen = g_hash_table_new (NULL, NULL);
   size_t i;
   json_t *item;
 
   for (i = 0; list == NULL && i < all->len; i++)
-    if (!plan_disk (plan, all->pdata[i], args, NULL, error))
+    if (!plan_disk (plan, all->disk[i], args, NULL, error))
       return false;
   json_array_foreach (list, i, item) {
-    Disk *disk = command_find_disk (qmp_get_str (item, "disk"), error);
+    g_autoptr (Disk) disk = command_find_disk (qmp_get_str (item, "disk"),
+                                               error);
 
     if (disk == NULL)
       return false;
@@ -237,8 +241,8 @@ plan_checkpoint_disks (BackupPlan *plan, json_t *spec, GError **error)
     g_ptr_array_add (backed_up,
                      g_array_index (plan->cuts, FleeceCutDisk, i).disk);
   plan->checkpoint_disks =
-    command_checkpoint_disks (json_object_get (spec, "disks"), backed_up,
-                              error);
+    command_checkpoint_disks (json_object_get (spec, "disks"),
+                              (Disk *const *) backed_up->pdata, nr, error);
   if (plan->checkpoint_disks == NULL)
     return false;
   for (size_t i = 0; i < plan->checkpoint_disks->len; i++) {

@@ -15,7 +15,7 @@
 typedef struct {
   Backup *backup;               /* snapshots still missing */
   Checkpoint *checkpoint;       /* NULL: none; disks still missing */
-  GPtrArray *checkpoint_disks;  /* of Disk, borrowed */
+  GPtrArray *checkpoint_disks;  /* of Disk, a reference each */
   GArray *cuts;                 /* of FleeceCutDisk: first the disks of the
                                  * backup, in its order, then others */
   GPtrArray *strings;           /* owned, borrowed by cuts */

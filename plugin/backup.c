@@ -31,6 +31,7 @@ backup_disk_free (void *opaque)
   BackupDisk *bd = opaque;
 
   snapshot_unref (bd->snapshot);
+  disk_unref (bd->disk);
   g_free (bd->disk_name);
   g_free (bd->export);
   g_free (bd->bitmap);
@@ -62,7 +63,7 @@ backup_add_disk (Backup *backup, Disk *disk, const char *disk_name,
   BackupDisk *bd = g_new0 (BackupDisk, 1);
 
   bd->backup = backup;
-  bd->disk = disk;
+  bd->disk = disk != NULL ? disk_ref (disk) : NULL;
   bd->disk_name = g_strdup (disk_name);
   bd->export = g_strdup (export);
   bd->served = g_new0 (BackupServed, 1);
@@ -313,26 +314,59 @@ is_wanted_locked (BackupTable *table, Disk *disk, const char *snapshot)
 }
 
 static bool
-end_orphans_locked (BackupTable *table, Fleece *fleece, GError **error)
+end_orphans_locked (BackupTable *table, Disk *disk, GError **error)
 {
-  GPtrArray *disks = fleece_disks (fleece);
+  g_autoptr (GPtrArray) snaps = disk_snapshots (disk);
 
-  for (size_t i = 0; i < disks->len; i++) {
-    Disk *disk = disks->pdata[i];
-    g_autoptr (GPtrArray) snaps = disk_snapshots (disk);
+  for (size_t j = 0; j < snaps->len; j++) {
+    Snapshot *snap = snaps->pdata[j];
 
-    for (size_t j = 0; j < snaps->len; j++) {
-      Snapshot *snap = snaps->pdata[j];
-
-      if (!is_wanted_locked (table, disk, snapshot_name (snap)) &&
-          !snapshot_end (snap, error)) {
-        g_prefix_error (error, "cannot end left-over snapshot '%s' of disk "
-                        "'%s': ", snapshot_name (snap), disk_name (disk));
-        return false;
-      }
+    if (!is_wanted_locked (table, disk, snapshot_name (snap)) &&
+        !snapshot_end (snap, error)) {
+      g_prefix_error (error, "cannot end left-over snapshot '%s' of disk "
+                      "'%s': ", snapshot_name (snap), disk_name (disk));
+      return false;
     }
   }
   return true;
+}
+
+bool
+backup_table_accept_disk (BackupTable *table, Disk *disk, GError **error)
+{
+  SCOPED_LOCK (&table->lock);
+
+  for (size_t i = 0; i < table->entries->len; i++) {
+    const Entry *entry = table->entries->pdata[i];
+
+    for (size_t j = 0; j < entry->backup->disks->len; j++) {
+      const BackupDisk *bd = entry->backup->disks->pdata[j];
+
+      if (strcmp (bd->disk_name, disk_name (disk)) != 0)
+        continue;
+      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
+                   "backup '%s' is of disk '%s' as it was served before: end "
+                   "it first, or serve the disk from the next start on",
+                   entry->backup->id, disk_name (disk));
+      return false;
+    }
+  }
+  return end_orphans_locked (table, disk, error);
+}
+
+char *
+backup_table_uses_disk (BackupTable *table, const Disk *disk)
+{
+  SCOPED_LOCK (&table->lock);
+
+  for (size_t i = 0; i < table->entries->len; i++) {
+    const Backup *backup = ((const Entry *) table->entries->pdata[i])->backup;
+
+    for (size_t j = 0; j < backup->disks->len; j++)
+      if (((const BackupDisk *) backup->disks->pdata[j])->disk == disk)
+        return g_strdup (backup->id);
+  }
+  return NULL;
 }
 
 bool
@@ -340,6 +374,7 @@ backup_table_load (BackupTable *table, Catalog *cat, Fleece *fleece,
                    GError **error)
 {
   g_autoptr (GPtrArray) backups = backup_store_list (cat, error);
+  g_autoptr (DiskTable) disks = fleece_disks (fleece);
   SCOPED_LOCK (&table->lock);
 
   if (backups == NULL)
@@ -356,5 +391,8 @@ backup_table_load (BackupTable *table, Catalog *cat, Fleece *fleece,
     }
     add_entry_locked (table, backup, PUBLISHED);
   }
-  return end_orphans_locked (table, fleece, error);
+  for (unsigned i = 0; i < disks->len; i++)
+    if (!end_orphans_locked (table, disks->disk[i], error))
+      return false;
+  return true;
 }

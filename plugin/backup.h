@@ -34,7 +34,7 @@ typedef struct {
 
 typedef struct {
   Backup *backup;
-  Disk *disk;                   /* NULL: not served by this process now */
+  Disk *disk;                   /* a reference; NULL: not served now */
   Snapshot *snapshot;           /* NULL: gone (crash, disk not served) */
   char *disk_name;
   char *export;                 /* name of the export */
@@ -79,6 +79,15 @@ void backup_table_free (BackupTable *table);    /* NULL is fine */
  * (the process died between two steps of backup-end) is ended. */
 bool backup_table_load (BackupTable *table, Catalog *cat, Fleece *fleece,
                         GError **error);
+
+/* A disk that is going to be served, but is not yet: ends its snapshots that belong
+ * to no backup.  BUSY: a backup from when it was served has it, and cannot be given
+ * it back while others may look at it. */
+bool backup_table_accept_disk (BackupTable *table, Disk *disk,
+                               GError **error);
+/* The id of a backup, in whatever state, that has this disk; NULL: none.  Caller
+ * frees. */
+char *backup_table_uses_disk (BackupTable *table, const Disk *disk);
 
 /* Reserves id and export names, which nobody sees yet; EXISTS names what is
  * taken.  Then either publish or remove it. */

@@ -122,12 +122,14 @@ describe_backup (const Backup *backup, json_t *disks)
 }
 
 static bool
-check_added_exports (const Backup *backup, GError **error)
+check_other_exports (const Backup *backup, GError **error)
 {
   for (size_t i = 0; i < backup->disks->len; i++) {
     const BackupDisk *bd = backup->disks->pdata[i];
 
-    if (added_export_has_name (bd->export)) {
+    g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, bd->export);
+
+    if (disk != NULL || added_export_has_name (bd->export)) {
       command_set_error (error, "NBD server already has export named "
                          "'%.200s'", bd->export);
       return false;
@@ -150,8 +152,8 @@ command_backup_begin (struct qmp_session *session, json_t *args,
   backup = plan->backup;
   if (!backup_table_reserve (plugin.backups, backup, error))
     return NULL;
-  /* After it: block-export-add looks at what is reserved. */
-  if (!check_added_exports (backup, error)) {
+  /* After it: block-export-add and blockdev-add look at what is reserved. */
+  if (!check_other_exports (backup, error)) {
     backup_table_remove (plugin.backups, backup);
     return NULL;
   }

@@ -17,11 +17,11 @@ static Disk *
 find_disk (json_t *args, GError **error)
 {
   const char *node = qmp_get_str (args, "node");
-  Disk *disk = fleece_find_disk (plugin.fleece, node);
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, node);
   g_autoptr (Backup) backup = NULL;
 
   if (disk != NULL)
-    return disk;
+    return g_steal_pointer (&disk);
   if (backup_table_find_export (plugin.backups, node, &backup) != NULL)
     command_set_error (error, "Bitmap '%.1100s' is readonly and cannot be "
                        "modified", qmp_get_str (args, "name") != NULL ?
@@ -64,8 +64,8 @@ action_bitmap_add (Transaction *t, json_t *args, GError **error)
   const char *name = qmp_get_str (args, "name");
   int64_t granularity = qmp_get_int (args, "granularity", GRANULARITY_DEFAULT);
   bool persistent = qmp_get_bool (args, "persistent", false);
+  g_autoptr (Disk) disk = NULL;
   NamedBitmap *bm;
-  Disk *disk;
 
   if (name[0] == '\0') {
     command_set_error (error, "Bitmap name cannot be empty");
@@ -89,7 +89,7 @@ bool
 action_bitmap_remove (Transaction *t, json_t *args, GError **error)
 {
   const char *name = qmp_get_str (args, "name");
-  Disk *disk = find_disk (args, error);
+  g_autoptr (Disk) disk = find_disk (args, error);
 
   if (disk == NULL || transaction_edit (t, disk, name, true, error) == NULL)
     return false;
@@ -100,7 +100,7 @@ action_bitmap_remove (Transaction *t, json_t *args, GError **error)
 bool
 action_bitmap_clear (Transaction *t, json_t *args, GError **error)
 {
-  Disk *disk = find_disk (args, error);
+  g_autoptr (Disk) disk = find_disk (args, error);
   NamedBitmap *bm = disk == NULL ? NULL
     : transaction_edit (t, disk, qmp_get_str (args, "name"), false, error);
 
@@ -112,7 +112,7 @@ action_bitmap_clear (Transaction *t, json_t *args, GError **error)
 bool
 action_bitmap_enable (Transaction *t, json_t *args, GError **error)
 {
-  Disk *disk = find_disk (args, error);
+  g_autoptr (Disk) disk = find_disk (args, error);
   NamedBitmap *bm = disk == NULL ? NULL
     : transaction_edit (t, disk, qmp_get_str (args, "name"), false, error);
 
@@ -124,7 +124,7 @@ action_bitmap_enable (Transaction *t, json_t *args, GError **error)
 bool
 action_bitmap_disable (Transaction *t, json_t *args, GError **error)
 {
-  Disk *disk = find_disk (args, error);
+  g_autoptr (Disk) disk = find_disk (args, error);
   NamedBitmap *bm = disk == NULL ? NULL
     : transaction_edit (t, disk, qmp_get_str (args, "name"), false, error);
 
@@ -170,7 +170,7 @@ bool
 action_bitmap_merge (Transaction *t, json_t *args, GError **error)
 {
   json_t *sources = json_object_get (args, "bitmaps"), *source;
-  Disk *disk = find_disk (args, error);
+  g_autoptr (Disk) disk = find_disk (args, error);
   NamedBitmap *target = disk == NULL ? NULL
     : transaction_edit (t, disk, qmp_get_str (args, "target"), false, error);
   size_t i;

@@ -9,18 +9,21 @@
 #include "plugin/transaction.h"
 
 GPtrArray *
-command_checkpoint_disks (json_t *list, GPtrArray *fallback, GError **error)
+command_checkpoint_disks (json_t *list, Disk *const *fallback,
+                          size_t nr_fallback, GError **error)
 {
-  g_autoptr (GPtrArray) disks = g_ptr_array_new ();
+  g_autoptr (GPtrArray) disks =
+    g_ptr_array_new_with_free_func ((GDestroyNotify) disk_unref);
   g_autoptr (GHashTable) seen = g_hash_table_new (NULL, NULL);
   size_t i;
   json_t *item;
 
-  for (i = 0; list == NULL && i < fallback->len; i++)
-    g_ptr_array_add (disks, fallback->pdata[i]);
+  for (i = 0; list == NULL && i < nr_fallback; i++)
+    g_ptr_array_add (disks, disk_ref (fallback[i]));
   json_array_foreach (list, i, item) {
     const char *kind = qmp_get_str (item, "checkpoint");
-    Disk *disk = command_find_disk (qmp_get_str (item, "disk"), error);
+    g_autoptr (Disk) disk = command_find_disk (qmp_get_str (item, "disk"),
+                                               error);
 
     if (disk == NULL)
       return NULL;
@@ -29,7 +32,7 @@ command_checkpoint_disks (json_t *list, GPtrArray *fallback, GError **error)
       return NULL;
     }
     if (kind == NULL || strcmp (kind, "no") != 0)
-      g_ptr_array_add (disks, disk);
+      g_ptr_array_add (disks, g_steal_pointer (&disk));
   }
   if (disks->len == 0) {
     command_set_error (error, "no disk selected for the checkpoint");
@@ -107,7 +110,7 @@ redefine_disk (Redefine *r, const char *name, GError **error)
 {
   const CheckpointDisk *cd =
     r->old != NULL ? checkpoint_find_disk (r->old, name) : NULL;
-  Disk *disk = fleece_find_disk (plugin.fleece, name);
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
   const char *bitmap = cd != NULL ? cd->bitmap : r->ckpt->name;
   uint64_t boundary = cd != NULL ? cd->boundary : 0;
 
@@ -138,12 +141,12 @@ redefine_disk (Redefine *r, const char *name, GError **error)
 static bool
 redefine_disks (Redefine *r, json_t *list, GError **error)
 {
-  GPtrArray *all = fleece_disks (plugin.fleece);
+  g_autoptr (DiskTable) all = fleece_disks (plugin.fleece);
   json_t *item;
   size_t i;
 
   for (i = 0; list == NULL && i < all->len; i++)
-    if (!redefine_disk (r, disk_name (all->pdata[i]), error))
+    if (!redefine_disk (r, disk_name (all->disk[i]), error))
       return false;
   /* Those that are not served now stay as they were. */
   for (i = 0; list == NULL && r->old != NULL && i < r->old->disks->len; i++) {
@@ -266,7 +269,7 @@ command_checkpoint_delete (struct qmp_session *session, json_t *args,
 static json_t *
 list_disk (const CheckpointDisk *cd, bool want_size)
 {
-  Disk *disk = fleece_find_disk (plugin.fleece, cd->disk);
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, cd->disk);
   g_autoptr (ChangeSet) set = NULL;
   bool damaged = false;
   const char *state = "ok";

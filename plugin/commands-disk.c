@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* commands-disk.c - blockdev-add and -del, block_resize. */
 #include <config.h>
 
 #include <string.h>
 
+#include "plugin/added-disks.h"
 #include "plugin/commands.h"
 #include "plugin/keeper.h"
+#include "plugin/node.h"
 #include "plugin/plugin.h"
 
 /* Whoever is connected keeps the size that he was told: NBD has no way to tell
@@ -15,7 +18,7 @@ command_block_resize (struct qmp_session *session, json_t *args,
 {
   const char *device = qmp_get_str (args, "device");
   const char *node = qmp_get_str (args, "node-name");
-  Disk *disk;
+  g_autoptr (Disk) disk = NULL;
 
   if (device != NULL && node != NULL && strcmp (device, node) != 0) {
     command_set_error (error, "device='%.100s' and node-name='%.100s' are not "
@@ -32,4 +35,26 @@ command_block_resize (struct qmp_session *session, json_t *args,
   keeper_wake (plugin.keeper);
   command_forget_epochs ();
   return json_object ();
+}
+
+json_t *
+command_blockdev_add (struct qmp_session *session, json_t *args,
+                      GError **error)
+{
+  bool ok = qmp_get_bool (args, "disk", false) ? added_disk_add (args, error)
+    : node_add (args, error);
+
+  return ok ? json_object () : NULL;
+}
+
+json_t *
+command_blockdev_del (struct qmp_session *session, json_t *args,
+                      GError **error)
+{
+  const char *name = qmp_get_str (args, "node-name");
+  bool is_disk, ok = added_disk_delete (name, &is_disk, error);
+
+  if (!is_disk)
+    ok = node_delete (name, error);
+  return ok ? json_object () : NULL;
 }

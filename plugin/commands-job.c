@@ -1,29 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* commands-job.c - blockdev-add and -del, blockdev-backup, job-* and block-job-*. */
+/* commands-job.c - blockdev-backup, job-* and block-job-*. */
 #include <config.h>
 
 #include <string.h>
 
 #include "plugin/commands.h"
 #include "plugin/job.h"
-#include "plugin/node.h"
 #include "plugin/plugin.h"
 #include "plugin/transaction.h"
-
-json_t *
-command_blockdev_add (struct qmp_session *session, json_t *args,
-                      GError **error)
-{
-  return node_add (args, error) ? json_object () : NULL;
-}
-
-json_t *
-command_blockdev_del (struct qmp_session *session, json_t *args,
-                      GError **error)
-{
-  return node_delete (qmp_get_str (args, "node-name"), error) ? json_object ()
-    : NULL;
-}
 
 json_t *
 command_blockdev_backup (struct qmp_session *session, json_t *args,

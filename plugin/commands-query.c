@@ -105,8 +105,7 @@ bitmaps_of (Disk *disk)
   if (list != NULL && list->len == 0)
     return NULL;
   if (list != NULL)
-    counts = named_bitmap_count_all (plugin.catalog, list, disk_size (disk),
-                                     command_find_log, NULL, &error);
+    counts = command_count_bitmaps (disk, list, &error);
   if (counts == NULL) {
     nbdkit_error ("disk '%s': cannot list its bitmaps: %s", disk_name (disk),
                   error->message);
@@ -163,11 +162,11 @@ json_t *
 command_query_block (struct qmp_session *session, json_t *args,
                      GError **error)
 {
-  GPtrArray *disks = fleece_disks (plugin.fleece);
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
   json_t *list = json_array ();
 
   for (size_t i = 0; i < disks->len; i++)
-    json_array_append_new (list, block_of (disks->pdata[i]));
+    json_array_append_new (list, block_of (disks->disk[i]));
   return list;
 }
 
@@ -175,13 +174,13 @@ json_t *
 command_query_named_block_nodes (struct qmp_session *session, json_t *args,
                                  GError **error)
 {
-  GPtrArray *disks = fleece_disks (plugin.fleece);
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
   json_t *list = json_array ();
   json_t *node;
   size_t i;
 
   for (i = 0; i < disks->len; i++)
-    json_array_append_new (list, inserted_of (disks->pdata[i]));
+    json_array_append_new (list, inserted_of (disks->disk[i]));
   node_list (list);
   json_array_foreach (list, i, node)
     add_constants (node);
@@ -230,9 +229,8 @@ changes_of (const char *shown, const char *since, const ChangeSet *set,
 
 /* Up to now, on the live disk. */
 static ChangeSet *
-live_changes (const char *name, const char *since, GError **error)
+live_changes (Disk *disk, const char *since, GError **error)
 {
-  Disk *disk = fleece_find_disk (plugin.fleece, name);
   g_autoptr (NamedBitmap) bm = NULL;
   uint64_t boundary;
 
@@ -244,9 +242,9 @@ live_changes (const char *name, const char *since, GError **error)
                           epoch_log_disk_id (disk_epoch_log (disk)), 0, since,
                           NULL);
   if (bm != NULL)
-    return named_bitmap_changes (plugin.catalog, bm, disk_size (disk),
-                                 command_find_log, NULL, NULL, error);
-  if (!checkpoint_boundary (plugin.catalog, name, since, &boundary, error))
+    return command_bitmap_changes (disk, bm, disk_size (disk), NULL, error);
+  if (!checkpoint_boundary (plugin.catalog, disk_name (disk), since, &boundary,
+                            error))
     return NULL;
   return epoch_log_changed (disk_epoch_log (disk), boundary, 0, NULL, error);
 }
@@ -306,9 +304,10 @@ command_query_changes (struct qmp_session *session, json_t *args,
   const char *since = qmp_get_str (args, "since");
   g_autofree char *since_copy = NULL;
   g_autoptr (ChangeSet) set = NULL;
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
 
-  if (fleece_find_disk (plugin.fleece, name) != NULL)
-    set = live_changes (name, since, error);
+  if (disk != NULL)
+    set = live_changes (disk, since, error);
   else
     set = snapshot_changes (name, &since, &since_copy, error);
   if (set == NULL)

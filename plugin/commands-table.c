@@ -178,6 +178,7 @@ static const struct qmp_arg args_blockdev_add[] = {
   { "driver", QMP_ENUM, .required = true, .values = blockdev_drivers },
   { "node-name", QMP_STR, .required = true },
   { "read-only", QMP_BOOL },
+  { "disk", QMP_BOOL },
   { "discard", QMP_ENUM, .values = discard_modes },
   { "file", QMP_OBJECT, .members = args_blockdev_file },
   { "filename", QMP_STR },

@@ -112,18 +112,47 @@ command_find_disk (const char *name, GError **error)
   return disk;
 }
 
-EpochLog *
-command_find_log (void *opaque, int64_t id)
+typedef struct {
+  const DiskTable *disks;
+  Disk *own;                    /* found even if it is about to go */
+} FindLog;
+
+/* A NamedBitmapFindLog. */
+static EpochLog *
+find_log (void *opaque, int64_t id)
 {
-  GPtrArray *disks = fleece_disks (plugin.fleece);
+  const FindLog *find = opaque;
+  EpochLog *log = disk_epoch_log (find->own);
 
-  for (guint i = 0; i < disks->len; i++) {
-    EpochLog *log = disk_epoch_log (disks->pdata[i]);
-
+  if (epoch_log_disk_id (log) == id)
+    return log;
+  for (unsigned i = 0; i < find->disks->len; i++) {
+    log = disk_epoch_log (find->disks->disk[i]);
     if (epoch_log_disk_id (log) == id)
       return log;
   }
   return NULL;
+}
+
+ChangeSet *
+command_bitmap_changes (Disk *disk, const NamedBitmap *bm, uint64_t size,
+                        bool *out_damaged, GError **error)
+{
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
+  FindLog find = { disks, disk };
+
+  return named_bitmap_changes (plugin.catalog, bm, size, find_log, &find,
+                               out_damaged, error);
+}
+
+NamedBitmapCount *
+command_count_bitmaps (Disk *disk, const GPtrArray *bitmaps, GError **error)
+{
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
+  FindLog find = { disks, disk };
+
+  return named_bitmap_count_all (plugin.catalog, bitmaps, disk_size (disk),
+                                 find_log, &find, error);
 }
 
 void
@@ -150,13 +179,13 @@ forget_epochs_of (Disk *disk, GError **error)
 void
 command_forget_epochs (void)
 {
-  GPtrArray *disks = fleece_disks (plugin.fleece);
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
   g_autoptr (GError) error = NULL;
   bool ok = catalog_begin (plugin.catalog, &error);
 
   if (ok) {
     for (size_t i = 0; i < disks->len && ok; i++)
-      ok = forget_epochs_of (disks->pdata[i], &error);
+      ok = forget_epochs_of (disks->disk[i], &error);
     if (ok)
       ok = catalog_commit (plugin.catalog, &error);
     else

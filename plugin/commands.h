@@ -9,6 +9,7 @@
 
 #include "bitmap/change-set.h"
 #include "bitmap/checkpoint.h"
+#include "bitmap/named-bitmap.h"
 #include "fleece/disk.h"
 #include "plugin/backup.h"
 #include "plugin/qmp.h"
@@ -123,17 +124,23 @@ bool backup_end_snapshots (const Backup *backup, GError **error);
 void command_set_error (GError **error, const char *format, ...)
   G_GNUC_PRINTF (2, 3);
 
-/* NULL with the error that QEMU would give. */
+/* A new reference, or NULL with the error that QEMU would give. */
 Disk *command_find_disk (const char *name, GError **error);
 
-/* A NamedBitmapFindLog, of the disks that are served; opaque is not used. */
-EpochLog *command_find_log (void *opaque, int64_t disk);
+/* What a bitmap of this disk, or of a snapshot of it, of size bytes says; see
+ * named_bitmap_changes and named_bitmap_count_all.  Other disks that it refers to
+ * are looked for among those that are served. */
+ChangeSet *command_bitmap_changes (Disk *disk, const NamedBitmap *bm,
+                                   uint64_t size, bool *out_damaged,
+                                   GError **error);
+NamedBitmapCount *command_count_bitmaps (Disk *disk, const GPtrArray *bitmaps,
+                                         GError **error);
 
 /* Which disks "disks": [{"disk", "checkpoint"}] names for a checkpoint; every
- * one of fallback (borrowed Disks) if it is NULL.  A disk that is named twice,
- * or none left, is an error.  Of Disk, borrowed. */
-GPtrArray *command_checkpoint_disks (json_t *list, GPtrArray *fallback,
-                                     GError **error);
+ * one of fallback if it is NULL.  A disk that is named twice, or none left, is an
+ * error.  Of Disk, a reference each. */
+GPtrArray *command_checkpoint_disks (json_t *list, Disk *const *fallback,
+                                     size_t nr_fallback, GError **error);
 
 /* What only a command by itself can do: false if it is asked for. */
 bool command_refuse_redefine (json_t *args, GError **error);

@@ -12,7 +12,6 @@
 #include "plugin/config-file.h"
 
 #define GROUP "fleece"
-#define DISK_PREFIX "disk "
 
 /* PARAMS_MAX_DISKS with the longest paths take half of it. */
 #define SIZE_MAX_BYTES (8 << 20)
@@ -151,8 +150,8 @@ set_group (Params *params, GKeyFile *file, const char *path,
   return keys != NULL && (disk == NULL || keys[0] != NULL);
 }
 
-bool
-config_file_read (Params *params, const char *path, GError **error)
+static bool
+read_file (Params *params, const char *path, bool disks_only, GError **error)
 {
   g_autoptr (GKeyFile) file = g_key_file_new ();
   g_autofree char *data = NULL;
@@ -178,21 +177,33 @@ config_file_read (Params *params, const char *path, GError **error)
   for (size_t i = 0; groups[i] != NULL; i++) {
     const char *group = groups[i], *disk = NULL;
 
-    if (g_str_has_prefix (group, DISK_PREFIX)) {
-      disk = group + strlen (DISK_PREFIX);
+    if (g_str_has_prefix (group, CONFIG_FILE_DISK)) {
+      disk = group + strlen (CONFIG_FILE_DISK);
       if (!name_check_id ("disk name", disk, error)) {
         g_prefix_error (error, "%s, group [%s]: ", path, group);
         return false;
       }
     }
-    else if (strcmp (group, GROUP) != 0) {
+    else if (disks_only || strcmp (group, GROUP) != 0) {
       g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                   "%s, group [%s]: expected [" GROUP "] or [" DISK_PREFIX
-                   "NAME]", path, group);
+                   "%s, group [%s]: expected %s[" CONFIG_FILE_DISK "NAME]",
+                   path, group, disks_only ? "" : "[" GROUP "] or ");
       return false;
     }
     if (!set_group (params, file, path, group, disk, error))
       return false;
   }
   return true;
+}
+
+bool
+config_file_read (Params *params, const char *path, GError **error)
+{
+  return read_file (params, path, false, error);
+}
+
+bool
+config_file_read_disks (Params *params, const char *path, GError **error)
+{
+  return read_file (params, path, true, error);
 }

@@ -61,7 +61,10 @@ find_snapshot (Handle *handle, const char *name, GError **error)
   handle->bd = backup_table_find_export (plugin.backups, base,
                                          &handle->backup);
   if (handle->bd == NULL) {
-    if (since != NULL && fleece_find_disk (plugin.fleece, base) != NULL)
+    g_autoptr (Disk) live = since == NULL ? NULL
+      : fleece_find_disk (plugin.fleece, base);
+
+    if (live != NULL)
       g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
                    "export '%s' is the live disk: since= needs a snapshot",
                    base);
@@ -80,7 +83,7 @@ find_snapshot (Handle *handle, const char *name, GError **error)
                  "export '%s': its snapshot is lost", base);
     return false;
   }
-  handle->disk = handle->bd->disk;
+  handle->disk = disk_ref (handle->bd->disk);
   return handle_contexts_init (&handle->contexts, handle->bd,
                                since != NULL ? since + strlen (SINCE) : NULL,
                                error);
@@ -94,7 +97,7 @@ find_added (Handle *handle, const char *name)
   handle->added = added_export_open (name);
   if (handle->added == NULL)
     return false;
-  handle->disk = added_export_disk (handle->added);
+  handle->disk = disk_ref (added_export_disk (handle->added));
   handle->bd = added_export_snapshot (handle->added, &backup);
   if (backup != NULL)
     handle->backup = backup_ref (backup);
@@ -109,6 +112,7 @@ handle_free (Handle *handle)
   if (handle->added != NULL)
     added_export_close (handle->added);
   backup_unref (handle->backup);
+  disk_unref (handle->disk);
   g_free (handle);
 }
 
@@ -196,6 +200,17 @@ export_nr_handles (const BackupDisk *bd)
 
     nr += handle->bd == bd;
   }
+  return nr;
+}
+
+unsigned
+export_nr_disk_handles (const Disk *disk)
+{
+  unsigned nr = 0;
+  SCOPED_LOCK (&handles_lock);
+
+  for (size_t i = 0; handles != NULL && i < handles->len; i++)
+    nr += ((const Handle *) handles->pdata[i])->disk == disk;
   return nr;
 }
 

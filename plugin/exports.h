@@ -28,7 +28,7 @@
 #include "plugin/contexts.h"
 
 typedef struct {
-  Disk *disk;
+  Disk *disk;                   /* a reference */
   /* NULL on the live disk. */
   Backup *backup;               /* a reference */
   const BackupDisk *bd;         /* the backup's */
@@ -54,5 +54,8 @@ unsigned export_nr_handles (const BackupDisk *bd);
  * stay, and get ESHUTDOWN. */
 void export_disconnect (const Backup *backup);
 void export_disconnect_added (const AddedExport *added);
+
+/* How many handles need this disk, live or a snapshot. */
+unsigned export_nr_disk_handles (const Disk *disk);
 
 #endif

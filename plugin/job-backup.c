@@ -29,7 +29,7 @@ struct JobSnapshot {
 
 typedef struct {
   /* Set in new, never changed. */
-  Disk *disk;
+  Disk *disk;                   /* a reference until it has ended */
   Backup *backup;               /* of a snapshot that exists; else NULL */
   Node *target;
   char *bitmap;                 /* NULL: none */
@@ -213,8 +213,7 @@ find_todo (BackupJob *b, GError **error)
     return NULL;
   }
   named_bitmap_end_at (bm, snapshot_boundary (b->snap));
-  set = named_bitmap_changes (plugin.catalog, bm, size, command_find_log, NULL,
-                              &damaged, error);
+  set = command_bitmap_changes (b->disk, bm, size, &damaged, error);
   if (set != NULL && damaged) {
     command_set_error (error, "Bitmap '%s' is inconsistent and cannot be used",
                        b->bitmap);
@@ -335,6 +334,7 @@ backup_end (Job *job, void *opaque, bool ok)
     b->copy.end (b->copy.opaque, ok);
   g_clear_pointer (&b->shared, job_snapshot_unref);
   g_clear_pointer (&b->backup, backup_unref);
+  g_clear_pointer (&b->disk, disk_unref);
   command_forget_epochs ();
   keeper_wake (plugin.keeper);
 }
@@ -345,6 +345,7 @@ backup_free (void *opaque)
   BackupJob *b = opaque;
 
   node_unref (b->target);
+  disk_unref (b->disk);
   change_set_unref (b->todo);
   g_free (b->bitmap);
   pthread_mutex_destroy (&b->lock);
@@ -457,7 +458,7 @@ find_device (BackupJob *b, const char *name, GError **error)
                        "node-name='%.100s'", name, name);
     return false;
   }
-  b->disk = bd->disk;
+  b->disk = disk_ref (bd->disk);
   b->snap = bd->snapshot;
   return true;
 }
@@ -605,7 +606,7 @@ backup_job_new_copy (const BackupCopy *copy, JobGroup *group, GError **error)
   Job *job = NULL;
 
   pthread_mutex_init (&b->lock, NULL);
-  b->disk = copy->disk;
+  b->disk = disk_ref (copy->disk);
   b->all = copy->since == 0;
   b->chunk = CHUNK;
   if (find_target (b, options.device, copy->target, error) &&

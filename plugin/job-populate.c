@@ -16,7 +16,7 @@
 #define CHUNK (UINT64_C (64) << 20)     /* bytes looked at between pauses */
 
 typedef struct {
-  Disk *disk;
+  Disk *disk;                   /* as in PopulateJob::disks */
   char *name;
   int64_t row;                  /* held */
   uint32_t granularity;
@@ -24,7 +24,7 @@ typedef struct {
 
 /* Whose allocation is asked for. */
 typedef struct {
-  Disk *disk;
+  Disk *disk;                   /* a reference until the job has ended */
   Backup *backup;               /* of a snapshot; NULL: the disk as it is */
   Snapshot *snap;               /* borrowed from it */
 } Source;
@@ -32,7 +32,8 @@ typedef struct {
 typedef struct {
   GArray *targets;              /* of Target */
   GArray *sources;              /* of Source */
-  GPtrArray *disks;             /* of Disk, borrowed: the targets', each once */
+  GPtrArray *disks;             /* of Disk, the targets', each once: a reference
+                                 * until it has ended */
   char *own;                    /* name of the job's bitmap on each of them */
   bool all;
   uint64_t size;                /* of all disks, bytes */
@@ -143,8 +144,7 @@ find_result (PopulateJob *p, Disk *disk, GError **error)
                          disk_name (disk));
     return NULL;
   }
-  noted = named_bitmap_changes (plugin.catalog, own, size, command_find_log,
-                                NULL, NULL, error);
+  noted = command_bitmap_changes (disk, own, size, NULL, error);
   if (noted == NULL)
     return NULL;
   both[0] = p->found;
@@ -208,6 +208,18 @@ drop_own (PopulateJob *p, Disk *disk)
 }
 
 static void
+drop_sources (PopulateJob *p)
+{
+  for (guint i = 0; i < p->sources->len; i++) {
+    Source *source = &g_array_index (p->sources, Source, i);
+
+    backup_unref (source->backup);
+    disk_unref (source->disk);
+  }
+  g_array_set_size (p->sources, 0);
+}
+
+static void
 populate_end (Job *job, void *opaque, bool ok)
 {
   PopulateJob *p = opaque;
@@ -216,9 +228,8 @@ populate_end (Job *job, void *opaque, bool ok)
     drop_own (p, p->disks->pdata[i]);
   for (guint i = 0; i < p->targets->len; i++)
     bitmap_unpin_shared (g_array_index (p->targets, Target, i).row);
-  for (guint i = 0; i < p->sources->len; i++)
-    g_clear_pointer (&g_array_index (p->sources, Source, i).backup,
-                     backup_unref);
+  drop_sources (p);
+  g_ptr_array_set_size (p->disks, 0);
   command_forget_epochs ();
   keeper_wake (plugin.keeper);
 }
@@ -230,8 +241,7 @@ populate_free (void *opaque)
 
   for (guint i = 0; i < p->targets->len; i++)
     g_free (g_array_index (p->targets, Target, i).name);
-  for (guint i = 0; i < p->sources->len; i++)
-    backup_unref (g_array_index (p->sources, Source, i).backup);
+  drop_sources (p);
   g_array_unref (p->targets);
   g_array_unref (p->sources);
   g_ptr_array_unref (p->disks);
@@ -265,7 +275,7 @@ static bool
 add_target (PopulateJob *p, Transaction *t, json_t *item, GError **error)
 {
   const char *node = qmp_get_str (item, "node");
-  Disk *disk = fleece_find_disk (plugin.fleece, node);
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, node);
   Target target = { .disk = disk };
   const NamedBitmap *bm;
 
@@ -289,7 +299,7 @@ add_target (PopulateJob *p, Transaction *t, json_t *item, GError **error)
     if (g_array_index (p->targets, Target, i).row == bm->id)
       return true;              /* named twice */
   if (!g_ptr_array_find (p->disks, disk, NULL))
-    g_ptr_array_add (p->disks, disk);
+    g_ptr_array_add (p->disks, disk_ref (disk));
   target.name = g_strdup (bm->name);
   target.row = bm->id;
   target.granularity = bm->granularity;
@@ -339,11 +349,12 @@ add_allocation (PopulateJob *p, const char *node, GError **error)
   if (source.disk == NULL)
     bd = backup_table_find_export (plugin.backups, node, &source.backup);
   if (bd != NULL) {
-    source.disk = bd->disk;
+    source.disk = bd->disk != NULL ? disk_ref (bd->disk) : NULL;
     source.snap = bd->snapshot;
   }
   if (source.disk == NULL || (bd != NULL && bd->snapshot == NULL)) {
     backup_unref (source.backup);
+    disk_unref (source.disk);
     command_set_error (error, "Node '%.100s' not found", node);
     return false;
   }
@@ -441,7 +452,7 @@ populate_job_new (Transaction *t, json_t *args, JobGroup *group,
 
   p->targets = g_array_new (FALSE, FALSE, sizeof (Target));
   p->sources = g_array_new (FALSE, FALSE, sizeof (Source));
-  p->disks = g_ptr_array_new ();
+  p->disks = g_ptr_array_new_with_free_func ((GDestroyNotify) disk_unref);
   p->own = g_strdup_printf ("%cpopulate-%u", BITMAP_INTERNAL,
                             atomic_fetch_add (&last, 1));
   p->on_error = job_on_error (qmp_get_str (args, "on-error"));

@@ -750,8 +750,8 @@ job_cancel_wait (const char *id)
   }
 }
 
-bool
-job_uses_disk (const char *disk)
+char *
+job_find_of_disk (const char *disk)
 {
   pthread_once (&once, init_once);
   SCOPED_LOCK (&lock);
@@ -759,9 +759,9 @@ job_uses_disk (const char *disk)
     const Job *job = jobs->pdata[i];
 
     if (job->status < CONCLUDED && strcmp (job->device, disk) == 0)
-      return true;
+      return g_strdup (job->id);
   }
-  return false;
+  return NULL;
 }
 
 void

@@ -97,8 +97,9 @@ void job_add_progress (const char *id, json_t *entry);
 /* Cancels it, if there is one, and waits until it has ended. */
 void job_cancel_wait (const char *id);
 
-/* Does a job work for this disk? */
-bool job_uses_disk (const char *disk);
+/* The id of a job that works for this disk and has not ended; NULL: none.  Caller
+ * frees. */
+char *job_find_of_disk (const char *disk);
 
 /* Ends all of them as cancelled, and waits until they are gone. */
 void job_stop_all (void);

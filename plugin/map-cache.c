@@ -81,9 +81,9 @@ load_bitmap (const BackupDisk *bd, int64_t id, GError **error)
     const NamedBitmap *bm = kept->pdata[i];
 
     if (bm->id == id)
-      return named_bitmap_changes (plugin.catalog, bm,
-                                   snapshot_size (bd->snapshot),
-                                   command_find_log, NULL, NULL, error);
+      return command_bitmap_changes (bd->disk, bm,
+                                     snapshot_size (bd->snapshot), NULL,
+                                     error);
   }
   g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
                "the bitmap is gone");

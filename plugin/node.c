@@ -220,6 +220,51 @@ node_exists (const char *name)
   return find_locked (name) != NULL;
 }
 
+static bool
+check_name (const char *name, GError **error)
+{
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
+
+  if (!name_is_valid (name))
+    command_set_error (error, "Invalid node-name: '%.100s'", name);
+  else if (disk != NULL || node_exists (name))
+    command_set_error (error, "Duplicate nodes with node-name='%s'", name);
+  else
+    return true;
+  return false;
+}
+
+/* node: stolen. */
+static bool
+insert (Node *node, GError **error)
+{
+  SCOPED_LOCK (&table_lock);
+
+  if (find_locked (node->name) != NULL) {       /* somebody was faster */
+    command_set_error (error, "Duplicate nodes with node-name='%s'",
+                       node->name);
+    node_unref (node);
+    return false;
+  }
+  if (table == NULL)
+    table = g_ptr_array_new_with_free_func ((GDestroyNotify) node_unref);
+  g_ptr_array_add (table, node);
+  return true;
+}
+
+/* A disk may have been added meanwhile; who adds one looks for nodes afterwards. */
+static bool
+check_disks (const char *name, GError **error)
+{
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
+
+  if (disk == NULL)
+    return true;
+  node_delete (name, NULL);
+  command_set_error (error, "Duplicate nodes with node-name='%s'", name);
+  return false;
+}
+
 bool
 node_add (json_t *args, GError **error)
 {
@@ -227,14 +272,8 @@ node_add (json_t *args, GError **error)
   const char *discard = qmp_get_str (args, "discard");
   g_autoptr (Node) node = NULL;
 
-  if (!name_is_valid (name)) {
-    command_set_error (error, "Invalid node-name: '%.100s'", name);
+  if (!check_name (name, error))
     return false;
-  }
-  if (fleece_find_disk (plugin.fleece, name) != NULL || node_exists (name)) {
-    command_set_error (error, "Duplicate nodes with node-name='%s'", name);
-    return false;
-  }
   node = g_new0 (Node, 1);
   atomic_init (&node->refs, 1);
   node->name = g_strdup (name);
@@ -243,15 +282,8 @@ node_add (json_t *args, GError **error)
   if (!open_node (node, args, error))
     return false;
 
-  SCOPED_LOCK (&table_lock);
-  if (find_locked (name) != NULL) {     /* somebody was faster */
-    command_set_error (error, "Duplicate nodes with node-name='%s'", name);
-    return false;
-  }
-  if (table == NULL)
-    table = g_ptr_array_new_with_free_func ((GDestroyNotify) node_unref);
-  g_ptr_array_add (table, g_steal_pointer (&node));
-  return true;
+  return insert (g_steal_pointer (&node), error) &&
+    check_disks (name, error);
 }
 
 bool
@@ -261,11 +293,8 @@ node_delete (const char *name, GError **error)
   Node *node = find_locked (name);
 
   if (node == NULL) {
-    if (fleece_find_disk (plugin.fleece, name) != NULL)
-      command_set_error (error, "Node %s is in use", name);
-    else
-      command_set_error (error, "Failed to find node with node-name='%.100s'",
-                         name);
+    command_set_error (error, "Failed to find node with node-name='%.100s'",
+                       name);
     return false;
   }
   if (node->user != NULL) {

@@ -2,7 +2,7 @@
 /* node.h - what blockdev-add opens: where backup jobs write to.  A file, a block
  * device, or an export of another NBD server (so qcow2 through qemu-nbd).
  *
- * Disks are no nodes of this kind: they are configured, and never a target.
+ * Disks (added-disks.h) are no nodes of this kind, and never a target.
  *
  * Locking: the table has a mutex, a leaf.  A node's I/O may run in any number of
  * threads.

@@ -9,14 +9,15 @@
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
 #include "bitmap/dirty-bitmap.h"
+#include "plugin/added-disks.h"
 #include "plugin/config-file.h"
 #include "plugin/params.h"
 
 #define INTENT_IDLE_DEFAULT_MS 30000u
 
 const char params_help[] =
-  "disk=NAME:PATH         (required) Serve image or device PATH as NAME;\n"
-  "                       'disk=' may be left out.  May be repeated.\n"
+  "disk=NAME:PATH         Serve image or device PATH as NAME; 'disk=' may be\n"
+  "                       left out.  May be repeated; at least one, or control=.\n"
   "config=FILE            Take these and further parameters from an ini file.\n"
   "state=DIR              (required) Where tracking is kept; made if missing.\n"
   "scratch=DIR            Where snapshots keep old data\n"
@@ -323,9 +324,12 @@ params_set (Params *params, const char *key, const char *value,
 bool
 params_finish (Params *params, GError **error)
 {
-  if (params->disks->len == 0) {
+  /* Without one, some must have been added, or somebody be able to. */
+  if (params->disks->len == 0 && params->control == NULL &&
+      (params->state == NULL || !added_disks_exist (params->state))) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                 "no disk: at least one disk=NAME:PATH is needed");
+                 "no disk: at least one disk=NAME:PATH is needed, or "
+                 "control=SOCKET to add disks by");
     return false;
   }
   if (params->state == NULL) {

@@ -3,7 +3,7 @@
  *
  * params_set takes them one by one, in any order, and checks each by itself;
  * params_finish checks what only the whole can tell and fills in defaults.
- * After that the struct never changes.  Nothing is created on disk here.
+ * After that the struct never changes, but for added_disks_load.  Nothing is created on disk here.
  *
  * Locking: none, set up before any thread runs.
  */
@@ -25,10 +25,11 @@
 typedef struct {
   char *name;                   /* see name_check_id */
   char *path;                   /* absolute */
+  bool added;                   /* see added-disks.h */
 } ParamsDisk;
 
 typedef struct {
-  GPtrArray *disks;             /* of ParamsDisk, in the order given, >= 1 */
+  GPtrArray *disks;             /* of ParamsDisk, in the order given */
   char *config;                 /* absolute; NULL: none */
   char *state;                  /* absolute path of the state directory */
   char *scratch;                /* absolute; default STATE/scratch */

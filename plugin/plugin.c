@@ -19,6 +19,7 @@
 #include <nbdkit-plugin.h>
 
 #include "bitmap/named-bitmap.h"
+#include "plugin/added-disks.h"
 #include "plugin/commands.h"
 #include "plugin/backup-push.h"
 #include "plugin/exports.h"
@@ -93,6 +94,7 @@ fleece_plugin_unload (void)
   fleece_free (plugin.fleece);
   catalog_free (plugin.catalog);
   keeper_free (plugin.keeper);
+  added_disks_free ();
   params_free (plugin.params);
 }
 
@@ -130,8 +132,12 @@ add_disks (GError **error)
     const ParamsDisk *disk = params->disks->pdata[i];
 
     if (fleece_add_disk (plugin.fleece, disk->name, disk->path,
-                         params->granularity, error) == NULL)
+                         params->granularity, error) == NULL) {
+      if (disk->added)
+        g_prefix_error (error, "it was added while the server ran, see "
+                        "'%s/" ADDED_DISKS_FILE "': ", params->state);
       return false;
+    }
   }
   return true;
 }
@@ -237,7 +243,8 @@ fleece_plugin_get_ready (void)
   GError *error = NULL;
 
   plugin.catalog = catalog_new (params->state, &error);
-  if (plugin.catalog == NULL)
+  if (plugin.catalog == NULL ||
+      !added_disks_load (plugin.params, &error))
     return report (error);
   plugin.fleece = fleece_new (&options, &error);
   if (plugin.fleece == NULL || !add_disks (&error))
@@ -285,25 +292,29 @@ tell_recovery (const char *disk, const EpochOpenReport *report)
   }
 }
 
+void
+disk_tell_state (Disk *disk)
+{
+  const EpochOpenReport *report = epoch_log_report (disk_epoch_log (disk));
+
+  if (report->created && report->reason != NULL)
+    nbdkit_error ("warning: disk '%s': tracking begins anew, no checkpoint of "
+                  "it is known: %s", disk_name (disk), report->reason);
+  else if (report->created)
+    nbdkit_debug ("disk '%s': new: tracking begins", disk_name (disk));
+  else if (report->clean)
+    nbdkit_debug ("disk '%s': tracking goes on", disk_name (disk));
+  else
+    tell_recovery (disk_name (disk), report);
+}
+
 static void
 tell_state_of_disks (void)
 {
-  GPtrArray *disks = fleece_disks (plugin.fleece);
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
 
-  for (size_t i = 0; i < disks->len; i++) {
-    Disk *disk = disks->pdata[i];
-    const EpochOpenReport *report = epoch_log_report (disk_epoch_log (disk));
-
-    if (report->created && report->reason != NULL)
-      nbdkit_error ("warning: disk '%s': tracking begins anew, no checkpoint of "
-                    "it is known: %s", disk_name (disk), report->reason);
-    else if (report->created)
-      nbdkit_debug ("disk '%s': new: tracking begins", disk_name (disk));
-    else if (report->clean)
-      nbdkit_debug ("disk '%s': tracking goes on", disk_name (disk));
-    else
-      tell_recovery (disk_name (disk), report);
-  }
+  for (size_t i = 0; i < disks->len; i++)
+    disk_tell_state (disks->disk[i]);
 }
 
 static void
@@ -352,7 +363,7 @@ fleece_plugin_after_fork (void)
   raise_file_limit ();
   if (catalog_open (plugin.catalog, &error) &&
       (plugin.resumed ||
-       named_bitmap_delete_transient (plugin.catalog, &error)) &&
+       named_bitmap_delete_transient (plugin.catalog, 0, &error)) &&
       fleece_start (plugin.fleece, plugin.catalog, &error) &&
       backup_push_recover (&error) &&
       backup_table_load (plugin.backups, plugin.catalog, plugin.fleece,
@@ -408,12 +419,12 @@ static int
 fleece_plugin_list_exports (int readonly, int is_tls,
                             struct nbdkit_exports *exports)
 {
-  GPtrArray *disks = fleece_disks (plugin.fleece);
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
   g_autoptr (GPtrArray) backups = backup_table_list (plugin.backups);
 
   for (size_t i = 0; i < disks->len; i++)
-    if (add_export (exports, disk_name (disks->pdata[i]),
-                    export_describe_disk (disks->pdata[i])) == -1)
+    if (add_export (exports, disk_name (disks->disk[i]),
+                    export_describe_disk (disks->disk[i])) == -1)
       return -1;
   for (size_t i = 0; i < backups->len; i++) {
     const Backup *backup = backups->pdata[i];
@@ -436,9 +447,10 @@ fleece_plugin_list_exports (int readonly, int is_tls,
 static const char *
 fleece_plugin_default_export (int readonly, int is_tls)
 {
-  GPtrArray *disks = fleece_disks (plugin.fleece);
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
 
-  return disks->len == 1 ? disk_name (disks->pdata[0]) : "";
+  return disks->len == 1 ? nbdkit_strdup_intern (disk_name (disks->disk[0]))
+    : "";
 }
 
 static void *

@@ -28,4 +28,7 @@ typedef struct {
 
 extern Plugin plugin;
 
+/* To the log: how the tracking of a disk goes on. */
+void disk_tell_state (Disk *disk);
+
 #endif

@@ -35,7 +35,7 @@ typedef struct {
 
 typedef struct {
   Checkpoint *ckpt;
-  GPtrArray *disks;             /* of Disk, borrowed */
+  GPtrArray *disks;             /* of Disk, a reference each */
 } PendingCheckpoint;
 
 typedef struct {
@@ -366,7 +366,7 @@ NamedBitmap *
 transaction_source (Transaction *t, const char *node, const char *name,
                     Disk **out_disk, uint64_t *out_size, GError **error)
 {
-  Disk *disk = fleece_find_disk (plugin.fleece, node);
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, node);
   g_autoptr (GError) local = NULL;
   NamedBitmap *bm;
   Edit *edit;
@@ -425,9 +425,10 @@ transaction_cut (Transaction *t, Disk *disk, uint32_t granularity)
 bool
 action_checkpoint_create (Transaction *t, json_t *args, GError **error)
 {
+  g_autoptr (DiskTable) all = fleece_disks (plugin.fleece);
   g_autoptr (GPtrArray) disks =
-    command_checkpoint_disks (json_object_get (args, "disks"),
-                              fleece_disks (plugin.fleece), error);
+    command_checkpoint_disks (json_object_get (args, "disks"), all->disk,
+                              all->len, error);
   PendingCheckpoint *pending;
   Checkpoint *ckpt;
 
@@ -609,7 +610,7 @@ keep_bitmaps (const Checkpoint *ckpt, GError **error)
 {
   for (guint i = 0; i < ckpt->disks->len; i++) {
     const CheckpointDisk *cd = ckpt->disks->pdata[i];
-    Disk *disk = fleece_find_disk (plugin.fleece, cd->disk);
+    g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, cd->disk);
     g_autoptr (NamedBitmap) bm = NULL;
 
     if (disk == NULL) {
@@ -698,7 +699,7 @@ write_without_cut (Transaction *t, GError **error)
 static void
 collect_cuts (Transaction *t)
 {
-  GPtrArray *disks = fleece_disks (plugin.fleece);
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
 
   for (guint i = 0; i < t->edits->len; i++) {
     const Edit *edit = t->edits->pdata[i];
@@ -706,7 +707,7 @@ collect_cuts (Transaction *t)
     if (edit->removed || !edit->changed)
       continue;
     for (guint d = 0; d < disks->len; d++) {
-      Disk *disk = disks->pdata[d];
+      Disk *disk = disks->disk[d];
 
       if (named_bitmap_needs_cut (edit->bm, disk_row (disk)))
         transaction_cut (t, disk, disk == edit->disk && edit->bm->recording ?

@@ -7,6 +7,7 @@
  * transaction that is freed without it leaves no trace.
  *
  * Locking: one transaction at a time: transaction_new waits for the one before.
+ * While there is one, no disk goes (added-disks.h): it may borrow them.
  * A pin (an export or a job that uses a bitmap) outlives transactions; pins have
  * a lock of their own, a leaf.
  */
