@@ -449,8 +449,9 @@ fleece_plugin_default_export (int readonly, int is_tls)
 {
   g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
 
-  return disks->len == 1 ? nbdkit_strdup_intern (disk_name (disks->disk[0]))
-    : "";
+  /* The disk may go before the answer does.  nbdkit_strdup_intern would take
+   * memory for every client that asks. */
+  return disks->len == 1 ? g_intern_string (disk_name (disks->disk[0])) : "";
 }
 
 static void *
