@@ -17,8 +17,8 @@
 #include "bitmap/reserve.h"
 
 #define DATABASE_NAME "catalog.sqlite"
-/* 1 MiB of log at 16 KiB a page, not SQLite's 16: a state directory is small, and
- * one that has filled up must be able to shrink. */
+/* 1 MiB of log at 16 KiB a page, not SQLite's 16: a state directory is small,
+ * and one that has filled up must be able to shrink. */
 #define CHECKPOINT_PAGES 64
 #define LOCK_NAME     "lock"
 
@@ -229,15 +229,16 @@ fail_sqlite (Catalog *cat, GError **error)
 
 /* --- the log after a sync that failed */
 
-/* What the write-ahead log says then may be in memory only: the kernel calls its
- * pages clean, the next start reads a commit that was reported as failed, and a
- * power cut would take it and every later one away; in the middle of a checkpoint
- * that would leave half of one in the database.  So each byte is written once more
- * where it is, at a start, which cannot know, and before anything is added after
- * an error: what failed was possibly the end of the commit before as well, which
- * SQLite fills a sector up with.  That may stop anywhere: what the medium had, it
- * keeps.  (A checkpoint here would have just that window, and truncating the log
- * another: with half of its old frames back, old pages come back.)
+/* What the write-ahead log says then may be in memory only: the kernel calls
+ * its pages clean, the next start reads a commit that was reported as failed,
+ * and a power cut would take it and every later one away; in the middle of a
+ * checkpoint that would leave half of one in the database.  So each byte is
+ * written once more where it is, at a start, which cannot know, and before
+ * anything is added after an error: what failed was possibly the end of the
+ * commit before as well, which SQLite fills a sector up with.  That may stop
+ * anywhere: what the medium had, it keeps.  (A checkpoint here would have just
+ * that window, and truncating the log another: with half of its old frames
+ * back, old pages come back.)
  */
 static int
 rewrite (sqlite3_file *log)
@@ -277,8 +278,8 @@ settle_log (Catalog *cat, GError **error)
   return rc == SQLITE_OK;
 }
 
-/* As SQLite's own, which tells nobody of an error.  A log that was not all brought
- * in stays. */
+/* As SQLite's own, which tells nobody of an error.  A log that was not all
+ * brought in stays. */
 static int
 checkpoint (void *opaque, sqlite3 *db, const char *schema, int pages)
 {

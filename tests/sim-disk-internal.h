@@ -17,6 +17,8 @@
 #define SIM_MAX_FILES 192
 #define SIM_MAX_BYTES (UINT64_C (24) << 20)     /* of a file */
 #define SIM_MAX_SECTORS (SIM_MAX_BYTES / SIM_SECTOR)
+#define SIM_PAGE 4096
+#define SIM_MAX_PAGES (SIM_MAX_BYTES / SIM_PAGE)
 #define SIM_MAX_PATH 256
 
 /* A name that was removed keeps its slot until that is durable. */
@@ -29,6 +31,7 @@ typedef struct {
   /* Their sync failed: the page is clean and has what was written, the medium
    * has not, and no later sync puts it there. */
   uint8_t failed[SIM_MAX_SECTORS / 8];
+  uint64_t written[SIM_MAX_PAGES / 64];         /* others are zero */
 } SimSlot;
 
 typedef struct {
@@ -38,6 +41,7 @@ typedef struct {
   uint64_t fault_calls, fault_hits;
   unsigned hit;                 /* SIM_HIT_* */
   unsigned sync_delay_us;
+  unsigned nr_slots;            /* none after these was ever in use */
   SimSlot slot[SIM_MAX_FILES];
 } SimShared;
 

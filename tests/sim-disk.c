@@ -29,13 +29,24 @@ sim_disk_new (void)
   sim_disk_arm (UINT64_MAX);
 }
 
+static bool
+is_written (const SimSlot *slot, uint64_t page)
+{
+  return slot->written[page / 64] >> page % 64 & 1;
+}
+
+/* The memory stays: to get it anew for each of thousands of disks costs more than
+ * what is done with them. */
 static void
 free_slot (SimSlot *slot)
 {
-  g_assert_cmpint (madvise (sim_bytes_of (sim_now_bytes, slot),
-                            SIM_MAX_BYTES, MADV_REMOVE), ==, 0);
-  g_assert_cmpint (madvise (sim_bytes_of (sim_medium_bytes, slot),
-                            SIM_MAX_BYTES, MADV_REMOVE), ==, 0);
+  for (uint64_t p = 0; p < SIM_MAX_PAGES; p++)
+    if (is_written (slot, p)) {
+      memset (sim_bytes_of (sim_now_bytes, slot) + p * SIM_PAGE, 0, SIM_PAGE);
+      memset (sim_bytes_of (sim_medium_bytes, slot) + p * SIM_PAGE, 0,
+              SIM_PAGE);
+    }
+  memset (slot->written, 0, sizeof slot->written);
   if (slot->first < slot->end) {
     memset (slot->unsynced + slot->first / 8, 0,
             slot->end / 8 - slot->first / 8 + 1);
@@ -50,7 +61,7 @@ free_slot (SimSlot *slot)
 void
 sim_disk_clear (void)
 {
-  for (unsigned i = 0; i < SIM_MAX_FILES; i++)
+  for (unsigned i = 0; i < sim_shared->nr_slots; i++)
     if (sim_shared->slot[i].path[0] != '\0')
       free_slot (&sim_shared->slot[i]);
 }
@@ -58,7 +69,7 @@ sim_disk_clear (void)
 SimSlot *
 sim_find (const char *path)
 {
-  for (unsigned i = 0; i < SIM_MAX_FILES; i++)
+  for (unsigned i = 0; i < sim_shared->nr_slots; i++)
     if (sim_shared->slot[i].now && strcmp (sim_shared->slot[i].path, path) == 0)
       return &sim_shared->slot[i];
   return NULL;
@@ -73,6 +84,7 @@ sim_make (const char *path)
 
     if (slot->path[0] != '\0')
       continue;
+    sim_shared->nr_slots = MAX (sim_shared->nr_slots, i + 1);
     strcpy (slot->path, path);
     slot->now = true;
     slot->first = SIM_MAX_SECTORS;
@@ -99,7 +111,7 @@ sim_drop_name (SimSlot *slot)
 void
 sim_sync_names (const char *dir, size_t length)
 {
-  for (unsigned i = 0; i < SIM_MAX_FILES; i++) {
+  for (unsigned i = 0; i < sim_shared->nr_slots; i++) {
     SimSlot *slot = &sim_shared->slot[i];
 
     if (strncmp (slot->path, dir, length) == 0 && slot->path[length] == '/' &&
@@ -122,6 +134,9 @@ touch (SimSlot *slot, uint64_t offset, uint64_t length)
     slot->first = MIN (slot->first, s);
     slot->end = MAX (slot->end, s + 1);
   }
+  for (uint64_t p = offset / SIM_PAGE; p <= (offset + length - 1) / SIM_PAGE;
+       p++)
+    slot->written[p / 64] |= UINT64_C (1) << p % 64;
 }
 
 /* What to do with each unsynced sector. */
@@ -202,14 +217,29 @@ sim_sync_slot (SimSlot *slot, int err)
     slot->durable_size = slot->size;
 }
 
+/* What was never written is zero already. */
+static void
+zero (SimSlot *slot, uint64_t offset, uint64_t length)
+{
+  uint64_t end = offset + length;
+
+  for (uint64_t at = offset, next; at < end; at = next) {
+    uint64_t p = at / SIM_PAGE;
+
+    next = MIN (end, (p + 1) * SIM_PAGE);
+    if (is_written (slot, p)) {
+      memset (sim_bytes_of (sim_now_bytes, slot) + at, 0, next - at);
+      touch (slot, at, next - at);
+    }
+  }
+}
+
 void
 sim_set_slot_size (SimSlot *slot, uint64_t size)
 {
   g_assert_cmpuint (size, <=, SIM_MAX_BYTES);
-  if (size < slot->size) {
-    memset (sim_bytes_of (sim_now_bytes, slot) + size, 0, slot->size - size);
-    touch (slot, size, slot->size - size);
-  }
+  if (size < slot->size)
+    zero (slot, size, slot->size - size);
   slot->size = size;
 }
 
@@ -218,11 +248,12 @@ sim_write_slot (SimSlot *slot, const void *buf, uint64_t length,
                 uint64_t offset)
 {
   g_assert_cmpuint (offset + length, <=, SIM_MAX_BYTES);
-  if (buf != NULL)
+  if (buf != NULL) {
     memcpy (sim_bytes_of (sim_now_bytes, slot) + offset, buf, length);
+    touch (slot, offset, length);
+  }
   else
-    memset (sim_bytes_of (sim_now_bytes, slot) + offset, 0, length);
-  touch (slot, offset, length);
+    zero (slot, offset, length);
   slot->size = MAX (slot->size, offset + length);
 }
 
@@ -252,7 +283,7 @@ sim_disk_lose_power (uint64_t seed)
 {
   Loss loss = { g_rand_new_with_seed ((guint32) seed), 0, 0 };
 
-  for (unsigned i = 0; i < SIM_MAX_FILES; i++) {
+  for (unsigned i = 0; i < sim_shared->nr_slots; i++) {
     SimSlot *slot = &sim_shared->slot[i];
 
     if (slot->path[0] == '\0')
@@ -269,12 +300,12 @@ sim_disk_lose_power (uint64_t seed)
     slot->durable = slot->now;
   }
   /* Two files of one name: the removal of one was lost. */
-  for (unsigned i = 0; i < SIM_MAX_FILES; i++)
+  for (unsigned i = 0; i < sim_shared->nr_slots; i++)
     for (unsigned j = 0; j < i; j++)
       if (sim_shared->slot[i].now && sim_shared->slot[j].now &&
           strcmp (sim_shared->slot[i].path, sim_shared->slot[j].path) == 0)
         sim_shared->slot[j].now = sim_shared->slot[j].durable = false;
-  for (unsigned i = 0; i < SIM_MAX_FILES; i++)
+  for (unsigned i = 0; i < sim_shared->nr_slots; i++)
     forget_if_gone (&sim_shared->slot[i]);
   g_rand_free (loss.rand);
 }
@@ -305,7 +336,7 @@ sim_disk_files (const char *prefix)
 {
   unsigned nr = 0;
 
-  for (unsigned i = 0; i < SIM_MAX_FILES; i++)
+  for (unsigned i = 0; i < sim_shared->nr_slots; i++)
     nr += sim_shared->slot[i].now &&
       g_str_has_prefix (sim_shared->slot[i].path, prefix);
   return nr;

@@ -17,10 +17,8 @@ Disk *disk[NR_DISKS];
 struct sim_options sim;
 
 static Catalog *cat;
-/* Of the checks, which are of one thread: new memory for each would cost more
- * than they do. */
-static uint64_t now_words[NR_DISKS][DISK_BYTES / 8];
-static uint8_t got_bytes[DISK_BYTES];
+/* Of the checks, which are of one thread: the sectors of the disks. */
+static uint64_t now[NR_DISKS][NR_SECTORS];
 static const char *const image[NR_DISKS] = { "/images/d0", "/images/d1" };
 
 /* --- folders, in the parent --- */
@@ -53,6 +51,9 @@ void
 sim_set_up (void)
 {
   sim_disk_new ();
+  sim.most_bytes = DISK_BYTES;
+  sim.start_bytes = START_BYTES;
+  sim.least_bytes = LEAST_BYTES;
   oracle = mmap (NULL, sizeof *oracle, PROT_READ | PROT_WRITE,
                  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   g_assert (oracle != MAP_FAILED);
@@ -75,14 +76,14 @@ sim_new_disks (void)
   sim_disk_arm (UINT64_MAX);
   sim_disk_fault (NULL);
   sim_remove_tree (sim.state);
-  g_assert_cmpint (madvise (oracle, sizeof *oracle, MADV_REMOVE), ==, 0);
+  memset (oracle, 0, sizeof *oracle);
   for (unsigned i = 0; i < NR_DISKS; i++) {
     StorageFile *file;
 
     g_assert_cmpint (sim_storage.ops->open (&sim_storage, image[i],
-                                            STORAGE_CREATE, START_BYTES,
+                                            STORAGE_CREATE, sim.start_bytes,
                                             &file), ==, 0);
-    oracle->disk[i].size = oracle->disk[i].other_size = START_BYTES;
+    oracle->disk[i].size = oracle->disk[i].other_size = sim.start_bytes;
     file->ops->sync (file);
     file->ops->close (file);
   }
@@ -329,6 +330,73 @@ do_resize (const Op *op)
     o->acked[s] = o->stable[s] = version;
 }
 
+/* --- what is on a disk or in a snapshot, by sector */
+
+typedef struct {                /* the first that there is */
+  const uint8_t *bytes;
+  Snapshot *snap;
+  Disk *disk;
+} Source;
+
+typedef void (*SectorFn) (void *opaque, uint64_t sector, const uint64_t *words);
+
+static int
+read_source (const Source *from, void *buf, uint64_t length, uint64_t offset)
+{
+  if (from->bytes != NULL) {
+    memcpy (buf, from->bytes + offset, length);
+    return 0;
+  }
+  return from->snap != NULL
+    ? snapshot_pread (from->snap, buf, length, offset)
+    : disk_pread (from->disk, buf, length, offset);
+}
+
+static uint64_t
+hash_sector (const uint64_t *words)
+{
+  uint64_t lane[4] = { 1, 2, 3, 4 };
+
+  for (unsigned w = 0; w < SIM_SECTOR / 8; w++)
+    lane[w % 4] = (lane[w % 4] ^ words[w]) * UINT64_C (0x9e3779b97f4a7c15)
+      ^ lane[w % 4] >> 29;
+  return lane[0] ^ lane[1] * 3 ^ lane[2] * 5 ^ lane[3] * 7;
+}
+
+/* Of [offset, offset + length), whole sectors: fn may be NULL, out_hash has an
+ * entry for each.  0 or -errno. */
+static int
+read_sectors (const Source *from, uint64_t offset, uint64_t length, SectorFn fn,
+              void *opaque, uint64_t *out_hash)
+{
+  uint64_t words[65536 / 8];
+  int err = 0;
+
+  for (uint64_t at = 0, n; err == 0 && at < length; at += n) {
+    n = MIN (length - at, sizeof words);
+    err = read_source (from, words, n, offset + at);
+    for (uint64_t s = 0; err == 0 && s < n / SIM_SECTOR; s++) {
+      const uint64_t *sector = words + s * (SIM_SECTOR / 8);
+
+      if (fn != NULL)
+        fn (opaque, (offset + at) / SIM_SECTOR + s, sector);
+      out_hash[at / SIM_SECTOR + s] = hash_sector (sector);
+    }
+  }
+  return err;
+}
+
+/* Are the sectors of [offset, offset + length) as they were? */
+static bool
+is_same (const uint64_t *hash, const struct oracle_part *p, uint64_t offset,
+         uint64_t length)
+{
+  return memcmp (hash, p->replica + offset / SIM_SECTOR,
+                 length / SIM_SECTOR * sizeof *hash) == 0;
+}
+
+/* --- cuts */
+
 static unsigned
 fill_parts (struct oracle_cut *cut, const Op *op, const char *name,
             FleeceCutDisk part[NR_DISKS])
@@ -357,17 +425,15 @@ fill_parts (struct oracle_cut *cut, const Op *op, const char *name,
 static void
 take_replica (struct oracle_part *p, unsigned d, const FleeceCutDisk *part)
 {
+  Source from = { .snap = part->out_snapshot, .disk = disk[d] };
   uint64_t size;
 
-  p->size = part->out_snapshot != NULL ? snapshot_size (part->out_snapshot)
+  p->size = from.snap != NULL ? snapshot_size (from.snap)
     : disk_size (disk[d]);
   if (sim.faults)               /* only when nobody writes, as below */
-    memcpy (p->replica, sim_disk_peek (image[d], &size), p->size);
-  else if (part->out_snapshot != NULL)
-    g_assert_cmpint (snapshot_pread (part->out_snapshot, p->replica,
-                                     p->size, 0), ==, 0);
-  else
-    g_assert_cmpint (disk_pread (disk[d], p->replica, p->size, 0), ==, 0);
+    from = (Source) { .bytes = sim_disk_peek (image[d], &size) };
+  g_assert_cmpint (read_sectors (&from, 0, p->size, NULL, NULL, p->replica),
+                   ==, 0);
 }
 
 /* Nothing named remains of a cut that failed. */
@@ -518,8 +584,9 @@ sim_random_op (GRand *rand)
   if (op.kind >= CUT)
     op.offset = g_rand_int_range (rand, 0, MAX_CUTS);
   else if (op.kind == RESIZE) {
-    op.length = g_rand_int_range (rand, LEAST_BYTES / SIM_SECTOR,
-                                  NR_SECTORS + 1) * SIM_SECTOR;
+    op.length = g_rand_int_range (rand, sim.least_bytes / SIM_SECTOR,
+                                  sim.most_bytes / SIM_SECTOR + 1)
+      * SIM_SECTOR;
     if (g_rand_boolean (rand))
       op.length = op.length / GRANULE * GRANULE;
   }
@@ -547,11 +614,17 @@ sim_random_cut (GRand *rand)
 
 /* --- what must hold --- */
 
+typedef struct {
+  unsigned disk;
+  bool power;
+} BaseCheck;
+
 static void
-check_sector (unsigned d, uint64_t sector, const uint64_t *words, bool power)
+check_sector (void *opaque, uint64_t sector, const uint64_t *words)
 {
-  const struct oracle_disk *o = &oracle->disk[d];
-  uint32_t oldest = power ? o->stable[sector] : o->acked[sector];
+  const BaseCheck *check = opaque;
+  const struct oracle_disk *o = &oracle->disk[check->disk];
+  uint32_t oldest = check->power ? o->stable[sector] : o->acked[sector];
 
   for (unsigned w = 0; w < SIM_SECTOR / 8; w++) {
     uint32_t version = words[w] >> 32;
@@ -560,14 +633,23 @@ check_sector (unsigned d, uint64_t sector, const uint64_t *words, bool power)
       if (o->zeroed[sector] >= oldest)
         continue;
       g_error ("base: disk %u sector %" G_GUINT64_FORMAT " is zero, but "
-               "version %u was promised", d, sector, oldest);
+               "version %u was promised", check->disk, sector, oldest);
     }
     if ((uint32_t) words[w] != sector || version < oldest ||
         version > o->submitted[sector])
       g_error ("base: disk %u sector %" G_GUINT64_FORMAT " has %"
-               G_GINT64_MODIFIER "x, promised was version %u", d, sector,
-               words[w], oldest);
+               G_GINT64_MODIFIER "x, promised was version %u", check->disk,
+               sector, words[w], oldest);
   }
+}
+
+static void
+read_now (unsigned d, SectorFn fn, void *opaque)
+{
+  Source from = { .disk = disk[d] };
+
+  g_assert_cmpint (read_sectors (&from, 0, disk_size (disk[d]), fn, opaque,
+                                 now[d]), ==, 0);
 }
 
 void
@@ -575,7 +657,7 @@ sim_check_base (Crash crash)
 {
   for (unsigned d = 0; d < NR_DISKS; d++) {
     struct oracle_disk *o = &oracle->disk[d];
-    const uint64_t *now = now_words[d];
+    BaseCheck check = { d, crash >= POWER };
     uint64_t size = disk_size (disk[d]);
 
     if (size != o->size && size != o->other_size)
@@ -585,9 +667,7 @@ sim_check_base (Crash crash)
     /* A resize that failed may still be taken back. */
     o->other_size = sim.faults ? o->size + o->other_size - size : size;
     o->size = size;
-    g_assert_cmpint (disk_pread (disk[d], now_words[d], size, 0), ==, 0);
-    for (uint64_t s = 0; s < size / SIM_SECTOR; s++)
-      check_sector (d, s, now + s * (SIM_SECTOR / 8), crash >= POWER);
+    read_now (d, check_sector, &check);
   }
 }
 
@@ -614,7 +694,6 @@ check_chain (unsigned nr, unsigned d, Crash crash, bool precise)
   const struct oracle_part *p = &cut->part[d];
   const struct oracle_disk *o = &oracle->disk[d];
   g_autoptr (GError) error = NULL;
-  const uint8_t *now = (const uint8_t *) now_words[d];
   uint64_t size = disk_size (disk[d]);
   g_autoptr (ChangeSet) set = NULL;
 
@@ -627,7 +706,7 @@ check_chain (unsigned nr, unsigned d, Crash crash, bool precise)
     bool written = o->edge[at / GRANULE] > cut->version;
 
     if (!change_set_get (set, at)) {
-      if (at + n > p->size || memcmp (now + at, p->replica + at, n) != 0)
+      if (at + n > p->size || !is_same (now[d] + at / SIM_SECTOR, p, at, n))
         g_error ("chain: disk %u offset %" G_GUINT64_FORMAT " has changed "
                  "since cut %u and is reported clean", d, at, nr);
       continue;
@@ -649,15 +728,15 @@ static void
 check_blocks (Snapshot *snap, const struct oracle_part *p, const char *name,
               unsigned d)
 {
+  const Source from = { .snap = snap };
   bool any = false;
 
   for (uint64_t at = 0; at < p->size; at += 4096) {
-    uint64_t n = MIN (4096, p->size - at);
-    char got[4096];
+    uint64_t n = MIN (4096, p->size - at), got[4096 / SIM_SECTOR];
 
-    if (snapshot_pread (snap, got, n, at) < 0)
+    if (read_sectors (&from, at, n, NULL, NULL, got) < 0)
       any = true;
-    else if (memcmp (got, p->replica + at, n) != 0)
+    else if (!is_same (got, p, at, n))
       g_error ("snapshot: %s of disk %u is not what it was", name, d);
   }
   /* Blocks whose old data could not be read. */
@@ -669,9 +748,10 @@ static void
 check_snapshot (unsigned nr, unsigned d, Crash crash, bool must_live)
 {
   struct oracle_part *p = &oracle->cut[nr].part[d];
-  uint8_t *got = got_bytes;
+  uint64_t got[NR_SECTORS];
   g_autofree char *reason = NULL;
   g_autoptr (Snapshot) snap = NULL;
+  Source from = { 0 };
   char name[16];
   int err;
 
@@ -680,7 +760,8 @@ check_snapshot (unsigned nr, unsigned d, Crash crash, bool must_live)
   if (snap == NULL)
     g_error ("snapshot: %s of disk %u is missing", name, d);
   g_assert_cmpuint (snapshot_size (snap), ==, p->size);
-  err = snapshot_pread (snap, got, p->size, 0);
+  from.snap = snap;
+  err = read_sectors (&from, 0, p->size, NULL, NULL, got);
   if (err == 0 || snapshot_state (snap) == SNAPSHOT_LIVE) {
     g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_LIVE);
     /* Where the news could not be written, nothing was overwritten either. */
@@ -688,7 +769,7 @@ check_snapshot (unsigned nr, unsigned d, Crash crash, bool must_live)
       g_error ("snapshot: %s of disk %u was gone and is live", name, d);
     if (err < 0)
       check_blocks (snap, p, name, d);
-    else if (memcmp (got, p->replica, p->size) != 0)
+    else if (!is_same (got, p, 0, p->size))
       g_error ("snapshot: %s of disk %u is not what it was", name, d);
     return;
   }
@@ -716,8 +797,7 @@ void
 sim_check_all (Crash crash, bool precise)
 {
   for (unsigned d = 0; d < NR_DISKS; d++)
-    g_assert_cmpint (disk_pread (disk[d], now_words[d],
-                                 disk_size (disk[d]), 0), ==, 0);
+    read_now (d, NULL, NULL);
   for (unsigned nr = 0; nr < atomic_load (&oracle->nr_cuts); nr++)
     for (unsigned d = 0; d < NR_DISKS; d++) {
       const struct oracle_cut *cut = &oracle->cut[nr];

@@ -18,12 +18,12 @@
 #include "tests/sim-disk.h"
 
 #define NR_DISKS 2
-/* At most; a disk starts with less. */
+/* Of a disk, unless the options say less. */
 #define DISK_BYTES ((UINT64_C (5) << 20) + 3 * SIM_SECTOR)
-#define REGION (UINT64_C (1) << 20)
-#define NR_SECTORS (DISK_BYTES / SIM_SECTOR)
 #define START_BYTES ((UINT64_C (3) << 20) + SIM_SECTOR)
 #define LEAST_BYTES (UINT64_C (1) << 20)
+#define REGION (UINT64_C (1) << 20)
+#define NR_SECTORS (DISK_BYTES / SIM_SECTOR)
 #define GRANULE 4096
 #define MAX_CUTS 12
 
@@ -65,7 +65,7 @@ typedef struct {
       bool in, durable;
       bool gone;                /* was seen broken or lost */
       uint64_t boundary, size;
-      uint8_t replica[DISK_BYTES];
+      uint64_t replica[NR_SECTORS];     /* hashes of its sectors */
     } part[NR_DISKS];
   } cut[MAX_CUTS];
   atomic_uint nr_cuts;
@@ -87,6 +87,7 @@ extern struct sim_options {
   char *dir;                    /* of all that is not simulated, in a tmpfs */
   char *state, *scratch;
   const char *runtime_folder;
+  uint64_t most_bytes, start_bytes, least_bytes;        /* of a disk */
   unsigned pace_ms;             /* of the committer */
   bool faults;                  /* operations may fail, where that is legal */
   bool guest_fails;             /* snapshots are FLEECE_BREAK_GUEST_WRITE */

@@ -205,7 +205,7 @@ sim_list (Storage *storage, const char *dir, StorageListFn fn, void *opaque)
   size_t length = strlen (dir);
   int err = sim_begin (dir, READS);
 
-  for (unsigned i = 0; err == 0 && i < SIM_MAX_FILES; i++) {
+  for (unsigned i = 0; err == 0 && i < sim_shared->nr_slots; i++) {
     const SimSlot *slot = &sim_shared->slot[i];
 
     if (slot->now && strncmp (slot->path, dir, length) == 0 &&
