@@ -254,6 +254,20 @@ plan_checkpoint_disks (BackupPlan *plan, json_t *spec, GError **error)
   return true;
 }
 
+static bool
+plan_lease (Backup *backup, json_t *args, GError **error)
+{
+  int64_t seconds = qmp_get_int (args, "lease", 0);
+
+  if (seconds > 0 && backup->push) {
+    command_set_error (error, "'lease' is for mode 'pull': a push ends by "
+                       "itself");
+    return false;
+  }
+  atomic_store (&backup->lease, (unsigned) seconds);
+  return true;
+}
+
 BackupPlan *
 backup_plan_new (json_t *args, GError **error)
 {
@@ -282,7 +296,8 @@ backup_plan_new (json_t *args, GError **error)
   plan->backup = backup_new (id, plan->checkpoint != NULL ?
                              plan->checkpoint->name : NULL, now);
   plan->backup->push = mode != NULL && strcmp (mode, "push") == 0;
-  if (!plan_disks (plan, args, error))
+  if (!plan_lease (plan->backup, args, error) ||
+      !plan_disks (plan, args, error))
     return NULL;
   if (spec != NULL && !plan_checkpoint_disks (plan, spec, error))
     return NULL;

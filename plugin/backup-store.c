@@ -7,6 +7,8 @@
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
 #include "plugin/backup-store.h"
+#include "plugin/lease.h"
+#include "plugin/qmp.h"
 
 /* Of the column state. */
 #define STATE_PULL "running"
@@ -43,13 +45,55 @@ insert_disk (Catalog *cat, const Backup *backup, const BackupDisk *bd,
   return catalog_step_done (cat, stmt, error);
 }
 
+/* What a backup was begun with and nothing else tells, as JSON; NULL: nothing. */
+static char *
+arguments_of (const Backup *backup)
+{
+  unsigned lease = atomic_load (&backup->lease);
+
+  return lease > 0 ? g_strdup_printf ("{\"lease\": %u}", lease) : NULL;
+}
+
+/* What cannot be read is as if it were not there: the backup stays. */
+static void
+read_arguments (Backup *backup, const char *text)
+{
+  json_t *arguments = text != NULL ? json_loads (text, 0, NULL) : NULL;
+  json_int_t lease =
+    json_integer_value (json_object_get (arguments, "lease"));
+
+  if (lease > 0 && lease <= LEASE_MAX)
+    atomic_store (&backup->lease, (unsigned) lease);
+  json_decref (arguments);
+}
+
+bool
+backup_store_arguments (Catalog *cat, const Backup *backup, GError **error)
+{
+  g_autofree char *arguments = arguments_of (backup);
+  sqlite3_stmt *stmt;
+  bool ok = false;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, "UPDATE backup SET arguments = ?2 WHERE id = ?1",
+                       error);
+  if (stmt != NULL) {
+    bind_text (stmt, 1, backup->id);
+    bind_text (stmt, 2, arguments);
+    ok = catalog_step_done (cat, stmt, error);
+  }
+  catalog_unlock (cat);
+  return ok;
+}
+
 bool
 backup_store_insert (Catalog *cat, const Backup *backup, GError **error)
 {
   sqlite3_stmt *stmt =
     catalog_stmt (cat,
-                  "INSERT INTO backup (id, checkpoint, state, created)"
-                  " VALUES (?1, ?2, ?4, ?3)", error);
+                  "INSERT INTO backup (id, checkpoint, state, created,"
+                  " arguments) VALUES (?1, ?2, ?4, ?3, ?5)", error);
+  g_autofree char *arguments = arguments_of (backup);
 
   if (stmt == NULL)
     return false;
@@ -57,6 +101,7 @@ backup_store_insert (Catalog *cat, const Backup *backup, GError **error)
   bind_text (stmt, 2, backup->checkpoint);
   sqlite3_bind_int64 (stmt, 3, backup->created);
   bind_text (stmt, 4, backup->push ? STATE_PUSH : STATE_PULL);
+  bind_text (stmt, 5, arguments);
   if (!catalog_step_done (cat, stmt, error))
     return false;
   for (size_t i = 0; i < backup->disks->len; i++)
@@ -173,7 +218,7 @@ list_backups (Catalog *cat, GPtrArray *list, GError **error)
 {
   sqlite3_stmt *stmt =
     catalog_stmt (cat,
-                  "SELECT id, checkpoint, created, state FROM backup"
+                  "SELECT id, checkpoint, created, state, arguments FROM backup"
                   " ORDER BY created, id", error);
   int r;
 
@@ -184,6 +229,7 @@ list_backups (Catalog *cat, GPtrArray *list, GError **error)
                                  sqlite3_column_int64 (stmt, 2));
 
     backup->push = strcmp (column_text (stmt, 3), STATE_PUSH) == 0;
+    read_arguments (backup, column_text (stmt, 4));
     g_ptr_array_add (list, backup);
   }
   if (r < 0)

@@ -17,4 +17,8 @@ bool backup_store_end (Catalog *cat, const Backup *backup, bool failed,
  * Snapshot yet. */
 GPtrArray *backup_store_list (Catalog *cat, GError **error);
 
+/* Of a backup that is there: its lease has changed. */
+bool backup_store_arguments (Catalog *cat, const Backup *backup,
+                             GError **error);
+
 #endif

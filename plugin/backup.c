@@ -49,6 +49,9 @@ backup_new (const char *id, const char *checkpoint, int64_t created)
 
   atomic_init (&backup->refs, 1);
   atomic_init (&backup->ended, false);
+  atomic_init (&backup->lease, 0);
+  atomic_init (&backup->lease_end_ms, 0);
+  atomic_init (&backup->lease_used, 0);
   backup->id = g_strdup (id);
   backup->checkpoint = g_strdup (checkpoint);
   backup->created = created;

@@ -5,7 +5,7 @@
  * A backup's rows go into the catalog in the transaction of its cut, so that it
  * is found again after a restart with the same exports and the same maps.  A
  * Backup and its BackupDisks never change once they are in the table, but for
- * `ended`; an export handle holds a reference and so may look at them freely.
+ * `ended` and its lease; an export handle holds a reference and so may look at them freely.
  *
  * Locking: the table's mutex guards what is in it.  It may be held while the
  * catalog's is taken, never the other way round, and never across a cut.
@@ -55,6 +55,10 @@ struct Backup {
   char *checkpoint;             /* made with it; NULL: none */
   int64_t created;              /* seconds since 1970 */
   bool push;                    /* jobs copy it; its exports are not offered */
+  /* See lease.h. */
+  atomic_uint lease;            /* seconds; 0: none */
+  atomic_int_fast64_t lease_end_ms;     /* on the monotonic clock */
+  atomic_uint_fast64_t lease_used;
   GPtrArray *disks;             /* of BackupDisk */
 };
 

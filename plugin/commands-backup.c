@@ -13,6 +13,7 @@
 #include "plugin/commands.h"
 #include "plugin/exports.h"
 #include "plugin/job.h"
+#include "plugin/lease.h"
 #include "plugin/plugin.h"
 
 /* --- backup-begin --- */
@@ -179,7 +180,9 @@ command_backup_begin (struct qmp_session *session, json_t *args,
     json_array_append_new (disks, backup->push ? describe_job (bd)
                            : describe_disk (bd));
   }
+  lease_renew (backup);         /* before anybody looks when it ends */
   backup_table_publish (plugin.backups, backup);
+  lease_renew (backup);         /* now that it is found */
   keeper_wake (plugin.keeper);
   if (backup->checkpoint != NULL)
     command_checkpoint_event (backup->checkpoint, "created");
@@ -212,28 +215,19 @@ backup_end_snapshots (const Backup *backup, GError **error)
   return ok;
 }
 
-json_t *
-command_backup_end (struct qmp_session *session, json_t *args, GError **error)
+bool
+command_end_backup (Backup *backup, bool failed, GError **error)
 {
-  const char *id = qmp_get_str (args, "id");
-  bool failed = qmp_get_bool (args, "failed", false);
-  g_autoptr (Backup) backup = backup_table_find (plugin.backups, id);
   bool checkpoint_gone, ok;
 
-  if (backup != NULL && backup->push) {
-    backup_push_cancel (backup);
-    return json_object ();
-  }
-  if (backup == NULL || !backup_table_hide (plugin.backups, backup)) {
-    command_set_error (error, "no backup with id '%.200s'", id);
-    return NULL;
-  }
+  if (!backup_table_hide (plugin.backups, backup))
+    return false;
   added_export_delete_backup (backup);
   export_disconnect (backup);
   if (!backup_store_end (plugin.catalog, backup, failed, &checkpoint_gone,
                          error)) {
     backup_table_publish (plugin.backups, backup);
-    return NULL;
+    return false;
   }
   ok = backup_end_snapshots (backup, error);
   backup_table_remove (plugin.backups, backup);
@@ -247,7 +241,64 @@ command_backup_end (struct qmp_session *session, json_t *args, GError **error)
   }
   if (checkpoint_gone)
     command_checkpoint_event (backup->checkpoint, "deleted");
-  return ok ? json_object () : NULL;
+  return ok;
+}
+
+static json_t *
+set_no_backup (const char *id, GError **error)
+{
+  command_set_error (error, "no backup with id '%.200s'", id);
+  return NULL;
+}
+
+json_t *
+command_backup_end (struct qmp_session *session, json_t *args, GError **error)
+{
+  const char *id = qmp_get_str (args, "id");
+  bool failed = qmp_get_bool (args, "failed", false);
+  g_autoptr (Backup) backup = backup_table_find (plugin.backups, id);
+  g_autoptr (GError) local = NULL;
+
+  if (backup == NULL)
+    return set_no_backup (id, error);
+  if (backup->push) {
+    backup_push_cancel (backup);
+    return json_object ();
+  }
+  if (command_end_backup (backup, failed, &local))
+    return json_object ();
+  if (local == NULL)            /* somebody else was faster */
+    return set_no_backup (id, error);
+  g_propagate_error (error, g_steal_pointer (&local));
+  return NULL;
+}
+
+/* --- backup-renew --- */
+
+json_t *
+command_backup_renew (struct qmp_session *session, json_t *args,
+                      GError **error)
+{
+  const char *id = qmp_get_str (args, "id");
+  g_autoptr (Backup) backup = backup_table_find (plugin.backups, id);
+  unsigned old;
+
+  if (backup == NULL)
+    return set_no_backup (id, error);
+  old = atomic_load (&backup->lease);
+  if (json_object_get (args, "lease") != NULL && backup->push) {
+    command_set_error (error, "'lease' is for mode 'pull': a push ends by "
+                       "itself");
+    return NULL;
+  }
+  atomic_store (&backup->lease, (unsigned) qmp_get_int (args, "lease", old));
+  if (atomic_load (&backup->lease) != old &&
+      !backup_store_arguments (plugin.catalog, backup, error)) {
+    atomic_store (&backup->lease, old);
+    return NULL;
+  }
+  lease_renew (backup);
+  return json_object ();
 }
 
 /* --- query-backups --- */
@@ -317,7 +368,7 @@ query_disk (const BackupDisk *bd)
 }
 
 static json_t *
-query_backup (const Backup *backup)
+query_backup (Backup *backup)
 {
   json_t *disks = json_array ();
   json_t *entry = describe_backup (backup, disks);
@@ -331,6 +382,10 @@ query_backup (const Backup *backup)
   }
   json_object_set_new (entry, "mode", json_string (backup->push ? "push"
                                                    : "pull"));
+  if (atomic_load (&backup->lease) > 0)
+    json_object_update_new (entry, json_pack (
+      "{s:I, s:I}", "lease", (json_int_t) atomic_load (&backup->lease),
+      "lease-left", (json_int_t) lease_left (backup)));
   json_object_set_new (entry, "creation-time",
                        json_integer (backup->created));
   json_object_set_new (entry, "state",

@@ -6,6 +6,7 @@
 
 #include "plugin/commands.h"
 #include "plugin/job.h"
+#include "plugin/lease.h"
 #include "plugin/replies-table.h"
 
 /* --- the arguments --- */
@@ -91,12 +92,21 @@ static const struct qmp_arg args_backup_begin[] = {
   { "durable", QMP_BOOL },
   { "on-cbw-error", QMP_ENUM, .values = on_cbw_error },
   { "cbw-timeout", QMP_INT, .min = 0, .max = UINT32_MAX, .range = "uint32_t" },
+  { "lease", QMP_INT, .min = 0, .max = LEASE_MAX,
+    .range = "seconds, at most a year" },
   { NULL }
 };
 
 static const struct qmp_arg args_backup_end[] = {
   { "id", QMP_STR, .required = true },
   { "failed", QMP_BOOL },
+  { NULL }
+};
+
+static const struct qmp_arg args_backup_renew[] = {
+  { "id", QMP_STR, .required = true },
+  { "lease", QMP_INT, .min = 0, .max = LEASE_MAX,
+    .range = "seconds, at most a year" },
   { NULL }
 };
 
@@ -351,6 +361,7 @@ const struct qmp_command commands_table[] = {
   { "backup-begin", args_backup_begin, command_backup_begin,
     .returns = &reply_backup_begin },
   { "backup-end", args_backup_end, command_backup_end },
+  { "backup-renew", args_backup_renew, command_backup_renew },
   { "block-dirty-bitmap-add", args_bitmap_add, command_bitmap_add },
   { "block-dirty-bitmap-clear", args_bitmap, command_bitmap_clear },
   { "block-dirty-bitmap-disable", args_bitmap, command_bitmap_disable },

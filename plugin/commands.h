@@ -96,6 +96,8 @@ json_t *command_backup_begin (struct qmp_session *session, json_t *args,
                               GError **error);
 json_t *command_backup_end (struct qmp_session *session, json_t *args,
                             GError **error);
+json_t *command_backup_renew (struct qmp_session *session, json_t *args,
+                              GError **error);
 json_t *command_block_resize (struct qmp_session *session, json_t *args,
                               GError **error);
 json_t *command_block_export_add (struct qmp_session *session, json_t *args,
@@ -116,6 +118,11 @@ json_t *command_query_backups (struct qmp_session *session, json_t *args,
                                GError **error);
 
 /* --- shared by them --- */
+
+/* Of a pull, that anybody may be at: false without an error if somebody else is.  On
+ * an error it goes on, unless backup->ended stays set: then only its snapshots are
+ * not gone. */
+bool command_end_backup (Backup *backup, bool failed, GError **error);
 
 /* All of them, even if one fails; the first error is reported. */
 bool backup_end_snapshots (const Backup *backup, GError **error);

@@ -594,7 +594,7 @@ control_event (Control *control, const char *name, json_t *data)
   g_autoptr (GString) line = qmp_event (name, data);
   unsigned behind = 0;          /* clients that begin to lose events */
 
-  if (!control->started)
+  if (control == NULL || !control->started)
     return;
   pthread_mutex_lock (&control->lock);
   if (strcmp (name, "SHUTDOWN") == 0 || strcmp (name, "SERVER_REEXEC") == 0)

@@ -24,6 +24,7 @@
 #include "plugin/backup-push.h"
 #include "plugin/exports.h"
 #include "plugin/job.h"
+#include "plugin/lease.h"
 #include "plugin/nbd-server.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
@@ -371,13 +372,17 @@ fleece_plugin_after_fork (void)
       keeper_start (plugin.keeper, plugin.fleece, &error) &&
       restore_exports () &&
       (plugin.control == NULL ||
-       control_start (plugin.control, commands_table, &error))) {
+       control_start (plugin.control, commands_table, &error)) &&
+      lease_start (&error)) {
     tell_state_of_disks ();
     tell_lost_backups ();
     return 0;
   }
   /* The server ends now, perhaps without .cleanup and .unload. */
+  lease_stop ();
   keeper_stop (plugin.keeper);
+  if (plugin.control != NULL)
+    control_stop (plugin.control);
   g_clear_pointer (&plugin.control, control_free);
   return report (error);
 }
@@ -388,6 +393,7 @@ fleece_plugin_cleanup (void)
   GError *error = NULL;
 
   /* While clients can still be told. */
+  lease_stop ();
   job_stop_all ();
   if (plugin.control != NULL)
     stop_control ();

@@ -280,6 +280,8 @@ static const struct qmp_arg backup[] = {
   { "mode", QMP_ENUM, ALWAYS, .values = transfer_modes },
   { "checkpoint", QMP_STR },
   { "creation-time", QMP_INT, ALWAYS },
+  { "lease", QMP_INT },
+  { "lease-left", QMP_INT },
   { "state", QMP_ENUM, ALWAYS, .values = snapshot_states },
   { "disks", QMP_OBJECTS, ALWAYS, .members = backup_disk },
   { NULL }
@@ -407,7 +409,14 @@ static const struct qmp_arg event_tracking_error[] = {
   { NULL }
 };
 
+static const struct qmp_arg event_backup_expired[] = {
+  { "id", QMP_STR, ALWAYS },
+  { "lease", QMP_INT, ALWAYS },
+  { NULL }
+};
+
 const struct qmp_event_type events_table[] = {
+  { "BACKUP_EXPIRED", event_backup_expired },
   { "BLOCK_EXPORT_DELETED", event_id },
   { "BLOCK_JOB_CANCELLED", event_block_job },
   { "BLOCK_JOB_COMPLETED", event_block_job_completed },

@@ -110,6 +110,7 @@ good vda
 io vda -c 'write -P 5 2M 64k'
 killed KILL thaw killed 137
 fleecectl --json backup list | grep -q '"killed"' || fail "there is no backup"
+fleecectl --json backup list | grep -q '"lease": 600' || fail "it has no lease"
 run vda --to "$to"
 said "ended backup 'killed'"
 said 'vda: incremental'

@@ -34,7 +34,7 @@ completes ()                    # EXPECTED WORD...
 
 completes "backup bitmap" b
 completes "backup" back
-completes "begin end list push run" backup ""
+completes "begin end list push renew run" backup ""
 completes "finalize" job fin
 completes "prune" checkpoint pr
 completes "reexec" server ""

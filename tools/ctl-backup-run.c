@@ -27,6 +27,7 @@
 #include "tools/backup-dir.h"
 #include "tools/copy-mark.h"
 #include "tools/ctl-hook.h"
+#include "tools/ctl-lease.h"
 #include "tools/ctl-run.h"
 #include "tools/ctl.h"
 #include "tools/human.h"
@@ -40,6 +41,8 @@ static const struct arg_spec run_options[] = {
   { "checkpoint", "NAME", "of the new checkpoint; default: backup-TIME" },
   { "keep-checkpoints", NULL, "do not delete those that are replaced" },
   { "scratch-limit", "SIZE", "most that old data may take, a disk" },
+  { "lease", "SECONDS", "if this program is no more, the server ends the backup "
+    "after so long; default 600, 0: never" },
   { "freeze-hook", "COMMAND", "run with 'freeze' before and 'thaw' after the "
     "cut" },
   { "freeze-timeout", "SECONDS", "of the hook, and of the cut; default 10" },
@@ -64,6 +67,8 @@ struct run {
   char *id;                     /* of the backup, and of its checkpoint */
   json_t *blocks, *checkpoints; /* query-block, checkpoint-list */
   bool begun, frozen;
+  uint64_t lease_s;             /* 0: none */
+  Lease *lease;                 /* from begin to end */
   time_t cut_time;
 };
 
@@ -325,9 +330,10 @@ begin_arguments (const struct run *run)
     json_array_append_new (disks, disk);
   }
   json_decref (scratch);
-  return json_pack ("{s:s, s:{s:s, s:s}, s:o}", "id", run->id, "checkpoint",
-                    "name", run->id, "description", "fleecectl backup run",
-                    "disks", disks);
+  return json_pack ("{s:s, s:{s:s, s:s}, s:o, s:I}", "id", run->id,
+                    "checkpoint", "name", run->id,
+                    "description", "fleecectl backup run", "disks", disks,
+                    "lease", (json_int_t) run->lease_s);
 }
 
 static bool
@@ -351,6 +357,8 @@ begin (struct run *run, unsigned timeout_s)
   if (hook != NULL)
     run->frozen = hook_thaw (hook);
   run->begun = reply != NULL;
+  if (run->begun && run->lease_s > 0)
+    run->lease = lease_keep (run->ctl->control, run->id, run->lease_s);
   json_decref (reply);
   return run->begun;
 }
@@ -508,6 +516,7 @@ finish (struct run *run, bool good)
   g_autoptr (GError) error = NULL;
   bool ok = true;
 
+  g_clear_pointer (&run->lease, lease_drop);
   if (!good && run->begun)
     ok = note_unfinished (run->dir, run->id);
   if (run->begun && !end_backup (run, !good))
@@ -589,11 +598,12 @@ backup_run (struct ctl *ctl)
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (BackupDir) dir = NULL;
-  struct run run = { .ctl = ctl };
+  struct run run = { .ctl = ctl, .lease_s = 600 };
   uint64_t timeout_s = 10;
   bool ok;
 
-  if (check_options (ctl, &timeout_s) != EXIT_OK)
+  if (check_options (ctl, &timeout_s) != EXIT_OK ||
+      !ctl_get_lease (ctl, &run.lease_s))
     return EXIT_USAGE;
   dir = backup_dir_open (args_value (ctl->args, "to"), true, true, &error);
   if (dir == NULL)

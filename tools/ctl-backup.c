@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ctl-backup.c - backup begin, end, list. */
+/* ctl-backup.c - backup begin, end, renew, list. */
 #include <config.h>
 
 #include <stdio.h>
@@ -19,8 +19,20 @@ static const struct arg_spec begin_options[] = {
   { "on-cbw-error", "WHAT", "break-snapshot (default) or break-guest-write" },
   { "cbw-timeout", "SECONDS", "longest that a write may be held up" },
   { "durable", NULL, "let the snapshot survive power loss" },
+  { "lease", "SECONDS", "end it, as failed, when it is not used for so long" },
   { NULL }
 };
+
+bool
+ctl_get_lease (const struct ctl *ctl, uint64_t *out)
+{
+  const char *lease = args_value (ctl->args, "lease");
+
+  if (lease == NULL || human_parse_uint (lease, 0, 366 * 24 * 3600, out))
+    return true;
+  ctl_usage (ctl, "--lease needs seconds, at most a year, not '%s'", lease);
+  return false;
+}
 
 /* NULL after a message. */
 static json_t *
@@ -75,7 +87,7 @@ begin (struct ctl *ctl)
   const char *name = args_value (ctl->args, "checkpoint");
   const char *timeout = args_value (ctl->args, "cbw-timeout");
   json_t *arguments, *disks, *reply;
-  uint64_t seconds;
+  uint64_t seconds, lease = 0;
 
   if (args_value (ctl->args, "description") != NULL && name == NULL)
     return ctl_usage (ctl, "--description is the checkpoint's: it needs "
@@ -86,6 +98,8 @@ begin (struct ctl *ctl)
       !human_parse_uint (timeout, 0, UINT32_MAX, &seconds))
     return ctl_usage (ctl, "--cbw-timeout needs a number of seconds, not '%s'",
                       timeout);
+  if (!ctl_get_lease (ctl, &lease))
+    return EXIT_USAGE;
   disks = begin_disks (ctl);
   if (disks == NULL)
     return EXIT_USAGE;
@@ -96,6 +110,8 @@ begin (struct ctl *ctl)
   ctl_put_flag (ctl, arguments, "durable", "durable");
   if (timeout != NULL)
     json_object_set_new (arguments, "cbw-timeout", json_integer (seconds));
+  if (lease > 0)
+    json_object_set_new (arguments, "lease", json_integer (lease));
   if (name != NULL) {
     json_t *checkpoint = json_pack ("{s:s}", "name", name);
 
@@ -125,6 +141,25 @@ end (struct ctl *ctl)
 
   ctl_put_flag (ctl, arguments, "failed", "failed");
   return ctl_simple (ctl, "backup-end", arguments, NULL);
+}
+
+static const struct arg_spec renew_options[] = {
+  { "lease", "SECONDS", "with another lease from now on; 0: none" },
+  { NULL }
+};
+
+static int
+renew (struct ctl *ctl)
+{
+  json_t *arguments;
+  uint64_t lease = 0;
+
+  if (!ctl_get_lease (ctl, &lease))
+    return EXIT_USAGE;
+  arguments = json_pack ("{s:s}", "id", ctl_word (ctl, 0));
+  if (args_value (ctl->args, "lease") != NULL)
+    json_object_set_new (arguments, "lease", json_integer (lease));
+  return ctl_simple (ctl, "backup-renew", arguments, NULL);
 }
 
 static const struct arg_spec list_options[] = {
@@ -160,12 +195,21 @@ limit_text (const json_t *disk)
   return ctl_get_size (disk, "scratch-limit");
 }
 
+static char *
+lease_text (const json_t *backup)
+{
+  const json_t *left = json_object_get (backup, "lease-left");
+
+  return json_is_integer (left)
+    ? g_strdup_printf ("%lld s", (long long) json_integer_value (left)) : NULL;
+}
+
 void
 ctl_print_backups (const struct ctl *ctl, const json_t *backups)
 {
   static const char *const titles[] =
     { "BACKUP", "DISK", "EXPORT", "SINCE", "CHECKPOINT", "STATE", ">SCRATCH",
-      ">LIMIT", ">CLIENTS", "REASON", NULL };
+      ">LIMIT", ">CLIENTS", ">LEASE", "REASON", NULL };
   g_autoptr (Table) table = table_new (titles);
   const json_t *backup, *disk;
   size_t i, j;
@@ -181,6 +225,7 @@ ctl_print_backups (const struct ctl *ctl, const json_t *backups)
       table_cell_take (table, ctl_get_size (disk, "scratch-used"));
       table_cell_take (table, limit_text (disk));
       table_cell_take (table, count_text (either (disk, backup, "clients")));
+      table_cell_take (table, lease_text (backup));
       table_cell (table, json_string_value (either (disk, backup, "reason")));
     }
   table_print (table);
@@ -207,6 +252,8 @@ const struct verb backup_verbs[] = {
     begin_options, begin },
   { "backup end", "ID", 1, 1, "end it: its exports and snapshots go",
     end_options, end },
+  { "backup renew", "ID", 1, 1, "it is still wanted: its lease begins anew",
+    renew_options, renew },
   { "backup list", "", 0, 0, "the backups that have begun", list_options,
     list },
   { NULL }
