@@ -66,11 +66,11 @@ for sig in INT TERM HUP; do
   end_server
 done
 
-# The target is full.
+# The target is full.  (Data that a script does not take makes nbdkit say EIO.)
 head -c $size </dev/zero | tr "\0" y >"$tmpdir/src"
 rm -f "$sock"
 start_nbdkit eval get_size="echo $size" can_write='exit 0' \
-  pread='exit 1' pwrite='echo ENOSPC no >&2; exit 1'
+  pread='exit 1' pwrite='cat >/dev/null; echo ENOSPC no >&2; exit 1'
 expect_error "cannot write to '.*' at offset [0-9]+: No space left on device" \
   fleececopy --mark vda@mon --mark-file "$tmpdir/mark" "$tmpdir/src" "$(uri "")"
 unfinished "$tmpdir/mark" "full export"
