@@ -91,6 +91,8 @@ struct Control {
                                  * under lock */
   pthread_mutex_t lock;
   pthread_cond_t cond;          /* any worker may have something to do */
+  unsigned nr_busy;             /* commands that are running; under lock */
+  bool draining;                /* no further ones; under lock */
   bool stop;                    /* under lock */
   bool said_shutdown;           /* or SERVER_REEXEC; under lock */
 };
@@ -174,12 +176,14 @@ next_request (Client *client)
   Request *request = NULL;
   SCOPED_LOCK (&control->lock);
 
-  while (!control->stop && !client->ended && !may_run_locked (client))
+  while (!control->stop && !client->ended &&
+         (control->draining || !may_run_locked (client)))
     pthread_cond_wait (&control->cond, &control->lock);
   if (!control->stop && !client->ended) {
     request = g_queue_pop_head (&client->requests);
     client->request_bytes -= request->text->len;
     client->busy = true;
+    control->nr_busy++;
   }
   else
     client->worker_done = true;
@@ -209,6 +213,8 @@ worker_thread (void *opaque)
     client->negotiated = client->session.negotiated;
     client->closing |= client->close_after_reply;
     client->busy = false;
+    control->nr_busy--;
+    pthread_cond_broadcast (&control->cond);
     pthread_mutex_unlock (&control->lock);
     wake_io (control);
   }
@@ -637,6 +643,18 @@ void
 control_forget_socket (Control *control)
 {
   g_clear_pointer (&control->sock, control_socket_forget);
+}
+
+void
+control_drain (Control *control)
+{
+  if (control == NULL || !control->started)
+    return;
+  SCOPED_LOCK (&control->lock);
+
+  control->draining = true;
+  while (control->nr_busy > 0)
+    pthread_cond_wait (&control->cond, &control->lock);
 }
 
 void

@@ -40,6 +40,10 @@ void control_event (Control *control, const char *name, json_t *data);
  * is running once its reply is through. */
 void control_close_after_reply (struct qmp_session *session);
 
+/* Waits for the commands that are running and lets no other one begin; events
+ * still go out.  Not from a command.  NULL is fine. */
+void control_drain (Control *control);
+
 /* Announces the shutdown, waits for commands that are running, sends what is
  * still queued (for 2 s at most), closes all clients. */
 void control_stop (Control *control);

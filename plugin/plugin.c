@@ -392,12 +392,13 @@ fleece_plugin_cleanup (void)
 {
   GError *error = NULL;
 
+  /* No command finds half of all this gone, or begins a job after the last. */
+  control_drain (plugin.control);
   /* While clients can still be told. */
   lease_stop ();
   job_stop_all ();
   if (plugin.control != NULL)
     stop_control ();
-  job_stop_all ();              /* what a last command has begun */
   node_free_all ();
   if (!fleece_stop (plugin.fleece, &error))
     report (error);

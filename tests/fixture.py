@@ -118,6 +118,13 @@ class Qmp:
         self.greeting = self.read()
         self.command("qmp_capabilities")
 
+    def close(self):
+        self.socket.close()
+        try:
+            self.file.close()
+        except OSError:         # a command that could not be sent
+            pass
+
     def read(self):
         line = self.file.readline()
         if not line:

@@ -3,6 +3,7 @@
 writable exports of its own disks."""
 import atexit
 import os
+import socket
 import subprocess
 
 import fixture
@@ -25,9 +26,14 @@ class Qsd(fixture.Qmp):
                          f"name={node},writable=on"]
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         atexit.register(self.process.kill)
-        fixture.wait_until("qemu-storage-daemon",
-                           lambda: os.path.exists(path))
+        fixture.wait_until("qemu-storage-daemon", lambda: self._listens(path))
         super().__init__(path)
+
+    @staticmethod
+    def _listens(path):
+        """The socket is there before that."""
+        with socket.socket(socket.AF_UNIX) as s:
+            return os.path.exists(path) and s.connect_ex(path) == 0
 
     def uri(self, export):
         return f"nbd+unix:///{export}?socket={self.sock}"
