@@ -348,8 +348,15 @@ sync_map_locked (Epoch *epoch)
 int
 epoch_log_mark_lost (EpochLog *log, uint64_t offset, uint64_t length)
 {
-  dirty_bitmap_set (epoch_log_current (log)->bitmap, offset, length);
-  return epoch_log_sync_maps (log);
+  Epoch *current = epoch_log_current (log);
+  int err;
+
+  dirty_bitmap_set (current->bitmap, offset, length);
+  atomic_thread_fence (memory_order_seq_cst);
+  err = epoch_log_sync_maps (log);
+  /* A map that has failed once is never believed again: then it is intents that
+   * tell of the range, as of any write from here to the next cut. */
+  return err < 0 ? epoch_intend (log, current, offset, length) : 0;
 }
 
 int
