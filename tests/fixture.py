@@ -8,11 +8,12 @@
     h = t.connect("vda")
     ...
 
-Whatever the fixture starts is gone when the test ends.  A server that does not
+Whatever the fixture starts is gone when the test ends, even by SIGKILL.  A server that does not
 exit 0 at the end fails the test.  skip() ends it with 77, fail() with 1; an
 exception or failed assert is a failure as well.
 """
 import atexit
+import ctypes
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 try:
@@ -69,6 +71,24 @@ def wait_until(what, condition):
         time.sleep(0.02)
 
 
+_prctl = ctypes.CDLL(None).prctl
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent():
+    """This process, by SIGKILL, when the thread ends that started it."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def popen(argv, **kwargs):
+    """A child that nothing can make outlive this process."""
+    # The signal comes when the thread ends that started it: another one than the
+    # main thread may end too early.
+    if threading.current_thread() is threading.main_thread():
+        kwargs["preexec_fn"] = end_with_parent
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, **kwargs)
+
+
 class Server:
     """A child process that serves NBD; .sock, .pid, .log."""
 
@@ -77,8 +97,7 @@ class Server:
         self.sock = sock
         self.log = os.path.join(fixture.tmpdir, name + ".log")
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, env=env)
+            self.process = popen(argv, stdout=log, stderr=log, env=env)
         self.pid = self.process.pid
         self.expected = {0}
         fixture.servers.append(self)
