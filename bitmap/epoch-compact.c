@@ -10,6 +10,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/epoch-log.h"
+#include "bitmap/fail-point.h"
 
 /* Epochs a transaction: others wait for the catalog meanwhile. */
 #define COMPACT_MAX 64
@@ -245,6 +246,7 @@ compact_one (EpochLog *log, GError **error)
   g_autoptr (ChangeSet) set = NULL;
   uint64_t first, last;
 
+  FAIL_POINT ("M-begin");
   if (!catalog_begin (log->cat, error))
     return false;
   if (!find_run (log, run, error) || run->len == 0 ||
@@ -255,11 +257,15 @@ compact_one (EpochLog *log, GError **error)
   }
   /* Before the commit, while nobody else can read rows: a reader sees old rows
    * with old links or new ones with new. */
+  FAIL_POINT ("M-rows");
   first = g_array_index (run, Row, 0).id;
   last = g_array_index (run, Row, run->len - 1).id;
   relink (log, last, first);
-  if (catalog_commit (log->cat, error))
+  FAIL_POINT ("M-commit");
+  if (catalog_commit (log->cat, error)) {
+    FAIL_POINT ("M-done");
     return true;
+  }
   relink (log, first, last);    /* no other epoch in memory follows first */
   return false;
 }

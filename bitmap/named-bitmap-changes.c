@@ -5,6 +5,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/dirty-bitmap.h"
+#include "bitmap/fail-point.h"
 #include "bitmap/granule.h"
 #include "bitmap/named-bitmap.h"
 
@@ -129,6 +130,7 @@ named_bitmap_changes (Catalog *cat, const NamedBitmap *bm, uint64_t disk_size,
 
   if (granularity == 0)
     granularity = GRANULARITY_MAX;      /* refused below, with a reason */
+  FAIL_POINT ("N-changes");
   if (!collect (&parts, bm, error))
     return NULL;
   if (out_damaged != NULL)

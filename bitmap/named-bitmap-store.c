@@ -7,6 +7,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/dirty-bitmap.h"
+#include "bitmap/fail-point.h"
 #include "bitmap/named-bitmap.h"
 
 static void
@@ -290,6 +291,7 @@ name_is_free (Catalog *cat, const NamedBitmap *bm, GError **error)
 static bool
 put_all (Catalog *cat, NamedBitmap *bm, GError **error)
 {
+  FAIL_POINT ("N-put");
   if ((bm->id == 0 && !name_is_free (cat, bm, error)) ||
       !put_row (cat, bm, error) ||
       !exec_int (cat, "DELETE FROM bitmap_interval WHERE bitmap = ?1", bm->id,
@@ -297,6 +299,7 @@ put_all (Catalog *cat, NamedBitmap *bm, GError **error)
       !exec_int (cat, "DELETE FROM bitmap_blob WHERE bitmap = ?1", bm->id,
                  error))
     return false;
+  FAIL_POINT ("N-parts");
   for (guint i = 0; i < bm->intervals->len; i++)
     if (!put_interval (cat, bm->id,
                        &g_array_index (bm->intervals, BitmapInterval, i),
@@ -306,6 +309,7 @@ put_all (Catalog *cat, NamedBitmap *bm, GError **error)
     if (!put_blob (cat, bm->id, &g_array_index (bm->blobs, BitmapBlob, i),
                    error))
       return false;
+  FAIL_POINT ("N-blobs");
   return drop_unused_blobs (cat, error);
 }
 
@@ -332,6 +336,7 @@ delete_rows (Catalog *cat, const char *sql, int64_t a, GError **error)
 {
   if (!catalog_begin (cat, error))
     return false;
+  FAIL_POINT ("N-delete");
   if (!exec_int (cat, sql, a, error) || !drop_unused_blobs (cat, error)) {
     catalog_rollback (cat);
     return false;
@@ -438,6 +443,7 @@ named_bitmap_freeze (Catalog *cat, int64_t disk, int64_t snapshot,
     catalog_rollback (cat);
     return false;
   }
+  FAIL_POINT ("N-freeze");
   return catalog_commit (cat, error);
 }
 
@@ -448,6 +454,7 @@ named_bitmap_shrink (Catalog *cat, int64_t disk, uint64_t size,
   bool ok;
 
   catalog_lock (cat);
+  FAIL_POINT ("N-shrink");
   ok = exec_disk (cat, "UPDATE bitmap SET size = min (size, ?2)"
                   " WHERE disk = ?1 AND snapshot IS NULL", disk,
                   (int64_t) size, 0, error);

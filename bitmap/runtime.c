@@ -15,6 +15,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/crc32c.h"
+#include "bitmap/fail-point.h"
 #include "bitmap/runtime.h"
 
 #define DEFAULT_DIR  "/run/nbdfleece"
@@ -365,6 +366,7 @@ runtime_map_create (Runtime *rt, const char *name, size_t bytes,
     fail ("create runtime file", name, errno, error);
     return NULL;
   }
+  FAIL_POINT ("T-create");
   if (ftruncate (fd, (off_t) (HEADER_BYTES + bytes)) < 0)
     err = -errno;
   if (err == 0)
@@ -382,6 +384,7 @@ runtime_map_create (Runtime *rt, const char *name, size_t bytes,
   }
   header_fill (&header, rt, bytes, nonce);
   memcpy (map->map, &header, sizeof header);
+  FAIL_POINT ("T-created");
   return map;
 }
 

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <glib.h>
 
+#include "bitmap/fail-point.h"
 #include "fleece/copier.h"
 
 typedef struct {
@@ -146,6 +147,7 @@ finish_locked (Copier *copier, CopierJob *job, int result)
   else {
     /* From here on copier_free waits for this worker. */
     pthread_mutex_unlock (&copier->lock);
+    FAIL_POINT ("P-freed");
     atomic_fetch_sub (job->late, 1);
     free_job (job);
     pthread_mutex_lock (&copier->lock);
@@ -188,7 +190,9 @@ worker_thread (void *opaque)
 
     worker->job = job;
     pthread_mutex_unlock (&copier->lock);
+    FAIL_POINT ("P-run");
     result = job->fn (job);
+    FAIL_POINT ("P-done");
     pthread_mutex_lock (&copier->lock);
     worker->job = NULL;
     finish_locked (copier, job, result);
@@ -273,5 +277,7 @@ copier_run (Copier *copier, CopierJob *job, CopierDeadline deadline,
     result = job->fn (job);
   if (is_ours)
     free_job (job);
+  else
+    FAIL_POINT ("P-late");
   return result;
 }

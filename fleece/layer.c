@@ -332,6 +332,7 @@ reserve_page (Layer *layer, _Atomic uint64_t *there, const void *map,
 
   if (is_there (there, page))
     return 0;
+  FAIL_POINT ("T-reserve");
   if (layer->map != NULL)
     err = runtime_map_reserve (layer->map,
                                (const char *) map - (char *) layer->head

@@ -25,6 +25,7 @@
 
 #include <errno.h>
 
+#include "bitmap/fail-point.h"
 #include "fleece/cut-internal.h"
 
 /* Of data; a hole costs nothing. */
@@ -55,6 +56,7 @@ preserve_tail (Disk *disk, uint64_t from, uint64_t to, GError **error)
 
     if (err < 0 || !hole)
       run = MIN (err < 0 ? to - offset : run, PRESERVE_STEP);
+    FAIL_POINT ("Z-tail");
     err = disk_preserve (disk, seg, offset, run);
     if (err < 0)
       return io_error (disk, "what its snapshots need of the end cannot be "
@@ -73,15 +75,18 @@ cut_off (Disk *disk, uint64_t size, GError **error)
   bool ok;
   int err;
 
+  FAIL_POINT ("Z-flip");
   disk_flip (disk, layer, size);
   ok = disk_drain (disk, disk->fleece->drain_timeout_ms, error);
   if (ok) {
+    FAIL_POINT ("Z-lost");
     err = epoch_log_mark_lost (disk->log, size, old_size - size);
     if (err < 0)
       ok = io_error (disk, "the map of changed blocks cannot be stored", size,
                      err, error);
   }
   if (ok) {
+    FAIL_POINT ("Z-shorter");
     err = disk->base->ops->set_size (disk->base, size);
     if (err < 0)
       ok = io_error (disk, "the image cannot be truncated", size, err, error);
@@ -94,8 +99,10 @@ cut_off (Disk *disk, uint64_t size, GError **error)
 static bool
 make_longer (Disk *disk, uint64_t size, GError **error)
 {
-  int err = disk->base->ops->set_size (disk->base, size);
+  int err;
 
+  FAIL_POINT ("Z-longer");
+  err = disk->base->ops->set_size (disk->base, size);
   return err == 0 ||
     io_error (disk, "the image cannot be extended", size, err, error);
 }
@@ -137,6 +144,7 @@ resize_locked (Cut *cut, uint64_t size, GError **error)
     cut_undo_prepare (cut);
     return false;
   }
+  FAIL_POINT ("Z-sized");
   if (cut_run (cut, NULL, NULL, error))
     return true;
   g_prefix_error (error, "disk '%s' has %" G_GUINT64_FORMAT " bytes now, but "

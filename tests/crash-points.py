@@ -21,26 +21,40 @@ import fixture
 import points
 
 GROUPS = [(w, n) for w in crash.WORKLOADS for n in (0, 1, 5)]
+# Of workloads that a cell is run with.
+TIMES = 3
+STALLS = 2
 
 
-def cells(workload, nr, names, rnd):
-    out = [(p, a, kept) for p in names for a in points.ACTIONS
-           for kept in (True, False)
-           # What follows a stall does not crash, but for those around a start.
-           if points.applies(p, a, workload, nr) and
-           (a != "stall" or kept or
-            points.POINTS[p].how in ("recover", "prepared", "stop"))]
-    rnd.shuffle(out)
+def share(seed, names):
+    """Cells by group.  Each is run with several workloads, and with as many numbers
+    of snapshots as there are; which, the seed says."""
+    rnd = random.Random(seed)
+    out = [[] for _ in GROUPS]
+    for cell in points.all_cells(names):
+        left = [g for g in rnd.sample(range(len(GROUPS)), len(GROUPS))
+                if points.applies(cell, *GROUPS[g])]
+        for _ in range(STALLS if cell.action == "stall" else TIMES):
+            if not left:
+                break
+            g = left[0]
+            out[g].append(cell)
+            # Another workload, and another number if there is one.
+            left = [h for h in left if GROUPS[h][0] != GROUPS[g][0]]
+            left.sort(key=lambda h: GROUPS[h][1] == GROUPS[g][1])
+    for cells in out:
+        rnd.shuffle(cells)
     return out
 
 
 def group(nr, seed, result, names):
     """One group of cells, in a process of its own."""
-    rnd = random.Random(seed)
+    fixture.end_with_parent()
+    rnd = random.Random(seed + nr)
     workload, snapshots = GROUPS[nr]
     total = points.new_total()
     t = fixture.Fixture()
-    left = cells(workload, snapshots, names, rnd)
+    left = share(seed, names)[nr]
     bad = 0
     while left:
         try:
@@ -67,7 +81,7 @@ def campaign(jobs, names):
     def run(nr):
         result = t.path(f"total{nr}")
         p = subprocess.Popen([sys.executable, __file__, "group", str(nr),
-                              str(seed + nr), result] + names)
+                              str(seed), result] + names)
         children.append(p)
         if p.wait() != 0:
             failed.append(GROUPS[nr])

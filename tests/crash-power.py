@@ -129,7 +129,7 @@ def campaign(t, rnd, kind, layout, losses, total, by_workload):
                             images=base.dir, window=WINDOW,
                             runtime=on_disk if rnd.random() < UNTRUSTED
                             else None,
-                            args=["scratch-reserve=0"])
+                            args=["scratch-reserve=0"], power=True)
             try:
                 # The disks exist before the guest comes.
                 subprocess.run(["sync", "-f", base.dir], check=True)

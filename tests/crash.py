@@ -50,24 +50,32 @@ def content(disk, version, offset, length):
 
 
 class Op:
-    __slots__ = ("kind", "offset", "data", "fua", "sent")
+    """version: makes its data again."""
+    __slots__ = ("kind", "offset", "end", "disk", "version", "data", "fua")
 
-    def __init__(self, kind, offset, data, fua):
+    def __init__(self, kind, offset, data, fua, disk, version):
         self.kind, self.offset, self.data, self.fua = kind, offset, data, fua
-        self.sent = False
-
-    @property
-    def end(self):
-        return self.offset + len(self.data)
+        self.end = offset + len(data)
+        self.disk, self.version = disk, version
 
     def __str__(self):
         return f"{self.kind}{' FUA' if self.fua else ''} [{self.offset}, " \
-            f"{self.end}): {bytes(self.data[:32]).hex()}"
+            f"{self.end}): {self._sector(self.offset)[:32].hex()}"
+
+    def _sector(self, at):
+        if self.data is not None:
+            return self.data[at - self.offset:at - self.offset + SECTOR]
+        return content(self.disk, self.version, at, SECTOR) \
+            if self.kind == "write" else ZEROES
+
+    def forget(self):
+        """It is done.  Thousands are, while a cut is held for seconds."""
+        if self.kind != "pair":
+            self.data = None
 
     def may_be(self, at, got):
         """May the sector at `at` be `got` while this is being done?"""
-        return self.offset <= at < self.end and \
-            got == self.data[at - self.offset:at - self.offset + SECTOR]
+        return self.offset <= at < self.end and got == self._sector(at)
 
 
 def granules(ops):
@@ -75,6 +83,18 @@ def granules(ops):
     for op in ops:
         out.update(range(op.offset // GRANULE, (op.end - 1) // GRANULE + 1))
     return out
+
+
+def between(start, end):
+    """Granules of [start, end)."""
+    return set(range(start // GRANULE, (end + GRANULE - 1) // GRANULE)) \
+        if start < end else set()
+
+
+def added(old, new):
+    """Granules of which nothing was there when the disk had the old size.  One that
+    was there in part is dirty too, until what is new of it is cut off again."""
+    return between((old + GRANULE - 1) // GRANULE * GRANULE, new)
 
 
 def crc32c(data):
@@ -126,26 +146,29 @@ def check_image(image, acked, maybe, inflight):
 
 
 class Journal:
-    """Of one disk."""
+    """Of one disk.  power: it is to lose its power, so that what is not flushed
+    counts, with the data of each write."""
 
-    def __init__(self, size):
+    def __init__(self, size, power):
         self.size = size
+        self.power = power
         self.acked = bytearray(size)    # once all that was acknowledged is done
-        self.stable = bytearray(size)   # the same of what was flushed
+        self.stable = bytearray(size if power else 0)   # what was flushed
         self.unflushed = []             # Op, in the order of their replies
         self.inflight = set()
         self.maybe = set()              # sectors trimmed: old or zero
         self.stable_maybe = set()
         self.ever = set()               # granules written: intents outlive cuts
-        self.log = []                   # since the last crash, for people
+        self.log = []                   # since the last power loss, for people
         self.during = None              # Op sent while a cut is under way
         self.reset_tracking()
 
     def note(self, event, op):
-        self.log.append((event, op))
+        if self.power:
+            self.log.append((event, op))
 
     def story(self, at):
-        """What was done to this sector since the last crash."""
+        """What was done to this sector since the last power loss."""
         return "".join(
             f"\n  #{n} {event}" + (f" {op}" if op is not None else "")
             for n, (event, op) in enumerate(self.log)
@@ -172,7 +195,10 @@ class Journal:
             self.must_dirty |= granules([op])
         self.before_cut.discard(op)
         self._apply(op, self.acked, self.maybe)
-        self.unflushed.append(op)
+        if self.power:
+            self.unflushed.append(op)
+        else:
+            op.forget()
 
     @staticmethod
     def _apply(op, image, maybe):
@@ -332,7 +358,7 @@ class Guest:
     def _pair_write(self, i):
         self.pair[i] += 1
         op = Op("pair", 0, struct.pack("<Q", self.pair[i]).ljust(SECTOR, b"p"),
-                False)
+                False, i, self.pair[i])
         self.rig.journals[i].submit(op)
         self._send(self._handle(i), i, op)
 
@@ -367,7 +393,7 @@ class Guest:
         self.version += 1
         data = content(i, self.version, at, length) if what == "write" \
             else bytes(length)
-        return Op(what, at, data, fua)
+        return Op(what, at, data, fua, i, self.version)
 
     def _fill(self):
         rnd = self.rig.rnd
@@ -444,12 +470,13 @@ class Rig:
     """A server, its disks and its backups."""
 
     def __init__(self, t, rnd, workload, nr_snapshots, sizes, state=None,
-                 images=None, runtime=None, args=(), window=None):
+                 images=None, runtime=None, args=(), window=None,
+                 power=False):
         self.t, self.rnd, self.workload = t, rnd, workload
         self.nr_snapshots = nr_snapshots
         self.names = [f"d{i}" for i in range(len(sizes))]
         self.window = window or max(sizes)
-        self.journals = [Journal(s) for s in sizes]
+        self.journals = [Journal(s, power) for s in sizes]
         self.folder = tempfile.mkdtemp(dir=t.tmpdir)
         self.state = state or os.path.join(self.folder, "state")
         images = images or self.folder
@@ -543,9 +570,8 @@ class Rig:
         """Start and kill it in its first moments."""
         argv = [fixture.NBDFLEECE, "-f", "-U",
                 os.path.join(self.folder, "s")] + self.argv()
-        p = subprocess.Popen(argv, stdin=subprocess.DEVNULL,
-                             stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
+        p = fixture.popen(argv, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL)
         time.sleep(self.rnd.uniform(0, 0.08))
         p.kill()
         p.wait()
@@ -572,6 +598,12 @@ class Rig:
             Rig._read(h, at + half, length - half, errors)
 
     def read(self, export, contexts=(), errors=None):
+        """Its bytes, and what is dirty in a context."""
+        out, maps = self.read_maps(export, contexts, errors)
+        return out, [run for c in contexts for run in maps[c]]
+
+    def read_maps(self, export, contexts, errors=None):
+        """Its bytes, and {context: [(start, end) that is dirty]}."""
         h = nbd.NBD()
         for c in contexts:
             h.add_meta_context(c)
@@ -580,15 +612,15 @@ class Rig:
         while len(out) < size:
             out += self._read(h, len(out), min(8 << 20, size - len(out)),
                               errors)
-        dirty = []
+        maps = {}
         for c in contexts:
-            at = 0
+            maps[c], at = [], 0
             for n, flags in self.t.extents(h, c):
                 if flags & 1:
-                    dirty.append((at, at + n))
+                    maps[c].append((at, at + n))
                 at += n
         h.shutdown()
-        return out, dirty
+        return out, maps
 
     def image(self, i):
         with open(self.images[i], "rb") as f:
@@ -638,8 +670,11 @@ class Rig:
         self.q.command("backup-end", id=id)
         del self.snapshots[id]
 
-    def _chain(self, i, whole, dirty):
-        new = bytearray(self.replicas[i])
+    def _chain(self, i, whole, dirty, old=None):
+        new = bytearray(self.replicas[i] if old is None else old)
+        # Of another size: what is beyond has to be dirty.
+        del new[len(whole):]
+        new += b"\xee" * (len(whole) - len(new))
         for start, end in dirty:
             new[start:end] = whole[start:end]
         lost = {at // GRANULE for at in differing(new, whole)}
@@ -647,16 +682,16 @@ class Rig:
         assert not lost, f"{self.names[i]}: changed and reported clean: " \
             f"granules {sorted(lost)[:20]}"
 
-    def _precision(self, i, dirty, must, may, precision):
+    def _precision(self, i, dirty, must, may, precision, what=""):
         size = self.journals[i].size
         got = set()
         for start, end in dirty:
             got.update(range(start // GRANULE, (end - 1) // GRANULE + 1))
-        assert must <= got, f"{self.names[i]}: not dirty: " \
+        assert must <= got, f"{self.names[i]}{what}: not dirty: " \
             f"{sorted(must - got)[:20]}"
         over = len(got - may) * GRANULE
         if precision == "exact":
-            assert not over, f"{self.names[i]}: dirty and never written: " \
+            assert not over, f"{self.names[i]}{what}: never written: " \
                 f"{sorted(got - may)[:20]} of {size // GRANULE}"
             self.stats["exact"] += 1
         elif precision == "region":

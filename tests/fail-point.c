@@ -3,8 +3,10 @@
  *
  * The test says what is to happen in a file of a page that both have mapped, at
  * any time: it outlives the server, and nothing has to be started anew to aim at
- * another point.  An error meets the next call to the storage or of SQLite to
- * its file that the thread makes after the point.
+ * another point.  An error meets the next call to the storage, of SQLite to its
+ * file or for memory of the tmpfs that the thread makes after the point, but not
+ * after one that is called ...-done: the end of what the thread does for one
+ * request.
  */
 #include <config.h>
 
@@ -70,9 +72,25 @@ act (struct aim *aim)
   }
 }
 
+/* What the point was before needed no call: the next thread that comes there gets
+ * the error, and not who else this one works for. */
+static void
+aim_again (void)
+{
+  struct aim *aim = failing;
+
+  if (aim == NULL)
+    return;
+  failing = NULL;
+  atomic_store (&aim->passes, 0);
+  atomic_store (&aim->state, ARMED);
+}
+
 void
 fail_point (const char *name)
 {
+  if (g_str_has_suffix (name, "-done"))
+    aim_again ();
   for (unsigned i = 0; aims != NULL && i < NR_AIMS; i++) {
     struct aim *aim = &aims[i];
 
@@ -138,6 +156,12 @@ fail_zero (StorageFile *f, uint64_t offset, uint64_t length)
 }
 
 static int
+fail_set_size (StorageFile *f, uint64_t size)
+{
+  OR_FAIL (real_file_ops->set_size (f, size));
+}
+
+static int
 fail_open (Storage *storage, const char *path, unsigned flags, uint64_t size,
            StorageFile **out_file)
 {
@@ -181,11 +205,28 @@ wrap_storage (void)
   file_ops.sync = fail_sync;
   file_ops.punch = fail_punch;
   file_ops.zero = fail_zero;
+  file_ops.set_size = fail_set_size;
   ops = *real_ops;
   ops.open = fail_open;
   ops.remove = fail_remove;
   ops.sync_dir = fail_sync_dir;
   storage_posix.ops = &ops;
+}
+
+/* --- memory of the tmpfs, which is no storage */
+
+int __wrap_fallocate (int fd, int mode, off_t offset, off_t length);
+int __real_fallocate (int fd, int mode, off_t offset, off_t length);
+
+int
+__wrap_fallocate (int fd, int mode, off_t offset, off_t length)
+{
+  int err = take_error ();
+
+  if (err == 0)
+    return __real_fallocate (fd, mode, offset, length);
+  errno = -err;
+  return -1;
 }
 
 /* --- SQLite's files */
