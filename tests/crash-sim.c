@@ -29,6 +29,7 @@
 
 #include "bitmap/epoch.h"
 #include "bitmap/runtime.h"
+#include "tests/fleece-fixture.h"
 #include "tests/sim-history.h"
 
 #define MAX_OPS 200
@@ -185,7 +186,7 @@ run_child (Part part, const Run *run, uint64_t crash_at)
            part == HISTORY ? "the history" : part == RECOVERY ? "the recovery"
            : "the check", status, sim_disk_calls ());
   sim_tear_down ();
-  sim_remove_tree (disk_folder);
+  fixture_remove_tree (disk_folder);
   exit (1);
 }
 
@@ -349,7 +350,7 @@ main (int argc, char **argv)
   every_call (step, seed % step, only);
   random_histories (histories, seed, only);
   sim_tear_down ();
-  sim_remove_tree (disk_folder);
+  fixture_remove_tree (disk_folder);
   printf ("1..1\nok 1 simulated disk\n");
   printf ("# simulated disk: %" G_GUINT64_FORMAT " crashes, 0 lost blocks, %"
           G_GUINT64_FORMAT " recoveries ended\n", total.crashes,

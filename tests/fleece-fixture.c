@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <glib/gstdio.h>
 
@@ -38,6 +39,25 @@ fixture_new (unsigned nr_disks, uint64_t size)
     g_assert_cmpint (ftruncate (fd, size), ==, 0);
     close (fd);
   }
+  return fx;
+}
+
+Fixture *
+fixture_new_hooked (unsigned nr_disks, uint64_t size, HookFn fn, void *opaque)
+{
+  Fixture *fx = fixture_new (nr_disks, size);
+
+  fx->storage = fx->hooked = storage_hook_new (fn, opaque);
+  return fx;
+}
+
+Fixture *
+fixture_new_gated (unsigned nr_disks, uint64_t size)
+{
+  HookGate *gate = hook_gate_new ();
+  Fixture *fx = fixture_new_hooked (nr_disks, size, hook_gate_fn, gate);
+
+  fx->gate = gate;
   return fx;
 }
 
@@ -87,6 +107,14 @@ fixture_start (Fixture *fx)
 }
 
 void
+fixture_start_full (Fixture *fx, int value)
+{
+  fixture_start (fx);
+  for (unsigned i = 0; i < fx->nr_disks; i++)
+    fixture_write (fx->disk[i], 0, disk_size (fx->disk[i]), value);
+}
+
+void
 fixture_stop (Fixture *fx)
 {
   g_autoptr (GError) error = NULL;
@@ -105,8 +133,8 @@ fixture_crash (Fixture *fx)
   fx->cat = NULL;
 }
 
-static void
-remove_tree (const char *path)
+void
+fixture_remove_tree (const char *path)
 {
   g_autoptr (GDir) dir = g_dir_open (path, 0, NULL);
   const char *name;
@@ -115,7 +143,7 @@ remove_tree (const char *path)
     g_autofree char *child = g_build_filename (path, name, NULL);
 
     if (g_file_test (child, G_FILE_TEST_IS_DIR))
-      remove_tree (child);
+      fixture_remove_tree (child);
     else
       g_unlink (child);
   }
@@ -125,7 +153,7 @@ remove_tree (const char *path)
 void
 fixture_lose_runtime (Fixture *fx)
 {
-  remove_tree (fx->runtime);
+  fixture_remove_tree (fx->runtime);
 }
 
 void
@@ -134,7 +162,7 @@ fixture_lose_maps (Fixture *fx)
   g_autofree char *maps = g_build_filename (fx->state, "maps", NULL);
 
   fixture_lose_runtime (fx);
-  remove_tree (maps);
+  fixture_remove_tree (maps);
 }
 
 void
@@ -142,8 +170,8 @@ fixture_free (Fixture *fx)
 {
   if (fx->f != NULL)
     fixture_stop (fx);
-  remove_tree (fx->dir);
-  remove_tree (fx->runtime);
+  fixture_remove_tree (fx->dir);
+  fixture_remove_tree (fx->runtime);
   for (unsigned i = 0; i < fx->nr_disks; i++)
     g_free (fx->image[i]);
   g_free (fx->dir);
@@ -152,7 +180,54 @@ fixture_free (Fixture *fx)
   g_free (fx->runtime);
   g_string_free (fx->notes, TRUE);
   pthread_mutex_destroy (&fx->notes_lock);
+  free (fx->hooked);
+  if (fx->gate != NULL)
+    hook_gate_free (fx->gate);
   g_free (fx);
+}
+
+/* Of a child. */
+static struct {
+  const char *suffix;
+  unsigned calls, die_at;       /* 0: never */
+} death;
+
+static int
+die_hook (void *opaque, const struct hook_info *info)
+{
+  if (death.die_at > 0 &&
+      (death.suffix == NULL || g_str_has_suffix (info->path, death.suffix)) &&
+      ++death.calls == death.die_at)
+    _exit (42);
+  return 0;
+}
+
+Fixture *
+fixture_new_mortal (unsigned nr_disks, uint64_t size)
+{
+  return fixture_new_hooked (nr_disks, size, die_hook, NULL);
+}
+
+bool
+fixture_run_dying (Fixture *fx, void (*fn) (void), const char *suffix,
+                   unsigned at)
+{
+  int status;
+  pid_t pid = fork ();
+
+  g_assert_cmpint (pid, >=, 0);
+  if (pid == 0) {
+    fixture_start (fx);
+    death.suffix = suffix;
+    death.die_at = at;
+    fn ();
+    _exit (0);
+  }
+  g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
+  g_assert_true (WIFEXITED (status));
+  if (WEXITSTATUS (status) != 0)
+    g_assert_cmpint (WEXITSTATUS (status), ==, 42);
+  return WEXITSTATUS (status) == 42;
 }
 
 Snapshot *

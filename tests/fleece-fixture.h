@@ -7,8 +7,12 @@
 
 #include "bitmap/checkpoint.h"
 #include "fleece/snapshot.h"
+#include "tests/storage-hook.h"
 
 #define FIXTURE_MAX_DISKS 3
+
+/* What is not there is fine. */
+void fixture_remove_tree (const char *path);
 
 typedef struct {
   char *dir, *state, *scratch;  /* paths */
@@ -16,7 +20,9 @@ typedef struct {
   char *image[FIXTURE_MAX_DISKS];
   unsigned nr_disks;
   uint32_t granularity;         /* of tracking */
-  Storage *storage;             /* NULL: the kernel's */
+  Storage *storage;             /* NULL: the kernel's; borrowed */
+  Storage *hooked;              /* of fixture_new_hooked: fixture_free frees it */
+  HookGate *gate;               /* of fixture_new_gated: likewise */
   unsigned drain_timeout_ms;
   unsigned sync_interval_ms;    /* of durable maps */
   GString *notes;               /* what notify was told, a line each; the first
@@ -30,9 +36,15 @@ typedef struct {
 
 /* Images of size bytes, all holes; granularity 64 KiB; not started. */
 Fixture *fixture_new (unsigned nr_disks, uint64_t size);
+/* With a hook before each call of the storage; with a gate as that hook. */
+Fixture *fixture_new_hooked (unsigned nr_disks, uint64_t size, HookFn fn,
+                             void *opaque);
+Fixture *fixture_new_gated (unsigned nr_disks, uint64_t size);
 /* Removes the directory; stops first if need be. */
 void fixture_free (Fixture *fx);
 void fixture_start (Fixture *fx);
+/* And write bytes of value all over the disks. */
+void fixture_start_full (Fixture *fx, int value);
 /* A clean stop; fixture_start may follow. */
 void fixture_stop (Fixture *fx);
 /* Everything is dropped as kill -9 would; fixture_start may follow. */
@@ -61,6 +73,13 @@ bool fixture_is_dirty (Fixture *fx, unsigned i, uint64_t from, uint64_t to,
                        uint64_t offset);
 /* End it, and drop the reference. */
 void fixture_end (Snapshot *snap);
+
+/* Start it in a child process that runs fn, and dies at call number at (from 1)
+ * on a file whose path ends in suffix (NULL: any), or exits after it.  True: it
+ * died.  So all that it leaves is what a kill leaves. */
+Fixture *fixture_new_mortal (unsigned nr_disks, uint64_t size);
+bool fixture_run_dying (Fixture *fx, void (*fn) (void), const char *suffix,
+                        unsigned at);
 
 /* A call in a thread of its own. */
 typedef struct FixtureCall FixtureCall;

@@ -2,13 +2,13 @@
 #include <config.h>
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <glib/gstdio.h>
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/epoch.h"
+#include "tests/fleece-fixture.h"
 #include "tests/sim-history.h"
 
 Oracle *oracle;
@@ -24,26 +24,9 @@ static const char *const image[NR_DISKS] = { "/images/d0", "/images/d1" };
 /* --- folders, in the parent --- */
 
 void
-sim_remove_tree (const char *path)
-{
-  g_autoptr (GDir) d = g_dir_open (path, 0, NULL);
-  const char *name;
-
-  while (d != NULL && (name = g_dir_read_name (d)) != NULL) {
-    g_autofree char *child = g_build_filename (path, name, NULL);
-
-    if (g_file_test (child, G_FILE_TEST_IS_DIR))
-      sim_remove_tree (child);
-    else
-      g_unlink (child);
-  }
-  g_rmdir (path);
-}
-
-void
 sim_empty_folder (const char *path)
 {
-  sim_remove_tree (path);
+  fixture_remove_tree (path);
   g_assert_cmpint (g_mkdir (path, 0700), ==, 0);
 }
 
@@ -66,7 +49,7 @@ sim_set_up (void)
 void
 sim_tear_down (void)
 {
-  sim_remove_tree (sim.dir);
+  fixture_remove_tree (sim.dir);
 }
 
 void
@@ -75,7 +58,7 @@ sim_new_disks (void)
   sim_disk_clear ();
   sim_disk_arm (UINT64_MAX);
   sim_disk_fault (NULL);
-  sim_remove_tree (sim.state);
+  fixture_remove_tree (sim.state);
   memset (oracle, 0, sizeof *oracle);
   for (unsigned i = 0; i < NR_DISKS; i++) {
     StorageFile *file;

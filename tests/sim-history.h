@@ -101,7 +101,6 @@ typedef enum { KILLED, KILLED_NO_TMPFS, POWER, POWER_NO_TMPFS, POWER_OTHER_MAPS,
 void sim_set_up (void);
 void sim_new_disks (void);
 void sim_tear_down (void);
-void sim_remove_tree (const char *path);
 void sim_empty_folder (const char *path);
 
 /* In a child.  try_start: on failure nothing is left open. */

@@ -40,7 +40,8 @@ control ()                      # BARRIER SOURCE REGEX OBJECTS [ARGS...]
 simulated ()                    # BARRIER SOURCE CRASH REGEX
 {
   control "$1" "$2" "$4" "$build/tests/crash_sim-crash-sim.o
-    $build/tests/.libs/libsim.a" 13 400 "$3"
+    $build/tests/.libs/libsim.a
+    $build/tests/.libs/libtestfleece.a" 13 400 "$3"
 }
 
 durable ()                      # BARRIER SOURCE REGEX

@@ -4,7 +4,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "fleece/fleece-internal.h"
@@ -16,27 +15,13 @@
 #define AT (1024 * 1024)
 #define FAR (4 * 1024 * 1024)   /* another stripe */
 
-static HookGate *gate;
 static Fixture *fx;
 
 static void
 setup (void)
 {
-  gate = hook_gate_new ();
-  fx = fixture_new (1, SIZE);
-  fx->storage = storage_hook_new (hook_gate_fn, gate);
-  fixture_start (fx);
-  fixture_write (fx->disk[0], 0, SIZE, 'a');
-}
-
-static void
-teardown (void)
-{
-  Storage *storage = fx->storage;
-
-  fixture_free (fx);
-  free (storage);
-  hook_gate_free (gate);
+  fx = fixture_new_gated (1, SIZE);
+  fixture_start_full (fx, 'a');
 }
 
 static Snapshot *
@@ -92,9 +77,9 @@ break_snapshot (HookCall call, const char *suffix, bool durable)
   snap = cut ((FleeceCutDisk) { .snapshot = "s", .cbw_timeout = 1,
                                 .durable = durable });
   layer = layer_ref (snap->layer);
-  hook_gate_arm (gate, call, suffix, AT, BLOCK);
+  hook_gate_arm (fx->gate, call, suffix, AT, BLOCK);
   g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, 0);
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   check_broken (snap);
   g_assert_cmpuint (atomic_load (&layer->late_copies), ==, 1);
   fixture_write (fx->disk[0], AT, BLOCK, 'c');          /* the same stripe */
@@ -108,7 +93,7 @@ break_snapshot (HookCall call, const char *suffix, bool durable)
   fixture_write (fx->disk[0], 0, SIZE, 'd');
   fixture_check_snapshot (later, AT, BLOCK, 'c');
   err = durable ? -EIO : 0;
-  hook_gate_release (gate, err);
+  hook_gate_release (fx->gate, err);
   wait_not_late (layer);
   layer_unref (layer);
   fixture_check_snapshot (later, 0, AT, 'a');
@@ -116,7 +101,7 @@ break_snapshot (HookCall call, const char *suffix, bool durable)
   fixture_check_snapshot (later, AT + BLOCK, FAR - AT - BLOCK, 'a');
   fixture_end (later);
   g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
-  teardown ();
+  fixture_free (fx);
 }
 
 static void
@@ -149,14 +134,14 @@ test_durable_hole (void)
   snap = cut ((FleeceCutDisk) { .snapshot = "s", .cbw_timeout = 1,
                                 .durable = true });
   layer = layer_ref (snap->layer);
-  hook_gate_arm (gate, HOOK_SYNC, ".log", 0, SIZE);
+  hook_gate_arm (fx->gate, HOOK_SYNC, ".log", 0, SIZE);
   g_assert_cmpint (try_write (AT, AT, 'b'), ==, 0);
   check_broken (snap);
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   wait_not_late (layer);
   layer_unref (layer);
   fixture_end (snap);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* The other policy: writes fail while it hangs, then go on; the snapshot is as it
@@ -172,7 +157,7 @@ test_break_guest_write (void)
   snap = cut ((FleeceCutDisk) { .snapshot = "s", .cbw_timeout = 1,
                                 .on_error = FLEECE_BREAK_GUEST_WRITE });
   layer = layer_ref (snap->layer);
-  hook_gate_arm (gate, HOOK_PWRITE, ".layer", AT, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PWRITE, ".layer", AT, BLOCK);
   g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, -EIO);
   /* At once, and without another thread that hangs. */
   for (unsigned i = 0; i < 100; i++)
@@ -181,7 +166,7 @@ test_break_guest_write (void)
   g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_LIVE);
   fixture_check_snapshot (snap, 0, SIZE, 'a');
   fixture_check_disk (fx->disk[0], AT, BLOCK, 'a');
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   wait_not_late (layer);
   while ((err = try_write (AT, 2 * BLOCK, 'b')) == -EIO)
     ;                           /* on a machine that is very slow */
@@ -190,7 +175,7 @@ test_break_guest_write (void)
   fixture_check_snapshot (snap, 0, SIZE, 'a');
   layer_unref (layer);
   fixture_end (snap);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* The least timeout of all counts, until its snapshot ends; it is known after a
@@ -228,27 +213,28 @@ test_least (void)
   fixture_end (disk_find_snapshot (disk, "long"));
   g_assert_cmpint (atomic_load (&disk->cbw_timeout_ms), ==, 0);
   fixture_end (disk_find_snapshot (disk, "forever"));
-  teardown ();
+  fixture_free (fx);
 }
 
-/* Everything ends while the call is on its way; it then comes back to nothing. */
+/* Everything ends while the call is on its way; it then comes back to nothing.
+ * Gate and storage are its own from then on. */
+static HookGate *kept_gate;
+static Storage *kept_storage;
+
 static void
 test_ends_before (void)
 {
   Snapshot *snap;
-  Storage *storage;
 
   setup ();
   snap = cut ((FleeceCutDisk) { .snapshot = "s", .cbw_timeout = 1 });
-  hook_gate_arm (gate, HOOK_PWRITE, ".layer", AT, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PWRITE, ".layer", AT, BLOCK);
   g_assert_cmpint (try_write (AT, BLOCK, 'b'), ==, 0);
   fixture_end (snap);
-  fixture_stop (fx);
-  storage = fx->storage;
+  kept_gate = g_steal_pointer (&fx->gate);
+  kept_storage = g_steal_pointer (&fx->hooked);
   fixture_free (fx);
-  hook_gate_release (gate, 0);
-  /* The gate and the storage are the late call's for ever. */
-  (void) storage;
+  hook_gate_release (kept_gate, 0);
 }
 
 int

@@ -6,12 +6,10 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "bitmap/bitmap-error.h"
 #include "tests/fleece-fixture.h"
-#include "tests/storage-hook.h"
 
 #define MIB (1024 * 1024)
 #define SIZE (6 * MIB + 1536)   /* odd end */
@@ -305,51 +303,10 @@ test_other_image (void)
 
 /* --- the process dies at a storage call --- */
 
-static struct {
-  const char *suffix;           /* of the file; NULL: any */
-  unsigned calls, die_at;       /* 0: never */
-} death;
-
-static int
-die_hook (void *opaque, const struct hook_info *info)
-{
-  if (death.die_at > 0 &&
-      (death.suffix == NULL || g_str_has_suffix (info->path, death.suffix)) &&
-      ++death.calls == death.die_at)
-    _exit (42);
-  return 0;
-}
-
-/* Runs fn in a child that started the fixture and dies at call number at, or
- * exits.  True: it died.  So all that it leaves is what a kill leaves. */
-static bool
-run_dying (void (*fn) (void), unsigned at)
-{
-  int status;
-  pid_t pid = fork ();
-
-  g_assert_cmpint (pid, >=, 0);
-  if (pid == 0) {
-    fixture_start (fx);
-    death.calls = 0;
-    death.die_at = at;
-    fn ();
-    _exit (0);
-  }
-  g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
-  g_assert_true (WIFEXITED (status));
-  if (WEXITSTATUS (status) != 0)
-    g_assert_cmpint (WEXITSTATUS (status), ==, 42);
-  return WEXITSTATUS (status) == 42;
-}
-
 static void
 start_old (void)
 {
-  fx = fixture_new (1, SIZE);
-  fx->storage = storage_hook_new (die_hook, NULL);
-  death.suffix = NULL;
-  death.die_at = 0;
+  fx = fixture_new_mortal (1, SIZE);
   fixture_start (fx);
   make_history ();
   fixture_crash (fx);
@@ -358,10 +315,8 @@ start_old (void)
 static void
 check_after_death (void)
 {
-  Storage *storage = fx->storage;
   g_autoptr (Snapshot) made = NULL;
 
-  death.die_at = 0;
   fixture_start (fx);
   check_history ();
   made = disk_find_snapshot (fx->disk[0], "new");
@@ -380,7 +335,6 @@ check_after_death (void)
   crash_and_start ();
   end_all ();
   fixture_free (fx);
-  free (storage);
 }
 
 static void
@@ -398,7 +352,7 @@ test_die_in_cut (void)
 
   do {
     start_old ();
-    died = run_dying (do_cut, ++at);
+    died = fixture_run_dying (fx, do_cut, NULL, ++at);
     check_after_death ();
   } while (died);
   g_assert_cmpuint (at, >, 4);
@@ -418,7 +372,7 @@ test_die_in_write (void)
 
   do {
     start_old ();
-    died = run_dying (do_write, ++at);
+    died = fixture_run_dying (fx, do_write, NULL, ++at);
     check_after_death ();
   } while (died);
   g_assert_cmpuint (at, >, 5);
@@ -440,7 +394,7 @@ test_die_in_stop (void)
 
   do {
     start_old ();
-    died = run_dying (do_stop, ++at);
+    died = fixture_run_dying (fx, do_stop, NULL, ++at);
     check_after_death ();
   } while (died);
   g_assert_cmpuint (at, >, 8);
@@ -459,19 +413,14 @@ test_die_in_end (void)
   bool died;
 
   do {
-    Storage *storage;
-
     start_old ();
-    died = run_dying (do_end, ++at);
-    death.die_at = 0;
-    storage = fx->storage;
+    died = fixture_run_dying (fx, do_end, NULL, ++at);
     fixture_start (fx);
     check ("s1", 0, 4 * MIB, 'a');
     check ("s2", MIB, 3 * MIB, 'a');
     g_assert_null (disk_find_snapshot (fx->disk[0], "s3"));
     end_all ();
     fixture_free (fx);
-    free (storage);
   } while (died);
 }
 

@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -62,21 +61,16 @@ static void
 setup (void)
 {
   arm (0);
-  fx = fixture_new (2, SIZE);
-  fx->storage = storage_hook_new (hook, NULL);
-  fixture_start (fx);
+  fx = fixture_new_hooked (2, SIZE, hook, NULL);
+  fixture_start_full (fx, 'a');
   touched = 0;
-  for (unsigned i = 0; i < 2; i++) {
-    fixture_write (fx->disk[i], 0, SIZE, 'a');
+  for (unsigned i = 0; i < 2; i++)
     old[i] = fixture_cut (fx, i, "old", &old_boundary[i]);
-  }
 }
 
 static void
 teardown (void)
 {
-  Storage *storage = fx->storage;
-
   for (unsigned i = 0; i < 2; i++)
     fixture_end (old[i]);
   g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
@@ -88,7 +82,6 @@ teardown (void)
                                          (uint64_t) b * BLOCK), ==,
                        b < touched);
   fixture_free (fx);
-  free (storage);
 }
 
 /* The old snapshots and tracking since them, with a first touch more. */

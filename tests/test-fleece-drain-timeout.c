@@ -5,7 +5,6 @@
  * may remain, and nothing may be forgotten. */
 #include <config.h>
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "bitmap/bitmap-error.h"
@@ -17,29 +16,14 @@
 #define HELD (1024 * 1024)
 #define OTHER (4 * 1024 * 1024)
 
-static HookGate *gate;
 static Fixture *fx;
 
 static void
 setup (unsigned nr_disks)
 {
-  gate = hook_gate_new ();
-  fx = fixture_new (nr_disks, SIZE);
-  fx->storage = storage_hook_new (hook_gate_fn, gate);
+  fx = fixture_new_gated (nr_disks, SIZE);
   fx->drain_timeout_ms = 100;
-  fixture_start (fx);
-  for (unsigned i = 0; i < nr_disks; i++)
-    fixture_write (fx->disk[i], 0, SIZE, 'a');
-}
-
-static void
-teardown (void)
-{
-  Storage *storage = fx->storage;
-
-  fixture_free (fx);
-  free (storage);
-  hook_gate_free (gate);
+  fixture_start_full (fx, 'a');
 }
 
 /* Hold a write of 'b' and let a cut of snapshot "late" fail on it. */
@@ -51,9 +35,9 @@ fail_cut (void)
   g_autoptr (GError) error = NULL;
   bool ok;
 
-  hook_gate_arm (gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
   held = fixture_call_write (fx->disk[0], HELD, BLOCK, 'b');
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   for (unsigned i = 0; i < fx->nr_disks; i++)
     cd[i] = (FleeceCutDisk) { .disk = fx->disk[i], .snapshot = "late" };
   ok = fleece_cut (fx->f, cd, fx->nr_disks, NULL, NULL, &error);
@@ -100,9 +84,9 @@ test_nothing_remains (void)
   g_assert_cmpint (stats.layers, ==, 0);
   g_assert_cmpint (stats.snapshots, ==, 0);
   g_assert_cmpint (stats.cuts, ==, 0);
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (held), ==, 0);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* While the epoch of the failed cut is in use and cannot be sealed yet, what is
@@ -121,7 +105,7 @@ test_tracking_goes_on (void)
   g_assert_true (fixture_is_dirty (fx, 0, b0, 0, OTHER));
   g_assert_true (fixture_is_dirty (fx, 0, b0, 0, HELD));
   g_assert_false (fixture_is_dirty (fx, 0, b0, 0, 0));
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (held), ==, 0);
 
   snap = fixture_cut (fx, 0, "late", &b1);
@@ -132,7 +116,7 @@ test_tracking_goes_on (void)
   fixture_check_snapshot (snap, OTHER, BLOCK, 'c');
   fixture_check_snapshot (snap, HELD, BLOCK, 'b');
   fixture_end (snap);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* While the write still hangs the next cut fails in the same way. */
@@ -150,10 +134,10 @@ test_next_cut (void)
   g_assert_error (error, BITMAP_ERROR, BITMAP_ERROR_TIMEOUT);
   g_assert_null (cd.out_snapshot);
   g_assert_cmpint (fixture_nr_scratch_files (fx), ==, 0);
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (held), ==, 0);
   fixture_end (fixture_cut (fx, 0, "s", NULL));
-  teardown ();
+  fixture_free (fx);
 }
 
 /* What was preserved into the failed cut's layer belongs to the older snapshot:
@@ -171,7 +155,7 @@ test_older_snapshot (void)
   fixture_write (fx->disk[0], OTHER, BLOCK, 'c');
   fixture_write (fx->disk[1], OTHER, BLOCK, 'c');
   fixture_check_snapshot (s1, 0, SIZE, 'a');
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (held), ==, 0);
   fixture_check_snapshot (s1, 0, SIZE, 'a');
 
@@ -201,7 +185,7 @@ test_older_snapshot (void)
   fixture_check_snapshot (s1, 0, SIZE, 'a');
   fixture_end (s1);
   g_assert_cmpint (fixture_nr_scratch_files (fx), ==, 0);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* The older snapshot ends while the write hangs: all layers go, and the write
@@ -220,7 +204,7 @@ test_end_while_hanging (void)
   fixture_end (s1);
   g_assert_cmpint (fixture_nr_scratch_files (fx), ==, 0);
   fixture_write (fx->disk[0], OTHER + 65536, BLOCK, 'd');
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (held), ==, 0);
   g_assert_true (fixture_is_dirty (fx, 0, b1, 0, OTHER));
   g_assert_true (fixture_is_dirty (fx, 0, b1, 0, OTHER + 65536));
@@ -230,7 +214,7 @@ test_end_while_hanging (void)
   g_assert_true (fixture_is_dirty (fx, 0, b1, 0, OTHER + 65536));
   g_assert_true (fixture_is_dirty (fx, 0, b1, 0, HELD));
   g_assert_false (fixture_is_dirty (fx, 0, b1, 0, 0));
-  teardown ();
+  fixture_free (fx);
 }
 
 int

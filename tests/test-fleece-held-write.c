@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 
 #include "tests/fleece-fixture.h"
 #include "tests/storage-hook.h"
@@ -15,27 +14,13 @@
 #define HELD (1024 * 1024)      /* offset of the write that is held */
 #define OTHER (4 * 1024 * 1024) /* far from it: another granule and stripe */
 
-static HookGate *gate;
 static Fixture *fx;
 
 static void
 setup (void)
 {
-  gate = hook_gate_new ();
-  fx = fixture_new (1, SIZE);
-  fx->storage = storage_hook_new (hook_gate_fn, gate);
-  fixture_start (fx);
-  fixture_write (fx->disk[0], 0, SIZE, 'a');
-}
-
-static void
-teardown (void)
-{
-  Storage *storage = fx->storage;
-
-  fixture_free (fx);
-  free (storage);
-  hook_gate_free (gate);
+  fx = fixture_new_gated (1, SIZE);
+  fixture_start_full (fx, 'a');
 }
 
 static void
@@ -52,9 +37,9 @@ test_delays_cut_only (void)
   fixture_cut (fx, 0, NULL, &b0);
   s1 = fixture_cut (fx, 0, "s1", &b1);
 
-  hook_gate_arm (gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
   held = fixture_call_write (disk, HELD, BLOCK, 'b');
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   cut = fixture_call_cut (fx, 0, "s2");
   g_assert_true (fixture_wait_waiters (disk, 1, cut));
 
@@ -83,7 +68,7 @@ test_delays_cut_only (void)
   g_assert_true (fixture_wait_waiters (disk, 3, cover));
   g_assert_false (fixture_call_done (overlap));
 
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (held), ==, 0);
   s2 = fixture_call_join_cut (cut, &b2, &error);
   g_assert_no_error (error);
@@ -106,7 +91,7 @@ test_delays_cut_only (void)
   fixture_end (s1);
   fixture_end (s2);
   g_assert_cmpint (fixture_nr_scratch_files (fx), ==, 0);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* Nobody else writes there: dirty in the old epoch only. */
@@ -119,16 +104,16 @@ test_dirty_in_old_epoch_only (void)
 
   setup ();
   fixture_cut (fx, 0, NULL, &b0);
-  hook_gate_arm (gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
   held = fixture_call_write (fx->disk[0], HELD, BLOCK, 'b');
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   cut = fixture_call_cut (fx, 0, "s");
   g_assert_true (fixture_wait_waiters (fx->disk[0], 1, cut));
   /* As of now it is dirty all the time, whichever epoch that is in. */
   g_assert_true (fixture_is_dirty (fx, 0, b0, 0, HELD));
   fixture_write (fx->disk[0], OTHER, BLOCK, 'c');
   g_assert_true (fixture_is_dirty (fx, 0, b0, 0, OTHER));
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (held), ==, 0);
   snap = fixture_call_join_cut (cut, &b1, NULL);
   g_assert_true (fixture_is_dirty (fx, 0, b0, b1, HELD));
@@ -136,7 +121,7 @@ test_dirty_in_old_epoch_only (void)
   g_assert_true (fixture_is_dirty (fx, 0, b1, 0, OTHER));
   fixture_check_snapshot (snap, HELD, BLOCK, 'b');
   fixture_end (snap);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* The cut becomes durable, and its snapshot readable, only after the drain. */
@@ -168,9 +153,9 @@ test_commit_after_drain (void)
 
   setup ();
   epoch = epoch_log_current (disk_epoch_log (fx->disk[0]))->id;
-  hook_gate_arm (gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
   held = fixture_call_write (fx->disk[0], HELD, BLOCK, 'b');
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   cd = (FleeceCutDisk) { .disk = fx->disk[0], .snapshot = "s" };
   cut = fixture_call (run_cut, &cd);
   g_assert_true (fixture_wait_waiters (fx->disk[0], 1, cut));
@@ -181,14 +166,14 @@ test_commit_after_drain (void)
   g_assert_nonnull (early);
   g_assert_cmpint (snapshot_state (early), ==, SNAPSHOT_PREPARED);
   g_assert_cmpint (snapshot_pread (early, &byte, 1, HELD), ==, -EIO);
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (held), ==, 0);
   g_assert_cmpint (fixture_call_join (cut), ==, 0);
   g_assert_true (atomic_load (&committed));
   fixture_check_snapshot (early, HELD, BLOCK, 'b');
   fixture_end (early);
   snapshot_unref (cd.out_snapshot);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* A held write that fails in the end is dirty too: nobody knows what it left. */
@@ -200,13 +185,13 @@ test_failed_write_is_dirty (void)
 
   setup ();
   fixture_cut (fx, 0, NULL, &b0);
-  hook_gate_arm (gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PWRITE, "d0.img", HELD, BLOCK);
   held = fixture_call_write (fx->disk[0], HELD, BLOCK, 'b');
-  hook_gate_wait_held (gate);
-  hook_gate_release (gate, -5);
+  hook_gate_wait_held (fx->gate);
+  hook_gate_release (fx->gate, -5);
   g_assert_cmpint (fixture_call_join (held), ==, -5);
   g_assert_true (fixture_is_dirty (fx, 0, b0, 0, HELD));
-  teardown ();
+  fixture_free (fx);
 }
 
 int

@@ -5,7 +5,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <stdlib.h>
 
 #include "tests/fleece-fixture.h"
 #include "tests/storage-hook.h"
@@ -14,27 +13,13 @@
 #define BLOCK 4096
 #define AT (1024 * 1024)
 
-static HookGate *gate;
 static Fixture *fx;
 
 static void
 setup (void)
 {
-  gate = hook_gate_new ();
-  fx = fixture_new (1, SIZE);
-  fx->storage = storage_hook_new (hook_gate_fn, gate);
-  fixture_start (fx);
-  fixture_write (fx->disk[0], 0, SIZE, '0');
-}
-
-static void
-teardown (void)
-{
-  Storage *storage = fx->storage;
-
-  fixture_free (fx);
-  free (storage);
-  hook_gate_free (gate);
+  fx = fixture_new_gated (1, SIZE);
+  fixture_start_full (fx, '0');
 }
 
 static void
@@ -47,9 +32,9 @@ test_two_layers (void)
   setup ();
   s1 = fixture_cut (fx, 0, "s1", NULL);
   /* W1 is about to read the old block for s1. */
-  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PREAD, "d0.img", AT, BLOCK);
   w1 = fixture_call_write (fx->disk[0], AT, BLOCK, '1');
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   cut = fixture_call_cut (fx, 0, "s2");
   g_assert_true (fixture_wait_waiters (fx->disk[0], 1, cut));
   w2 = fixture_call_write (fx->disk[0], AT, BLOCK, '2');
@@ -57,7 +42,7 @@ test_two_layers (void)
   fixture_check_snapshot (s1, AT, BLOCK, '0');
   fixture_check_disk (fx->disk[0], AT, BLOCK, '0');
 
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (w1), ==, 0);
   fixture_check_snapshot (s1, AT, BLOCK, '0');
   g_assert_cmpint (fixture_call_join (w2), ==, 0);
@@ -70,7 +55,7 @@ test_two_layers (void)
   fixture_end (s1);
   fixture_check_snapshot (s2, AT, BLOCK, '1');
   fixture_end (s2);
-  teardown ();
+  fixture_free (fx);
 }
 
 static int
@@ -90,23 +75,23 @@ test_same_stripe (void)
   FleeceCutDisk cd;
 
   setup ();
-  hook_gate_arm (gate, HOOK_PWRITE, "d0.img", AT + BLOCK, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PWRITE, "d0.img", AT + BLOCK, BLOCK);
   w1 = fixture_call_write (fx->disk[0], AT + BLOCK, BLOCK, '1');
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   cd = (FleeceCutDisk) { .disk = fx->disk[0], .snapshot = "s",
                          .durable = true };
   cut = fixture_call (cut_durable, &cd);
   g_assert_true (fixture_wait_waiters (fx->disk[0], 1, cut));
   w2 = fixture_call_write (fx->disk[0], AT, BLOCK, '2');
   g_assert_true (fixture_wait_waiters (fx->disk[0], 2, w2));
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (w1), ==, 0);
   g_assert_cmpint (fixture_call_join (w2), ==, 0);
   g_assert_cmpint (fixture_call_join (cut), ==, 0);
   fixture_check_snapshot (cd.out_snapshot, AT, BLOCK, '0');
   fixture_check_snapshot (cd.out_snapshot, AT + BLOCK, BLOCK, '1');
   fixture_end (cd.out_snapshot);
-  teardown ();
+  fixture_free (fx);
 }
 
 struct reader {
@@ -132,16 +117,16 @@ test_reader_looks_again (void)
 
   setup ();
   r.snap = fixture_cut (fx, 0, "s", NULL);
-  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PREAD, "d0.img", AT, BLOCK);
   call = fixture_call (read_snapshot, &r);
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   fixture_write (fx->disk[0], AT, BLOCK, '1');
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (call), ==, 0);
   for (unsigned i = 0; i < sizeof r.buf; i++)
     g_assert_cmpint (r.buf[i], ==, '0');
   fixture_end (r.snap);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* The same over an end of another snapshot and a cut. */
@@ -155,19 +140,19 @@ test_reader_looks_again_in_newer_layers (void)
   setup ();
   other = fixture_cut (fx, 0, "other", NULL);
   r.snap = fixture_cut (fx, 0, "s", NULL);
-  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PREAD, "d0.img", AT, BLOCK);
   call = fixture_call (read_snapshot, &r);
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   fixture_end (other);
   newer = fixture_cut (fx, 0, "newer", NULL);
   fixture_write (fx->disk[0], AT, BLOCK, '1');
   fixture_end (newer);
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (call), ==, 0);
   for (unsigned i = 0; i < sizeof r.buf; i++)
     g_assert_cmpint (r.buf[i], ==, '0');
   fixture_end (r.snap);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* A reader that is in the base while its snapshot ends. */
@@ -180,15 +165,15 @@ test_reader_of_ended (void)
 
   setup ();
   r.snap = fixture_cut (fx, 0, "s", NULL);
-  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PREAD, "d0.img", AT, BLOCK);
   call = fixture_call (read_snapshot, &r);
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   g_assert_true (snapshot_end (r.snap, &error));
   fixture_write (fx->disk[0], AT, BLOCK, '1');
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (call), ==, -ESHUTDOWN);
   snapshot_unref (r.snap);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* The old data is on its way to the scratch file: it counts as preserved only
@@ -201,17 +186,17 @@ test_reader_while_preserving (void)
 
   setup ();
   snap = fixture_cut (fx, 0, "s", NULL);
-  hook_gate_arm (gate, HOOK_PWRITE, ".layer", AT, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PWRITE, ".layer", AT, BLOCK);
   write = fixture_call_write (fx->disk[0], AT, BLOCK, '1');
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   fixture_check_disk (fx->disk[0], AT, BLOCK, '0');
   fixture_check_snapshot (snap, 0, SIZE, '0');
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (write), ==, 0);
   fixture_check_disk (fx->disk[0], AT, BLOCK, '1');
   fixture_check_snapshot (snap, 0, SIZE, '0');
   fixture_end (snap);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* A late write's layer has a limit that is used up, and its snapshot is broken
@@ -232,12 +217,12 @@ test_late_over_limit (void)
   fleece_cut (fx->f, &cd, 1, NULL, NULL, &error);
   g_assert_no_error (error);
   s1 = cd.out_snapshot;
-  hook_gate_arm (gate, HOOK_PREAD, "d0.img", AT, 2 * BLOCK);
+  hook_gate_arm (fx->gate, HOOK_PREAD, "d0.img", AT, 2 * BLOCK);
   w1 = fixture_call_write (fx->disk[0], AT, 2 * BLOCK, '1');
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   cut = fixture_call_cut (fx, 0, "s2");
   g_assert_true (fixture_wait_waiters (fx->disk[0], 1, cut));
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (w1), ==, 0);
   s2 = fixture_call_join_cut (cut, NULL, &error);
   g_assert_no_error (error);
@@ -246,7 +231,7 @@ test_late_over_limit (void)
   fixture_end (s0);
   fixture_end (s1);
   fixture_end (s2);
-  teardown ();
+  fixture_free (fx);
 }
 
 int

@@ -4,56 +4,15 @@
  * these places stays. */
 #include <config.h>
 
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "bitmap/bitmap-error.h"
 #include "tests/fleece-fixture.h"
-#include "tests/storage-hook.h"
 
 #define SIZE (1024 * 1024 + 1536)
 
 static Fixture *fx;
-
-static struct {
-  const char *suffix;           /* of the file; NULL: any */
-  unsigned calls, die_at;       /* 0: never */
-} death;
-
-static int
-die_hook (void *opaque, const struct hook_info *info)
-{
-  if (death.die_at > 0 &&
-      (death.suffix == NULL || g_str_has_suffix (info->path, death.suffix)) &&
-      ++death.calls == death.die_at)
-    _exit (42);
-  return 0;
-}
-
-/* Runs fn in a child that started the fixture and dies at call number at, or
- * exits.  True: it died.  So all that it leaves is what a kill leaves. */
-static bool
-run_dying (void (*fn) (void), unsigned at)
-{
-  int status;
-  pid_t pid = fork ();
-
-  g_assert_cmpint (pid, >=, 0);
-  if (pid == 0) {
-    fixture_start (fx);
-    death.calls = 0;
-    death.die_at = at;
-    fn ();
-    _exit (0);
-  }
-  g_assert_cmpint (waitpid (pid, &status, 0), ==, pid);
-  g_assert_true (WIFEXITED (status));
-  if (WEXITSTATUS (status) != 0)
-    g_assert_cmpint (WEXITSTATUS (status), ==, 42);
-  return WEXITSTATUS (status) == 42;
-}
 
 /* Where a user wants a scratch file. */
 static char *
@@ -101,15 +60,6 @@ user_file_exists (const char *suffix)
 }
 
 static void
-start_empty (void)
-{
-  fx = fixture_new (1, SIZE);
-  fx->storage = storage_hook_new (die_hook, NULL);
-  death.suffix = NULL;
-  death.die_at = 0;
-}
-
-static void
 test_nothing_left (void (*fn) (void), bool durable)
 {
   unsigned at = 0, in_k1 = 0;
@@ -118,12 +68,9 @@ test_nothing_left (void (*fn) (void), bool durable)
   do {
     g_autoptr (GError) error = NULL;
     g_autoptr (Snapshot) made = NULL;
-    Storage *storage;
 
-    start_empty ();
-    storage = fx->storage;
-    died = run_dying (fn, ++at);
-    death.die_at = 0;
+    fx = fixture_new_mortal (1, SIZE);
+    died = fixture_run_dying (fx, fn, NULL, ++at);
     in_k1 += user_file_exists ("");
     fixture_start (fx);
     made = disk_find_snapshot (fx->disk[0], "new");
@@ -140,7 +87,6 @@ test_nothing_left (void (*fn) (void), bool durable)
     g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
     g_assert_false (user_file_exists (""));
     fixture_free (fx);
-    free (storage);
   } while (died);
   g_assert_true (fn == do_cut || in_k1 > 1);
 }
@@ -176,17 +122,13 @@ test_users_files (void)
     g_autofree char *name = NULL;
     g_autofree char *found = NULL;
     g_autoptr (GError) error = NULL;
-    Storage *storage;
 
-    start_empty ();
-    storage = fx->storage;
+    fx = fixture_new_mortal (1, SIZE);
     path = user_path ();
     name = g_strconcat (path, suffix, NULL);
     if (dies) {
       /* When the first file is about to be made: its name is recorded. */
-      death.suffix = "user";
-      run_dying (do_cut_durable, 1);
-      death.die_at = 0;
+      fixture_run_dying (fx, do_cut_durable, "user", 1);
     }
     g_assert_true (g_file_set_contents (name, "precious", -1, &error));
     fixture_start (fx);
@@ -206,7 +148,6 @@ test_users_files (void)
       fixture_end (snap);
     }
     fixture_free (fx);
-    free (storage);
   }
 }
 

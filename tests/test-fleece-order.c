@@ -5,7 +5,6 @@
 
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "fleece/fleece-internal.h"
@@ -128,25 +127,22 @@ test_order (void)
 static void
 test_between_flips (void)
 {
-  HookGate *gate = hook_gate_new ();
   FixtureCall *call;
   FleeceCutDisk cd[2];
   Segment *before;
-  Storage *storage;
   char buf[BLOCK] = { 0 };
 
-  fx = fixture_new (2, SIZE);
-  fx->storage = storage = storage_hook_new (hook_gate_fn, gate);
+  fx = fixture_new_gated (2, SIZE);
   fixture_start (fx);
   before = atomic_load (&fx->disk[0]->newest);
   for (unsigned i = 0; i < 2; i++)
     cd[i] = (FleeceCutDisk) { .disk = fx->disk[i], .snapshot = "s" };
   /* The last time that it looks for d1's snapshots before the flip. */
-  hook_gate_arm (gate, HOOK_OPEN, "-2.layer", 0, 0);
+  hook_gate_arm (fx->gate, HOOK_OPEN, "-2.layer", 0, 0);
   call = fixture_call (cut_both, cd);
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   pthread_mutex_lock (&fx->disk[1]->snap_lock);
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   while (atomic_load (&fx->disk[0]->newest) == before)
     sched_yield ();
   for (uint64_t stamp = 1; stamp <= 2000; stamp++) {
@@ -163,8 +159,6 @@ test_between_flips (void)
   for (unsigned i = 0; i < 2; i++)
     fixture_end (cd[i].out_snapshot);
   fixture_free (fx);
-  free (storage);
-  hook_gate_free (gate);
 }
 
 int

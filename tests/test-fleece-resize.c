@@ -4,7 +4,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -64,20 +63,16 @@ setup (uint64_t size)
 {
   gate = hook_gate_new ();
   set_fail (HOOK_PREAD, NULL, 0);
-  fx = fixture_new (1, size);
-  fx->storage = storage_hook_new (hook, NULL);
+  fx = fixture_new_hooked (1, size, hook, NULL);
   fixture_start (fx);
 }
 
 static void
 teardown (void)
 {
-  Storage *storage = fx->storage;
-
   set_fail (HOOK_PREAD, NULL, 0);
   fixture_free (fx);
   hook_gate_free (gate);
-  free (storage);
 }
 
 static bool

@@ -4,7 +4,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -74,19 +73,8 @@ static void
 setup (void)
 {
   set_fail (HOOK_PREAD, NULL, 0, 0, 0);
-  fx = fixture_new (1, SIZE);
-  fx->storage = storage_hook_new (hook, NULL);
-  fixture_start (fx);
-  fixture_write (fx->disk[0], 0, SIZE, 'a');
-}
-
-static void
-teardown (void)
-{
-  Storage *storage = fx->storage;
-
-  fixture_free (fx);
-  free (storage);
+  fx = fixture_new_hooked (1, SIZE, hook, NULL);
+  fixture_start_full (fx, 'a');
 }
 
 static Snapshot *
@@ -181,7 +169,7 @@ break_by_default (int err)
   fixture_end (s1);
   fixture_end (s3);
   g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
-  teardown ();
+  fixture_free (fx);
 }
 
 static void
@@ -254,7 +242,7 @@ test_space (void)
   check_broken (tiny, "limit");
   fixture_end (old);
   fixture_end (tiny);
-  teardown ();
+  fixture_free (fx);
 }
 
 static void
@@ -285,7 +273,7 @@ test_break_guest_write (void)
   g_assert_cmpint (try_write (AT + BLOCK, BLOCK, 'b'), ==, 0);
   check_broken (s2, g_strerror (ENOSPC));
   fixture_end (s2);
-  teardown ();
+  fixture_free (fx);
 }
 
 static void
@@ -308,7 +296,7 @@ test_limit (void)
   fixture_end (limited);
   fixture_check_snapshot (other, 0, SIZE, 'a');
   fixture_end (other);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* A limit counts what newer snapshots' layers hold, since older ones need that
@@ -338,7 +326,7 @@ test_limit_over_layers (void)
   g_assert_cmpint (try_write (3 * AT, BLOCK, 'e'), ==, 0);
   fixture_check_snapshot (limited, 3 * AT, BLOCK, 'a');
   fixture_end (limited);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* One snapshot's limit is no business of another that would rather have writes
@@ -356,7 +344,7 @@ test_limit_policies (void)
   fixture_check_snapshot (strict, 0, SIZE, 'a');
   fixture_end (lax);
   fixture_end (strict);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* The old data cannot be read: a guest may be mending the sector. */
@@ -380,7 +368,7 @@ test_unreadable_base (void)
   fixture_check_snapshot (snap, AT + 2 * BLOCK, SIZE - AT - 2 * BLOCK, 'a');
   g_assert_cmpint (snapshot_extents (snap, SIZE, 0, ignore_run, NULL), ==, 0);
   fixture_end (snap);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* Rows of snapshots cannot be changed, as when the state directory is full. */
@@ -437,7 +425,7 @@ test_durable_unrecorded (void)
   g_assert_cmpint (snapshot_pread (snap, buf, BLOCK, AT), ==, -EIO);
   fixture_end (snap);
   g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
-  teardown ();
+  fixture_free (fx);
 }
 
 /* Nor can its log be removed: there is nothing left that a next start would see, so
@@ -474,7 +462,7 @@ test_durable_no_way (void)
   g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_BROKEN);
   fixture_end (snap);
   g_assert_cmpuint (fixture_nr_scratch_files (fx), ==, 0);
-  teardown ();
+  fixture_free (fx);
 }
 
 int

@@ -51,13 +51,11 @@ typedef enum { RESTARTED, CUT, STOPPED, NR_CASES } Case;
 static void
 stale (Case what, bool marks, bool lose_runtime)
 {
-  Storage *storage = storage_hook_new (no_marks, NULL);
-  Fixture *fx = fixture_new (1, SIZE);
+  Fixture *fx = marks ? fixture_new (1, SIZE)
+    : fixture_new_hooked (1, SIZE, no_marks, NULL);
   g_autofree char *copy = g_strdup_printf ("%s/copy", fx->dir);
   uint64_t from, at;
 
-  if (!marks)
-    fx->storage = storage;
   fixture_start (fx);
   fixture_cut (fx, 0, NULL, &from);
   fixture_write (fx->disk[0], 0, 4096, 'a');
@@ -84,7 +82,6 @@ stale (Case what, bool marks, bool lose_runtime)
   fixture_start (fx);
   g_assert_false (fixture_is_dirty (fx, 0, at, 0, MIB));
   fixture_free (fx);
-  free (storage);
 }
 
 /* Can the files of this test have a mark? */

@@ -5,7 +5,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <stdlib.h>
 
 #include "tests/fleece-fixture.h"
 #include "tests/storage-hook.h"
@@ -14,7 +13,6 @@
 #define BLOCK 4096
 #define AT (1024 * 1024)
 
-static HookGate *gate;
 static Fixture *fx;
 
 struct status {
@@ -47,11 +45,8 @@ get_status (void *opaque)
 static void
 setup (struct status *st, uint64_t offset, uint64_t length)
 {
-  gate = hook_gate_new ();
-  fx = fixture_new (1, SIZE);
-  fx->storage = storage_hook_new (hook_gate_fn, gate);
-  fixture_start (fx);
-  fixture_write (fx->disk[0], 0, SIZE, 'a');
+  fx = fixture_new_gated (1, SIZE);
+  fixture_start_full (fx, 'a');
   *st = (struct status) {
     .snap = fixture_cut (fx, 0, "s", NULL),
     .offset = offset, .length = length,
@@ -61,12 +56,8 @@ setup (struct status *st, uint64_t offset, uint64_t length)
 static void
 teardown (struct status *st)
 {
-  Storage *storage = fx->storage;
-
   fixture_end (st->snap);
   fixture_free (fx);
-  free (storage);
-  hook_gate_free (gate);
 }
 
 /* Zeroes with a punch over [offset, offset + length) while the status is between
@@ -76,9 +67,9 @@ race (struct status *st, uint64_t offset, uint64_t length, bool trim)
 {
   FixtureCall *call;
 
-  hook_gate_arm (gate, HOOK_RUN, "d0.img", AT, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_RUN, "d0.img", AT, BLOCK);
   call = fixture_call (get_status, st);
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   if (trim) {                   /* punches what is preserved */
     fixture_write (fx->disk[0], offset, length, 'b');
     g_assert_cmpint (disk_trim (fx->disk[0], length, offset, false), ==, 0);
@@ -86,7 +77,7 @@ race (struct status *st, uint64_t offset, uint64_t length, bool trim)
   else
     g_assert_cmpint (disk_zero (fx->disk[0], length, offset, DISK_MAY_PUNCH),
                      ==, 0);
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (call), ==, 0);
   g_assert_cmpuint (st->told, ==, st->length);
   g_assert_cmpuint (st->zero, ==, 0);
@@ -157,14 +148,14 @@ test_broken_meanwhile (void)
   FixtureCall *call;
 
   setup (&st, AT, 64 * BLOCK);
-  hook_gate_arm (gate, HOOK_RUN, "d0.img", AT, BLOCK);
+  hook_gate_arm (fx->gate, HOOK_RUN, "d0.img", AT, BLOCK);
   call = fixture_call (get_status_once, &st);
-  hook_gate_wait_held (gate);
+  hook_gate_wait_held (fx->gate);
   snapshot_ref (st.snap);
   fixture_end (st.snap);        /* as good as broken */
   g_assert_cmpint (disk_zero (fx->disk[0], 64 * BLOCK, AT, DISK_MAY_PUNCH), ==,
                    0);
-  hook_gate_release (gate, 0);
+  hook_gate_release (fx->gate, 0);
   g_assert_cmpint (fixture_call_join (call), ==, -ESHUTDOWN);
   g_assert_cmpuint (st.runs, ==, 0);
   teardown (&st);

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 
 #include "tests/fleece-fixture.h"
 #include "tests/storage-hook.h"
@@ -29,9 +28,8 @@ hook (void *opaque, const struct hook_info *info)
 static Fixture *
 setup (void)
 {
-  Fixture *fx = fixture_new (1, SIZE);
+  Fixture *fx = fixture_new_hooked (1, SIZE, hook, NULL);
 
-  fx->storage = storage_hook_new (hook, NULL);
   fixture_start (fx);
   fixture_write (fx->disk[0], 0, GRANULE, 'a');
   return fx;
@@ -41,7 +39,6 @@ setup (void)
 static void
 check (Fixture *fx)
 {
-  Storage *storage = fx->storage;
   uint64_t boundary[2];
 
   for (unsigned i = 0; i < 2; i++) {
@@ -55,7 +52,6 @@ check (Fixture *fx)
   for (unsigned i = 0; i < 2; i++)
     g_assert_true (fixture_is_dirty (fx, 0, boundary[i], 0, 0));
   fixture_free (fx);
-  free (storage);
 }
 
 static void
@@ -85,14 +81,12 @@ static void
 test_good (void)
 {
   Fixture *fx = setup ();
-  Storage *storage = fx->storage;
   uint64_t boundary;
 
   g_assert_cmpint (disk_flush (fx->disk[0]), ==, 0);
   fixture_cut (fx, 0, NULL, &boundary);
   g_assert_false (fixture_is_dirty (fx, 0, boundary, 0, 0));
   fixture_free (fx);
-  free (storage);
 }
 
 int

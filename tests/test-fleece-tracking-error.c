@@ -3,7 +3,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "fleece/disk.h"
@@ -20,19 +19,16 @@ check (const char *suffix, int err, const char *text, int write_result)
 {
   g_autofree char *want = g_strdup_printf ("%s", g_strerror (err));
   g_autofree char *found = NULL;
-  HookGate *gate = hook_gate_new ();
-  Storage *storage = storage_hook_new (hook_gate_fn, gate);
   FixtureCall *call;
 
-  fx = fixture_new (1, SIZE);
-  fx->storage = storage;
+  fx = fixture_new_gated (1, SIZE);
   fx->sync_interval_ms = 50;
   fixture_start (fx);
   g_assert_null (disk_tracking_error (fx->disk[0]));
-  hook_gate_arm (gate, HOOK_SYNC, suffix, 0, 0);
+  hook_gate_arm (fx->gate, HOOK_SYNC, suffix, 0, 0);
   call = fixture_call_write (fx->disk[0], 0, 4096, 'a');
-  hook_gate_wait_held (gate);
-  hook_gate_release (gate, -err);
+  hook_gate_wait_held (fx->gate);
+  hook_gate_release (fx->gate, -err);
   g_assert_cmpint (fixture_call_join (call), ==, write_result);
   while (found == NULL) {       /* told after the writer was woken */
     g_usleep (1000);
@@ -44,8 +40,6 @@ check (const char *suffix, int err, const char *text, int write_result)
   g_assert_nonnull (strstr (fx->notes->str, "tracking d0 -: cannot "));
   g_assert_nonnull (strstr (fx->notes->str, want));
   fixture_free (fx);
-  hook_gate_free (gate);
-  free (storage);
 }
 
 static void
