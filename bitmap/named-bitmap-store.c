@@ -18,94 +18,85 @@ free_element (gpointer data)
 
 /* --- reading */
 
-/* snapshot: 0 stands for NULL. */
+typedef struct {
+  int64_t disk;
+  GPtrArray *list;
+  GHashTable *by_id;            /* the same bitmaps; borrowed */
+} Listing;
+
+typedef void (*RowFn) (Listing *listing, sqlite3_stmt *stmt);
+
+/* sql: a literal; its ?1 is the disk and ?2 the snapshot, where 0 stands for
+ * NULL.  fn: for each row. */
 static bool
-load_rows (Catalog *cat, int64_t disk, int64_t snapshot, GPtrArray *list,
-           GHashTable *by_id, GError **error)
+each_row (Catalog *cat, const char *sql, int64_t snapshot, RowFn fn,
+          Listing *listing, GError **error)
 {
-  sqlite3_stmt *stmt = catalog_stmt (cat,
-    "SELECT id, name, granularity, persistent, recording, inconsistent, size"
-    " FROM bitmap WHERE disk = ?1 AND ifnull (snapshot, 0) = ?2"
-    " ORDER BY name", error);
-  int rc = -1;
+  sqlite3_stmt *stmt = catalog_stmt (cat, sql, error);
+  int rc;
 
   if (stmt == NULL)
     return false;
-  sqlite3_bind_int64 (stmt, 1, disk);
+  sqlite3_bind_int64 (stmt, 1, listing->disk);
   sqlite3_bind_int64 (stmt, 2, snapshot);
-  while ((rc = catalog_step_row (cat, stmt, error)) == 1) {
-    NamedBitmap *bm =
-      named_bitmap_new (disk, (const char *) sqlite3_column_text (stmt, 1),
-                        (uint32_t) sqlite3_column_int64 (stmt, 2),
-                        (uint64_t) sqlite3_column_int64 (stmt, 6), false);
-
-    bm->id = sqlite3_column_int64 (stmt, 0);
-    bm->persistent = sqlite3_column_int (stmt, 3);
-    bm->recording = sqlite3_column_int (stmt, 4);
-    bm->inconsistent = sqlite3_column_int (stmt, 5);
-    g_ptr_array_add (list, bm);
-    g_hash_table_insert (by_id, &bm->id, bm);
-  }
+  while ((rc = catalog_step_row (cat, stmt, error)) == 1)
+    fn (listing, stmt);
   return rc == 0;
 }
 
-static bool
-load_intervals (Catalog *cat, int64_t disk, int64_t snapshot,
-                GHashTable *by_id, GError **error)
+static void
+add_bitmap (Listing *listing, sqlite3_stmt *stmt)
 {
-  sqlite3_stmt *stmt = catalog_stmt (cat,
-    "SELECT i.bitmap, i.disk, i.from_epoch, i.to_epoch, i.granularity"
-    " FROM bitmap AS b JOIN bitmap_interval AS i ON i.bitmap = b.id"
-    " WHERE b.disk = ?1 AND ifnull (b.snapshot, 0) = ?2", error);
-  int rc = -1;
+  NamedBitmap *bm =
+    named_bitmap_new (listing->disk,
+                      (const char *) sqlite3_column_text (stmt, 1),
+                      (uint32_t) sqlite3_column_int64 (stmt, 2),
+                      (uint64_t) sqlite3_column_int64 (stmt, 6), false);
 
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, disk);
-  sqlite3_bind_int64 (stmt, 2, snapshot);
-  while ((rc = catalog_step_row (cat, stmt, error)) == 1) {
-    int64_t id = sqlite3_column_int64 (stmt, 0);
-    NamedBitmap *bm = g_hash_table_lookup (by_id, &id);
-    BitmapInterval iv = {
-      .disk = sqlite3_column_int64 (stmt, 1),
-      .from = (uint64_t) sqlite3_column_int64 (stmt, 2),
-      .to = sqlite3_column_type (stmt, 3) == SQLITE_NULL ? BITMAP_OPEN
-        : (uint64_t) sqlite3_column_int64 (stmt, 3),
-      .granularity = (uint32_t) sqlite3_column_int64 (stmt, 4),
-    };
-
-    if (bm != NULL)
-      g_array_append_val (bm->intervals, iv);
-  }
-  return rc == 0;
+  bm->id = sqlite3_column_int64 (stmt, 0);
+  bm->persistent = sqlite3_column_int (stmt, 3);
+  bm->recording = sqlite3_column_int (stmt, 4);
+  bm->inconsistent = sqlite3_column_int (stmt, 5);
+  g_ptr_array_add (listing->list, bm);
+  g_hash_table_insert (listing->by_id, &bm->id, bm);
 }
 
-static bool
-load_blobs (Catalog *cat, int64_t disk, int64_t snapshot, GHashTable *by_id,
-            GError **error)
+/* Whose row this is, by its first column; NULL: of none in the list. */
+static NamedBitmap *
+bitmap_of (const Listing *listing, sqlite3_stmt *stmt)
 {
-  sqlite3_stmt *stmt = catalog_stmt (cat,
-    "SELECT r.bitmap, r.blob, r.granularity"
-    " FROM bitmap AS b JOIN bitmap_blob AS r ON r.bitmap = b.id"
-    " WHERE b.disk = ?1 AND ifnull (b.snapshot, 0) = ?2", error);
-  int rc = -1;
+  int64_t id = sqlite3_column_int64 (stmt, 0);
 
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, disk);
-  sqlite3_bind_int64 (stmt, 2, snapshot);
-  while ((rc = catalog_step_row (cat, stmt, error)) == 1) {
-    int64_t id = sqlite3_column_int64 (stmt, 0);
-    NamedBitmap *bm = g_hash_table_lookup (by_id, &id);
-    BitmapBlob blob = {
-      .id = sqlite3_column_int64 (stmt, 1),
-      .granularity = (uint32_t) sqlite3_column_int64 (stmt, 2),
-    };
+  return g_hash_table_lookup (listing->by_id, &id);
+}
 
-    if (bm != NULL)
-      g_array_append_val (bm->blobs, blob);
-  }
-  return rc == 0;
+static void
+add_interval (Listing *listing, sqlite3_stmt *stmt)
+{
+  NamedBitmap *bm = bitmap_of (listing, stmt);
+  BitmapInterval iv = {
+    .disk = sqlite3_column_int64 (stmt, 1),
+    .from = (uint64_t) sqlite3_column_int64 (stmt, 2),
+    .to = sqlite3_column_type (stmt, 3) == SQLITE_NULL ? BITMAP_OPEN
+      : (uint64_t) sqlite3_column_int64 (stmt, 3),
+    .granularity = (uint32_t) sqlite3_column_int64 (stmt, 4),
+  };
+
+  if (bm != NULL)
+    g_array_append_val (bm->intervals, iv);
+}
+
+static void
+add_blob_of_row (Listing *listing, sqlite3_stmt *stmt)
+{
+  NamedBitmap *bm = bitmap_of (listing, stmt);
+  BitmapBlob blob = {
+    .id = sqlite3_column_int64 (stmt, 1),
+    .granularity = (uint32_t) sqlite3_column_int64 (stmt, 2),
+  };
+
+  if (bm != NULL)
+    g_array_append_val (bm->blobs, blob);
 }
 
 static GPtrArray *
@@ -114,12 +105,25 @@ list_all (Catalog *cat, int64_t disk, int64_t snapshot, GError **error)
   g_autoptr (GPtrArray) list = g_ptr_array_new_with_free_func (free_element);
   g_autoptr (GHashTable) by_id = g_hash_table_new (g_int64_hash,
                                                    g_int64_equal);
+  Listing listing = { disk, list, by_id };
   bool ok;
 
   catalog_lock (cat);
-  ok = load_rows (cat, disk, snapshot, list, by_id, error) &&
-    load_intervals (cat, disk, snapshot, by_id, error) &&
-    load_blobs (cat, disk, snapshot, by_id, error);
+  ok =
+    each_row (cat,
+      "SELECT id, name, granularity, persistent, recording, inconsistent, size"
+      " FROM bitmap WHERE disk = ?1 AND ifnull (snapshot, 0) = ?2"
+      " ORDER BY name", snapshot, add_bitmap, &listing, error) &&
+    each_row (cat,
+      "SELECT i.bitmap, i.disk, i.from_epoch, i.to_epoch, i.granularity"
+      " FROM bitmap AS b JOIN bitmap_interval AS i ON i.bitmap = b.id"
+      " WHERE b.disk = ?1 AND ifnull (b.snapshot, 0) = ?2",
+      snapshot, add_interval, &listing, error) &&
+    each_row (cat,
+      "SELECT r.bitmap, r.blob, r.granularity"
+      " FROM bitmap AS b JOIN bitmap_blob AS r ON r.bitmap = b.id"
+      " WHERE b.disk = ?1 AND ifnull (b.snapshot, 0) = ?2",
+      snapshot, add_blob_of_row, &listing, error);
   catalog_unlock (cat);
   return ok ? g_steal_pointer (&list) : NULL;
 }
