@@ -3,13 +3,14 @@
 crash-commands.py.
 
 Clients with a control connection each add, change and remove bitmaps,
-checkpoints, backups and jobs, alone or in transactions, while a guest writes to
-two disks.  Most names belong to one client, so it knows what must become of each
-command; a few bitmaps are everybody's, and there the replies must fit some order
-of the commands (linearizable.py).  A round ends with the clients done, or with
-the server killed, stopped or replaced amid their commands.  Then all is compared:
+checkpoints, backups and jobs, alone or in transactions, while a guest writes
+to two disks. Most names belong to one client, so it knows what must become of
+each command; a few bitmaps are everybody's, and there the replies must fit
+some order of the commands (linearizability.py). A round ends with the clients
+done, or with the server killed, stopped or replaced amid their commands. Then
+all is compared:
 
-- A command that was answered is in effect.  Of one that was not, all is or
+- A command that was answered is in effect. Of one that was not, all is or
   nothing: what is found fits the client's model with or without it.
 - No map says less than what was written, none more; see Window.
 - A snapshot, of both disks, is what they were after some write within the
@@ -17,10 +18,10 @@ the server killed, stopped or replaced amid their commands.  Then all is compare
 - Nothing is there that the models do not know.
 
 The guest numbers its writes and sends one after the other, so a cut lies
-between two of them.  Window (a, b): a writes were answered when a command was
-sent, b had been sent when its reply came; its cut is after k of them,
-a <= k <= b.  A bitmap that records from window w to window v must have writes
-w.b ... v.a - 1 and may have w.a ... v.b - 1.
+between two of them. Window (a, b): a writes were answered when a command was
+sent, b had been sent when its reply came; its cut is after k of them, a <= k
+<= b. A bitmap that records from window w to window v must have writes w.b ...
+v.a - 1 and may have w.a ... v.b - 1.
 """
 import collections
 import copy

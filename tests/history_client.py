@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""history_client.py - one client of histories.py: what it asks for, and what it
-then has."""
+"""history_client.py - one client of histories.py: what it asks for, and what
+it then has."""
 import copy
 import os
 import random

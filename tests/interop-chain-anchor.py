@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A bitmap of long ago becomes the start of a new chain: cleared at the cut of a
-full backup.  If that cannot start, it is not cleared."""
+"""A bitmap of long ago becomes the start of a new chain: cleared at the cut of
+a full backup. If that cannot start, it is not cleared."""
 import chain
 
 c = chain.Chain("vda")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Differential backups: each an overlay of the full one that needs no other, from
-a bitmap that a backup does not empty; and QEMU's other way, a merge into a
-temporary bitmap, so that a chain of increments goes on beside them."""
+"""Differential backups: each an overlay of the full one that needs no other,
+from a bitmap that a backup does not empty; and QEMU's other way, a merge into
+a temporary bitmap, so that a chain of increments goes on beside them."""
 import chain
 
 c = chain.Chain("vda")

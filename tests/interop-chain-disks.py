@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Increments of three disks in one transaction, of which one fails.  Ungrouped,
+"""Increments of three disks in one transaction, of which one fails. Ungrouped,
 the others have theirs, and later the third catches up; grouped, none has."""
 import chain
 

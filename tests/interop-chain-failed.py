@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An increment whose target becomes full at its n-th write, for every n: nothing
-of the bitmap is lost, and the same command with the same bitmap, to a new
-target, works."""
+"""An increment whose target becomes full at its n-th write, for every n:
+nothing of the bitmap is lost, and the same command with the same bitmap, to a
+new target, works."""
 import chain
 
 G = 65536

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """QEMU's incremental chain: a new bitmap and a full backup at one cut, a first
-and a second increment in qcow2 overlays, while the guest goes on; each image of
-the chain is the disk at its cut."""
+and a second increment in qcow2 overlays, while the guest goes on; each image
+of the chain is the disk at its cut."""
 import chain
 
 c = chain.Chain("vda")

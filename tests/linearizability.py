@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""linearizability.py - is there an order of concurrent calls that explains what
-each was answered?
+"""linearizability.py - is there an order of concurrent calls that explains
+what each was answered?
 
-After Wing and Gong: search for a first call, one that was sent before any other
-ended, that may be answered like this in the state so far; then the next.
+After Wing and Gong: search for a first call, one that was sent before any
+other ended, that may be answered like this in the state so far; then the next.
 """
 import collections
 
