@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All of points.py's matrix: point x action x workload x snapshots x tmpfs kept or
-not.
+"""All of points.py's matrix: point x action x tmpfs kept or not, each with some of
+the workloads and numbers of snapshots.
 
     crash-points.py [JOBS [POINT...]]   # default: 4 processes, all points
 
@@ -27,15 +27,16 @@ STALLS = 2
 
 
 def share(seed, names):
-    """Cells by group.  Each is run with several workloads, and with as many numbers
-    of snapshots as there are; which, the seed says."""
+    """Cells by group.  Each is run with two workloads at least, and with different
+    numbers of snapshots; which, the seed says."""
     rnd = random.Random(seed)
     out = [[] for _ in GROUPS]
     for cell in points.all_cells(names):
         left = [g for g in rnd.sample(range(len(GROUPS)), len(GROUPS))
                 if points.applies(cell, *GROUPS[g])]
-        for _ in range(STALLS if cell.action == "stall" else TIMES):
+        for n in range(STALLS if cell.action == "stall" else TIMES):
             if not left:
+                assert n >= 2, f"{cell} is run with {n} workloads"
                 break
             g = left[0]
             out[g].append(cell)
@@ -56,18 +57,20 @@ def group(nr, seed, result, names):
     t = fixture.Fixture()
     left = share(seed, names)[nr]
     bad = 0
-    while left:
-        try:
-            points.run_cells(t, rnd, workload, snapshots, left, total)
-        except (Exception, SystemExit) as e:
-            if isinstance(e, SystemExit) and e.code != 1:
-                raise                   # told to end
-            traceback.print_exc()
-            bad += 1
-            for s in t.servers:         # killed
-                s.expected.add(-9)
-    with open(result, "wb") as f:
-        pickle.dump(total, f)
+    try:
+        while left:
+            try:
+                points.run_cells(t, rnd, workload, snapshots, left, total)
+            except (Exception, SystemExit) as e:
+                if isinstance(e, SystemExit) and e.code != 1:
+                    raise               # told to end
+                traceback.print_exc()
+                bad += 1
+                for s in t.servers:     # killed
+                    s.expected.add(-9)
+    finally:
+        with open(result, "wb") as f:
+            pickle.dump(total, f)
     sys.exit(bad != 0)
 
 
@@ -91,6 +94,7 @@ def campaign(jobs, names):
             crash.merge(total["stats"], part.pop("stats"))
             total.update(part)
 
+    print(f"# {sum(map(len, share(seed, names)))} cells", flush=True)
     try:
         order = random.Random(seed).sample(range(len(GROUPS)), len(GROUPS))
         list(pool.map(run, order))
@@ -100,7 +104,7 @@ def campaign(jobs, names):
             p.terminate()
             p.wait()
         pool.shutdown()
-    never = points.report(total)
+        never = points.report(total)
     assert not failed, f"failed: {failed}"
     assert not set(never) & set(names), f"never reached: {never}"
 

@@ -8,9 +8,9 @@
     h = t.connect("vda")
     ...
 
-Whatever the fixture starts is gone when the test ends, even by SIGKILL.  A server that does not
-exit 0 at the end fails the test.  skip() ends it with 77, fail() with 1; an
-exception or failed assert is a failure as well.
+Whatever the fixture starts is gone when the test ends, even by SIGKILL.  A server
+that does not exit 0 at the end fails the test.  skip() ends it with 77, fail()
+with 1; an exception or failed assert is a failure as well.
 """
 import atexit
 import ctypes

@@ -2,10 +2,10 @@
 """points.py - what happens when the server dies, is held, or gets an error at
 each step of the ordering rules.
 
-A cell is a named point of the code (bitmap/fail-point.h), how it is reached, what
-is done there, the guest's workload, the number of snapshots and whether the tmpfs
-outlives the crash that follows.  The guest goes on writing in all of it.  Afterwards the
-checks of crash.py hold, and:
+A cell is a named point of the code (bitmap/fail-point.h), how it is reached,
+what is done there, the guest's workload, the number of snapshots and whether the
+tmpfs outlives the crash that follows.  The guest goes on writing in all of it.
+Afterwards the checks of crash.py hold, and:
 
   kill     what was being done is there as a whole or not at all
   eio,     the guest's requests fail only where its own data cannot be written; a
@@ -13,9 +13,9 @@ checks of crash.py hold, and:
            leaves nothing and works when it is tried again
   stall    nothing but time is lost
 
-POINTS has every point, and how it is reached: all of those ways are tried.  fail:
-a call follows that can fail.  Then guest: its
-requests may fail, breaks: snapshots may.
+POINTS has every point, and how it is reached: all of those ways are tried.
+fail: a call follows that can fail.  Then guest: its requests may fail, breaks:
+snapshots may.
 """
 import collections
 import glob
@@ -173,7 +173,8 @@ def all_cells(names):
             for action in ACTIONS for kept in (True, False)
             if (POINTS[name].fail or action not in ("eio", "enospc")) and
             # What follows a stall does not crash, but for those around a start.
-            (action != "stall" or kept or how in ("recover", "prepared", "stop"))]
+            (action != "stall" or kept or
+             how in ("recover", "prepared", "stop"))]
 
 
 def applies(cell, workload, nr):
