@@ -1,14 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* commands-export.c - block-export-*, nbd-server-start and -stop, and
- * nbd-server-add and -remove, older forms of the first. */
+ * nbd-server-add and -remove, older forms of the first; query-clients. */
 #include <config.h>
 
 #include <string.h>
 
 #include "plugin/added-exports.h"
 #include "plugin/commands.h"
+#include "plugin/exports.h"
 #include "plugin/nbd-server.h"
 #include "plugin/plugin.h"
+
+json_t *
+command_query_clients (struct qmp_session *session, json_t *args,
+                       GError **error)
+{
+  return export_list_clients ();
+}
 
 json_t *
 command_block_export_add (struct qmp_session *session, json_t *args,

@@ -410,6 +410,8 @@ const struct qmp_command commands_table[] = {
     .returns = &reply_query_block_jobs },
   { "query-changes", args_query_changes, command_query_changes,
     .returns = &reply_query_changes },
+  { "query-clients", NULL, command_query_clients,
+    .returns = &reply_query_clients },
   { "query-commands", NULL, command_query_commands,
     .returns = &reply_query_commands },
   { "query-jobs", NULL, command_query_jobs,

@@ -2,11 +2,17 @@
 #include <config.h>
 
 #include <errno.h>
+#include <netdb.h>
 #include <string.h>
+#include <sys/socket.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
 
 #include "bitmap/bitmap-error.h"
 #include "plugin/exports.h"
 #include "plugin/plugin.h"
+#include "plugin/qmp.h"
 #include "plugin/thread.h"
 
 #define SINCE ",since="
@@ -113,7 +119,32 @@ handle_free (Handle *handle)
     added_export_close (handle->added);
   backup_unref (handle->backup);
   disk_unref (handle->disk);
+  g_free (handle->name);
+  g_free (handle->peer);
   g_free (handle);
+}
+
+/* Of the client that is being served by this thread; NULL: not known. */
+static char *
+describe_peer (void)
+{
+  struct sockaddr_storage addr = { 0 };
+  socklen_t length = sizeof addr;
+  char host[NI_MAXHOST], port[NI_MAXSERV];
+
+  if (nbdkit_peer_name ((struct sockaddr *) &addr, &length) == -1)
+    return NULL;
+  if (addr.ss_family == AF_UNIX) {
+    int64_t pid = nbdkit_peer_pid ();
+
+    return pid > 0 ? g_strdup_printf ("unix, process %" G_GINT64_FORMAT, pid)
+      : g_strdup ("unix");
+  }
+  if (getnameinfo ((struct sockaddr *) &addr, length, host, sizeof host, port,
+                   sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    return NULL;
+  return strchr (host, ':') != NULL ? g_strdup_printf ("[%s]:%s", host, port)
+    : g_strdup_printf ("%s:%s", host, port);
 }
 
 Handle *
@@ -127,6 +158,9 @@ export_open (const char *name, GError **error)
     handle_free (handle);
     return NULL;
   }
+  handle->name = g_strdup (name);
+  handle->peer = describe_peer ();
+  handle->opened = g_get_real_time () / G_USEC_PER_SEC;
   register_handle (handle);
   /* The backup may have ended while nobody could see this handle yet. */
   if ((handle->backup != NULL && atomic_load (&handle->backup->ended)) ||
@@ -201,6 +235,52 @@ export_nr_handles (const BackupDisk *bd)
     nr += handle->bd == bd;
   }
   return nr;
+}
+
+/* false: the host says that no client uses the handle. */
+static bool
+add_counters (Handle *handle, json_t *client)
+{
+  const struct metacontext_host *host = plugin.host;
+  struct metacontext_counters c = { .size = sizeof c };
+
+  if (host == NULL || host->size < offsetof (struct metacontext_host, counters) +
+      sizeof host->counters || host->counters == NULL)
+    return true;
+  if (host->counters (handle, &c) == -1)
+    return false;
+  json_object_set_new (client, "bytes-read",
+                       json_integer ((json_int_t) c.bytes_read));
+  json_object_set_new (client, "bytes-written",
+                       json_integer ((json_int_t) c.bytes_written));
+  json_object_set_new (client, "requests",
+                       json_integer ((json_int_t) c.requests));
+  return true;
+}
+
+json_t *
+export_list_clients (void)
+{
+  json_t *list = json_array ();
+  SCOPED_LOCK (&handles_lock);
+
+  for (size_t i = 0; handles != NULL && i < handles->len; i++) {
+    Handle *handle = handles->pdata[i];
+    json_t *client =
+      json_pack ("{s:o, s:s, s:I}", "export", qmp_text (handle->name), "disk",
+                 disk_name (handle->disk), "since",
+                 (json_int_t) handle->opened);
+
+    if (handle->backup != NULL)
+      json_object_set_new (client, "backup",
+                           json_string (handle->backup->id));
+    if (handle->peer != NULL)
+      json_object_set_new (client, "peer", json_string (handle->peer));
+    if (add_counters (handle, client))
+      json_array_append (list, client);
+    json_decref (client);
+  }
+  return list;
 }
 
 unsigned

@@ -22,6 +22,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <glib.h>
+#include <jansson.h>
 
 #include "plugin/added-exports.h"
 #include "plugin/backup.h"
@@ -34,6 +35,10 @@ typedef struct {
   const BackupDisk *bd;         /* the backup's */
   AddedExport *added;           /* opened by a name that was added, or NULL */
   HandleContexts contexts;
+  /* For query-clients. */
+  char *name;                   /* as the client has asked */
+  char *peer;                   /* NULL: not known */
+  int64_t opened;               /* seconds since 1970 */
 } Handle;
 
 /* NOT_FOUND: no such export, or no such checkpoint for since=. */
@@ -54,6 +59,10 @@ unsigned export_nr_handles (const BackupDisk *bd);
  * stay, and get ESHUTDOWN. */
 void export_disconnect (const Backup *backup);
 void export_disconnect_added (const AddedExport *added);
+
+/* Of query-clients.  Counters only from a host that has them; without it, handles
+ * that were opened for a question only are listed as well. */
+json_t *export_list_clients (void);
 
 /* How many handles need this disk, live or a snapshot. */
 unsigned export_nr_disk_handles (const Disk *disk);

@@ -290,6 +290,23 @@ const struct qmp_arg reply_query_backups = {
   "return", QMP_OBJECTS, .members = backup
 };
 
+/* --- clients --- */
+
+static const struct qmp_arg client[] = {
+  { "export", QMP_STR, ALWAYS },
+  { "disk", QMP_STR, ALWAYS },
+  { "backup", QMP_STR },
+  { "peer", QMP_STR },
+  { "since", QMP_INT, ALWAYS },
+  { "bytes-read", QMP_INT },
+  { "bytes-written", QMP_INT },
+  { "requests", QMP_INT },
+  { NULL }
+};
+const struct qmp_arg reply_query_clients = {
+  "return", QMP_OBJECTS, .members = client
+};
+
 /* --- jobs --- */
 
 static const char *const job_types[] = { "backup", "bitmap-populate", NULL };

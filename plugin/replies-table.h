@@ -18,6 +18,7 @@ extern const struct qmp_arg reply_query_block;
 extern const struct qmp_arg reply_query_block_exports;
 extern const struct qmp_arg reply_query_block_jobs;
 extern const struct qmp_arg reply_query_changes;
+extern const struct qmp_arg reply_query_clients;
 extern const struct qmp_arg reply_query_commands;
 extern const struct qmp_arg reply_query_jobs;
 extern const struct qmp_arg reply_query_named_block_nodes;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ctl-bitmap.c - bitmap add, remove, clear, enable, disable, merge, list. */
+/* ctl-bitmap.c - bitmap add, remove, clear, enable, disable, merge, populate,
+ * list. */
 #include <config.h>
 
 #include <stdio.h>
@@ -160,6 +161,47 @@ list (struct ctl *ctl)
   return EXIT_OK;
 }
 
+static const struct arg_spec populate_options[] = {
+  { "pattern", "PATTERN", "allocation-top (default) or all" },
+  { "from", "NODE", "what is allocated on this disk or snapshot", true },
+  { "job", "JOB", "its id; default: the disk's name" },
+  { "watch", NULL, "show progress until it has ended" },
+  { NULL }
+};
+
+static int
+populate (struct ctl *ctl)
+{
+  const char *pattern = args_value (ctl->args, "pattern");
+  const char *job = args_value (ctl->args, "job");
+  const GPtrArray *from = args_values (ctl->args, "from");
+  json_t *arguments, *sources;
+  int status;
+
+  if (pattern != NULL && from->len > 0)
+    return ctl_usage (ctl, "--pattern and --from exclude each other");
+  if (job == NULL)
+    job = ctl_word (ctl, 0);
+  arguments = json_pack ("{s:s, s:s, s:s}", "job-id", job,
+                         "node", ctl_word (ctl, 0), "name", ctl_word (ctl, 1));
+  if (from->len == 0)
+    json_object_set_new (arguments, "pattern", json_string (
+      pattern != NULL ? pattern : "allocation-top"));
+  else {
+    sources = json_array ();
+    for (unsigned i = 0; i < from->len; i++)
+      json_array_append_new (sources, json_pack (
+        "{s:s, s:s}", "pattern", "allocation", "node", from->pdata[i]));
+    json_object_set_new (arguments, "sources", sources);
+  }
+  if (!args_flag (ctl->args, "watch"))
+    return ctl_simple (ctl, "block-dirty-bitmap-populate", arguments, NULL);
+  /* Before it starts, since it may be over when the reply is here. */
+  ctl_watch_begin (ctl);
+  status = ctl_simple (ctl, "block-dirty-bitmap-populate", arguments, NULL);
+  return status == EXIT_OK ? ctl_watch_jobs (ctl, job) : status;
+}
+
 const struct verb bitmap_verbs[] = {
   { "bitmap add", "DISK BITMAP", 2, 2, "record changes under a name",
     add_options, add },
@@ -172,6 +214,8 @@ const struct verb bitmap_verbs[] = {
     by_name },
   { "bitmap merge", "DISK TARGET [BITMAP]...", 2, 1000,
     "add what others have to it", merge_options, merge },
+  { "bitmap populate", "DISK BITMAP", 2, 2,
+    "a job that adds what is allocated to it", populate_options, populate },
   { "bitmap list", "[DISK]", 0, 1, "bitmaps and how much changed", no_options,
     list },
   { NULL }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ctl-checkpoint.c - checkpoint create, delete, list. */
+/* ctl-checkpoint.c - checkpoint create, delete, list, redefine, validate, prune. */
 #include <config.h>
 
 #include <langinfo.h>
@@ -9,6 +9,8 @@
 #include "tools/ctl.h"
 #include "tools/human.h"
 #include "tools/table.h"
+
+static const struct arg_spec no_options[] = { { NULL } };
 
 static const struct arg_spec create_options[] = {
   { "disk", "DISK", "only this disk", true },
@@ -306,6 +308,72 @@ prune (struct ctl *ctl)
   return status;
 }
 
+/* --- redefine, validate --- */
+
+static const struct arg_spec redefine_options[] = {
+  { "time", "SECONDS", "when it was made, since 1970; needed" },
+  { "parent", "NAME", "the checkpoint before it" },
+  { "description", "TEXT", "what it is for" },
+  { "disk", "DISK", "only this disk", true },
+  { "validate", NULL, "each disk must have a good record of it" },
+  { NULL }
+};
+
+static int
+redefine (struct ctl *ctl)
+{
+  const char *when = args_value (ctl->args, "time");
+  const GPtrArray *disks = args_values (ctl->args, "disk");
+  json_t *arguments;
+  uint64_t seconds;
+
+  if (when == NULL || !human_parse_uint (when, 0, INT64_MAX, &seconds))
+    return ctl_usage (ctl, "when was it made? Use --time SECONDS");
+  arguments = json_pack ("{s:s, s:I, s:b}", "name", ctl_word (ctl, 0),
+                         "creation-time", (json_int_t) seconds, "redefine", 1);
+  ctl_put_string (ctl, arguments, "parent", "parent");
+  ctl_put_string (ctl, arguments, "description", "description");
+  ctl_put_flag (ctl, arguments, "redefine-validate", "validate");
+  if (disks->len > 0) {
+    json_t *list = json_array ();
+
+    for (unsigned i = 0; i < disks->len; i++)
+      json_array_append_new (list, json_pack ("{s:s}", "disk",
+                                              disks->pdata[i]));
+    json_object_set_new (arguments, "disks", list);
+  }
+  return ctl_simple (ctl, "checkpoint-create", arguments, NULL);
+}
+
+/* Is there a record of it, on every disk?  Asking for the sizes reads them all. */
+static int
+validate (struct ctl *ctl)
+{
+  json_t *found =
+    ctl_execute (ctl, "checkpoint-list",
+                 json_pack ("{s:s, s:b}", "name", ctl_word (ctl, 0),
+                            "size", 1));
+  const json_t *disk;
+  int status = EXIT_OK;
+  size_t i;
+
+  if (found == NULL)
+    return EXIT_FAILED;
+  json_array_foreach (json_object_get (json_array_get (found, 0), "disks"), i,
+                      disk) {
+    const char *state = ctl_get (disk, "state");
+
+    if (g_strcmp0 (state, "ok") == 0 || g_strcmp0 (state, "detached") == 0)
+      continue;
+    status = ctl_fail ("the record of disk '%s' is %s",
+                       ctl_get (disk, "disk") != NULL ? ctl_get (disk, "disk")
+                       : "?", state != NULL ? state : "unknown");
+  }
+  ctl_print_json (ctl, found);
+  json_decref (found);
+  return status;
+}
+
 const struct verb checkpoint_verbs[] = {
   { "checkpoint create", "NAME", 1, 1, "name this instant on all disks",
     create_options, create },
@@ -313,6 +381,10 @@ const struct verb checkpoint_verbs[] = {
     delete },
   { "checkpoint list", "", 0, 0, "the tree of checkpoints", list_options,
     list },
+  { "checkpoint redefine", "NAME", 1, 1, "describe a known checkpoint again",
+    redefine_options, redefine },
+  { "checkpoint validate", "NAME", 1, 1,
+    "is all that changed since it on record?", no_options, validate },
   { "checkpoint prune", "", 0, 0, "delete old checkpoints", prune_options,
     prune },
   { NULL }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ctl-node.c - node add, delete, list: where backup push writes to. */
+/* ctl-node.c - node add, delete, list: where backup push writes to; disk add,
+ * remove. */
 #include <config.h>
 
 #include <stdio.h>
@@ -95,6 +96,16 @@ add (struct ctl *ctl)
 }
 
 static int
+disk_add (struct ctl *ctl)
+{
+  json_t *arguments = json_pack ("{s:s, s:b}", "node-name", ctl_word (ctl, 0),
+                                 "disk", 1);
+
+  put_file (arguments, ctl_word (ctl, 1));
+  return ctl_simple (ctl, "blockdev-add", arguments, NULL);
+}
+
+static int
 delete (struct ctl *ctl)
 {
   return ctl_simple (ctl, "blockdev-del",
@@ -130,6 +141,10 @@ list (struct ctl *ctl)
 }
 
 const struct verb node_verbs[] = {
+  { "disk add", "DISK FILE", 2, 2, "serve one more, from now on",
+    no_options, disk_add },
+  { "disk remove", "DISK", 1, 1, "one that was added; nobody may use it",
+    no_options, delete },
   { "node add", "NODE FILE|URI", 2, 2, "open what a backup is pushed to",
     add_options, add },
   { "node delete", "NODE", 1, 1, "close it", no_options, delete },

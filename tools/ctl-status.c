@@ -19,7 +19,7 @@ static const struct arg_spec no_options[] = { { NULL } };
 
 struct status {
   struct ctl *ctl;
-  json_t *disks, *backups, *checkpoints, *jobs, *block_jobs;
+  json_t *disks, *backups, *checkpoints, *jobs, *block_jobs, *clients;
   json_t *warnings;             /* strings, not escaped */
 };
 
@@ -275,6 +275,11 @@ print_all (const struct status *s)
   else
     puts ("no jobs");
   putchar ('\n');
+  if (json_array_size (s->clients) > 0)
+    ctl_print_clients (s->ctl, s->clients);
+  else
+    puts ("no clients");
+  putchar ('\n');
   json_array_foreach (s->warnings, i, warning) {
     g_autofree char *text = human_escape (json_string_value (warning), 500);
 
@@ -298,6 +303,7 @@ ask (struct status *s)
     { "checkpoint-list", &s->checkpoints },
     { "query-jobs", &s->jobs },
     { "query-block-jobs", &s->block_jobs },
+    { "query-clients", &s->clients },
   };
 
   for (size_t i = 0; i < G_N_ELEMENTS (queries); i++) {
@@ -324,9 +330,10 @@ status (struct ctl *ctl)
     check_backups (&s);
     check_checkpoints (&s);
     check_jobs (&s);
-    all = json_pack ("{s:O, s:O, s:O, s:O, s:O}", "disks", s.disks,
+    all = json_pack ("{s:O, s:O, s:O, s:O, s:O, s:O}", "disks", s.disks,
                      "backups", s.backups, "checkpoints", s.checkpoints,
-                     "jobs", s.jobs, "warnings", s.warnings);
+                     "jobs", s.jobs, "clients", s.clients,
+                     "warnings", s.warnings);
     if (!ctl_print_json (ctl, all))
       print_all (&s);
     json_decref (all);
@@ -336,12 +343,13 @@ status (struct ctl *ctl)
   json_decref (s.checkpoints);
   json_decref (s.jobs);
   json_decref (s.block_jobs);
+  json_decref (s.clients);
   json_decref (s.warnings);
   return ok ? EXIT_OK : EXIT_FAILED;
 }
 
 const struct verb status_verbs[] = {
-  { "status", "", 0, 0, "disks, backups, checkpoints, jobs, warnings",
+  { "status", "", 0, 0, "disks, backups, checkpoints, jobs, clients, warnings",
     no_options, status },
   { NULL }
 };

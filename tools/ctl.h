@@ -41,7 +41,8 @@ struct verb {
 /* Each file's verbs, in the order of --help. */
 extern const struct verb disk_verbs[], checkpoint_verbs[], backup_verbs[],
   status_verbs[], run_verbs[], push_verbs[], bitmap_verbs[], job_verbs[],
-  node_verbs[], transaction_verbs[], map_verbs[], server_verbs[];
+  node_verbs[], transaction_verbs[], map_verbs[], export_verbs[],
+  server_verbs[];
 
 /* Says what is wrong with the command line; returns EXIT_USAGE. */
 int ctl_usage (const struct ctl *ctl, const char *format, ...)
@@ -86,7 +87,8 @@ char *ctl_get_size (const json_t *object, const char *key);
 char *ctl_get_time (const struct ctl *ctl, const json_t *object,
                     const char *key);
 
-/* The table of query-backups. */
+/* The tables of query-clients and query-backups. */
+void ctl_print_clients (const struct ctl *ctl, const json_t *clients);
 void ctl_print_backups (const struct ctl *ctl, const json_t *backups);
 
 /* What a start after something else than a clean end found, or what is wrong
