@@ -7,6 +7,9 @@
 
 #include <libnbd.h>
 
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
 #include "bitmap/storage.h"
 #include "plugin/commands.h"
 #include "plugin/node.h"
@@ -25,6 +28,7 @@ struct Node {
 
   /* Set in node_add, never changed. */
   char *name;
+  json_t *options;              /* of blockdev-add */
   const char *driver;           /* as QEMU reports it */
   char *filename;
   uint64_t size;
@@ -33,9 +37,10 @@ struct Node {
   StorageFile *file;            /* NULL: NBD */
   struct nbd_handle *nbd[NBD_CONNECTIONS];
   unsigned nr_nbd;
-  bool nbd_can_zero;
-  pthread_mutex_t nbd_lock[NBD_CONNECTIONS];
+  bool nbd_can_zero, nbd_can_flush;
+  pthread_mutex_t nbd_lock[NBD_CONNECTIONS];    /* and nbd[] under it */
   atomic_uint next_nbd;
+  atomic_uint reconnects;
 
   const char *user;             /* NULL: nobody; under table_lock */
 };
@@ -56,6 +61,7 @@ node_unref (Node *node)
     pthread_mutex_destroy (&node->nbd_lock[i]);
   }
   g_free (node->name);
+  json_decref (node->options);
   g_free (node->filename);
   g_free (node);
 }
@@ -166,6 +172,7 @@ open_nbd (Node *node, json_t *args, GError **error)
       continue;
     node->size = (uint64_t) nbd_get_size (h);
     node->nbd_can_zero = nbd_can_zero (h) == 1;
+    node->nbd_can_flush = nbd_can_flush (h) == 1;
     if (!node->read_only && nbd_is_read_only (h) == 1) {
       command_set_error (error, "Node '%s': the export is read-only",
                          node->name);
@@ -178,20 +185,25 @@ open_nbd (Node *node, json_t *args, GError **error)
   return true;
 }
 
+/* What the driver that does the I/O is to know. */
+static json_t *
+protocol_options (json_t *args)
+{
+  return strcmp (qmp_get_str (args, "driver"), "raw") == 0 ?
+    json_object_get (args, "file") : args;
+}
+
 static bool
 open_node (Node *node, json_t *args, GError **error)
 {
-  const char *driver = qmp_get_str (args, "driver");
-  json_t *file = args;
+  json_t *file = protocol_options (args);
+  const char *driver;
 
-  if (strcmp (driver, "raw") == 0) {
-    file = json_object_get (args, "file");
-    if (!json_is_object (file)) {
-      command_set_error (error, "'file' must be inline options");
-      return false;
-    }
-    driver = qmp_get_str (file, "driver");
+  if (!json_is_object (file)) {
+    command_set_error (error, "'file' must be inline options");
+    return false;
   }
+  driver = qmp_get_str (file, "driver");
   if (strcmp (driver, "nbd") == 0) {
     node->driver = "nbd";
     return open_nbd (node, file, error);
@@ -277,6 +289,7 @@ node_add (json_t *args, GError **error)
   node = g_new0 (Node, 1);
   atomic_init (&node->refs, 1);
   node->name = g_strdup (name);
+  node->options = json_incref (args);
   node->read_only = qmp_get_bool (args, "read-only", false);
   node->may_punch = discard != NULL && strcmp (discard, "unmap") == 0;
   if (!open_node (node, args, error))
@@ -352,6 +365,18 @@ node_name (const Node *node)
   return node->name;
 }
 
+json_t *
+node_options (const Node *node)
+{
+  return node->options;
+}
+
+unsigned
+node_reconnects (const Node *node)
+{
+  return atomic_load (&node->reconnects);
+}
+
 uint64_t
 node_size (const Node *node)
 {
@@ -374,35 +399,104 @@ nbd_result (int r)
   return r == 0 ? 0 : err != 0 ? -err : -EIO;
 }
 
-/* A connection of its own for each of a few threads. */
-static unsigned
-choose_nbd (Node *node)
+/* A server that has ended may be there again.  lock of i held; 0 or -errno. */
+static int
+revive_nbd (Node *node, unsigned i)
 {
-  return atomic_fetch_add (&node->next_nbd, 1) % node->nr_nbd;
+  g_autoptr (GError) error = NULL;
+  struct nbd_handle *h;
+
+  if (nbd_aio_is_ready (node->nbd[i]) == 1)
+    return 0;
+  h = nbd_create ();
+  if (h == NULL)
+    return -ENOMEM;
+  if (!connect_nbd (node, protocol_options (node->options), h, &error)) {
+    nbdkit_debug ("%s", error->message);
+    nbd_close (h);
+    return -ENOTCONN;
+  }
+  if ((uint64_t) nbd_get_size (h) != node->size || nbd_is_read_only (h) == 1) {
+    nbdkit_error ("warning: node '%s': its server is there again, but the "
+                  "export has another size or is read-only", node->name);
+    nbd_shutdown (h, 0);
+    nbd_close (h);
+    return -ESTALE;
+  }
+  nbd_close (node->nbd[i]);
+  node->nbd[i] = h;
+  atomic_fetch_add (&node->reconnects, 1);
+  return 0;
+}
+
+typedef struct {
+  void *buf;
+  const void *data;
+  size_t length;
+  uint64_t offset;
+} NbdRequest;
+
+static int
+do_pread (struct nbd_handle *h, const NbdRequest *r)
+{
+  return nbd_pread (h, r->buf, r->length, r->offset, 0);
+}
+
+static int
+do_pwrite (struct nbd_handle *h, const NbdRequest *r)
+{
+  return nbd_pwrite (h, r->data, r->length, r->offset, 0);
+}
+
+static int
+do_zero (struct nbd_handle *h, const NbdRequest *r)
+{
+  return nbd_zero (h, r->length, r->offset, 0);
+}
+
+static int
+do_flush (struct nbd_handle *h, const NbdRequest *r)
+{
+  return nbd_flush (h, 0);
+}
+
+/* On a connection of its own for each of a few threads.  That one is dead is found
+ * out by the request that fails: it is made again. */
+static int
+run_nbd (Node *node, int (*fn) (struct nbd_handle *h, const NbdRequest *r),
+         const NbdRequest *request)
+{
+  unsigned i = atomic_fetch_add (&node->next_nbd, 1) % node->nr_nbd;
+  SCOPED_LOCK (&node->nbd_lock[i]);
+
+  for (bool again = false; ; again = true) {
+    int r = revive_nbd (node, i);
+
+    if (r == 0)
+      r = nbd_result (fn (node->nbd[i], request));
+    if (r == 0 || again || nbd_aio_is_ready (node->nbd[i]) == 1)
+      return r;
+  }
 }
 
 int
 node_pread (Node *node, void *buf, size_t length, uint64_t offset)
 {
-  unsigned i;
+  NbdRequest request = { .buf = buf, .length = length, .offset = offset };
 
   if (node->file != NULL)
     return node->file->ops->pread (node->file, buf, length, offset);
-  i = choose_nbd (node);
-  SCOPED_LOCK (&node->nbd_lock[i]);
-  return nbd_result (nbd_pread (node->nbd[i], buf, length, offset, 0));
+  return run_nbd (node, do_pread, &request);
 }
 
 int
 node_pwrite (Node *node, const void *buf, size_t length, uint64_t offset)
 {
-  unsigned i;
+  NbdRequest request = { .data = buf, .length = length, .offset = offset };
 
   if (node->file != NULL)
     return node->file->ops->pwrite (node->file, buf, length, offset, false);
-  i = choose_nbd (node);
-  SCOPED_LOCK (&node->nbd_lock[i]);
-  return nbd_result (nbd_pwrite (node->nbd[i], buf, length, offset, 0));
+  return run_nbd (node, do_pwrite, &request);
 }
 
 static int
@@ -427,12 +521,9 @@ nbd_zero_range (Node *node, uint64_t length, uint64_t offset)
 {
   while (length > 0) {
     uint64_t n = MIN (length, NBD_ZERO_MAX);
-    unsigned i = choose_nbd (node);
-    int r;
+    NbdRequest request = { .length = n, .offset = offset };
+    int r = run_nbd (node, do_zero, &request);
 
-    pthread_mutex_lock (&node->nbd_lock[i]);
-    r = nbd_result (nbd_zero (node->nbd[i], n, offset, 0));
-    pthread_mutex_unlock (&node->nbd_lock[i]);
     if (r < 0)
       return r;
     length -= n;
@@ -461,13 +552,12 @@ node_zero (Node *node, uint64_t length, uint64_t offset)
 int
 node_flush (Node *node)
 {
+  NbdRequest request = { .length = 0 };
+
   if (node->file != NULL)
     return node->file->ops->sync (node->file);
-  if (nbd_can_flush (node->nbd[0]) != 1)
-    return 0;
   /* One connection's flush covers all where several are allowed. */
-  SCOPED_LOCK (&node->nbd_lock[0]);
-  return nbd_result (nbd_flush (node->nbd[0], 0));
+  return node->nbd_can_flush ? run_nbd (node, do_flush, &request) : 0;
 }
 
 /* --- the list --- */

@@ -33,6 +33,11 @@ void node_release (Node *node);
 
 const char *node_name (const Node *node);
 uint64_t node_size (const Node *node);          /* bytes */
+json_t *node_options (const Node *node);        /* of node_add; borrowed */
+/* Of an NBD node: a connection that is dead is made anew by the next request.  As
+ * often as that has been done, and each time what was written and not flushed may
+ * be gone. */
+unsigned node_reconnects (const Node *node);
 /* Requests that are worth having in flight at once. */
 unsigned node_parallel (const Node *node);
 
