@@ -255,6 +255,24 @@ static const char version_7[] =
 "ALTER TABLE epoch ADD COLUMN map_birth_ns INTEGER NOT NULL DEFAULT 0;"
 "ALTER TABLE disk ADD COLUMN birth_ns INTEGER NOT NULL DEFAULT 0;";
 
+/* Backup jobs that a stop of the server does not end.  map: a change set, last for
+ * the same reason as above. */
+static const char version_8[] =
+"CREATE TABLE job ("
+"  id TEXT PRIMARY KEY NOT NULL,"
+"  disk INTEGER NOT NULL REFERENCES disk ON DELETE CASCADE,"
+"  snapshot TEXT NOT NULL,"
+"  backup TEXT,"
+"  job_group TEXT NOT NULL,"
+"  arguments TEXT NOT NULL,"
+"  target TEXT NOT NULL,"
+"  paused INTEGER NOT NULL CHECK (paused IN (0, 1)),"
+"  speed INTEGER NOT NULL CHECK (speed >= 0),"
+"  copied INTEGER NOT NULL CHECK (copied >= 0),"
+"  map BLOB"
+") STRICT;"
+"CREATE INDEX job_by_disk ON job (disk);";
+
 const char *const catalog_migrations[] = {
   version_1,
   version_2,
@@ -263,5 +281,6 @@ const char *const catalog_migrations[] = {
   version_5,
   version_6,
   version_7,
+  version_8,
 };
 const int catalog_schema_version = G_N_ELEMENTS (catalog_migrations);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <config.h>
 
+#include <string.h>
+
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
@@ -14,6 +16,7 @@ struct BackupPush {
   atomic_uint refs;             /* its jobs that have not ended, and its maker */
   atomic_bool begun;            /* the cut is through */
   atomic_bool failed;
+  atomic_bool suspended;        /* the server stops: nothing has ended */
   Backup *backup;
   GPtrArray *jobs;              /* of Job, borrowed; only before the start */
 };
@@ -45,7 +48,7 @@ push_unref (BackupPush *push)
 {
   if (atomic_fetch_sub (&push->refs, 1) > 1)
     return;
-  if (atomic_load (&push->begun))
+  if (atomic_load (&push->begun) && !atomic_load (&push->suspended))
     finish (push);
   backup_unref (push->backup);
   g_ptr_array_unref (push->jobs);
@@ -71,27 +74,52 @@ push_end (void *opaque, bool ok)
   push_unref (push);
 }
 
-BackupPush *
-backup_push_new (Backup *backup, GError **error)
+static void
+push_suspend (void *opaque)
 {
-  g_autoptr (BackupPush) push = g_new0 (BackupPush, 1);
-  JobGroup *group = job_group_new ();
+  BackupPush *push = opaque;
+
+  atomic_store (&push->suspended, true);
+  push_unref (push);
+}
+
+static BackupCopy
+make_copy (BackupPush *push, const BackupDisk *bd)
+{
+  return (BackupCopy) {
+    .id = bd->job,
+    .disk = bd->disk,
+    .since = bd->since_boundary,
+    .target = bd->target,
+    .backup = push->backup,
+    .commit = push_commit,
+    .end = push_end,
+    .suspend = push_suspend,
+    .opaque = push,
+    .snap = bd->snapshot,
+  };
+}
+
+static BackupPush *
+push_new (Backup *backup)
+{
+  BackupPush *push = g_new0 (BackupPush, 1);
 
   atomic_init (&push->refs, 1);
   push->backup = backup_ref (backup);
   push->jobs = g_ptr_array_new ();
+  return push;
+}
+
+BackupPush *
+backup_push_new (Backup *backup, GError **error)
+{
+  g_autoptr (BackupPush) push = push_new (backup);
+  JobGroup *group = job_group_new ();
+
   for (guint i = 0; i < backup->disks->len; i++) {
     const BackupDisk *bd = backup->disks->pdata[i];
-    BackupCopy copy = {
-      .id = bd->job,
-      .disk = bd->disk,
-      .since = bd->since_boundary,
-      .target = bd->target,
-      .backup = backup,
-      .commit = push_commit,
-      .end = push_end,
-      .opaque = push,
-    };
+    BackupCopy copy = make_copy (push, bd);
     Job *job = backup_job_new_copy (&copy, group, error);
 
     if (job == NULL) {
@@ -103,6 +131,18 @@ backup_push_new (Backup *backup, GError **error)
   }
   job_group_unref (group);
   return g_steal_pointer (&push);
+}
+
+bool
+backup_push_store (BackupPush *push, GError **error)
+{
+  const char *group = job_id (push->jobs->pdata[0]);
+
+  for (guint i = 0; i < push->jobs->len; i++)
+    if (!backup_job_store (push->jobs->pdata[i], push->backup->id, group,
+                           error))
+      return false;
+  return true;
 }
 
 bool
@@ -147,8 +187,22 @@ backup_push_cancel (const Backup *backup)
   }
 }
 
+/* --- at a start --- */
+
+static bool
+has_jobs (const GPtrArray *rows, const Backup *backup)
+{
+  for (guint i = 0; i < rows->len; i++) {
+    const JobRow *row = rows->pdata[i];
+
+    if (g_strcmp0 (row->backup, backup->id) == 0)
+      return true;
+  }
+  return false;
+}
+
 bool
-backup_push_recover (GError **error)
+backup_push_recover (const GPtrArray *rows, GError **error)
 {
   g_autoptr (GPtrArray) backups = backup_store_list (plugin.catalog, error);
 
@@ -158,7 +212,7 @@ backup_push_recover (GError **error)
     const Backup *backup = backups->pdata[i];
     bool checkpoint_gone;
 
-    if (!backup->push)
+    if (!backup->push || has_jobs (rows, backup))
       continue;
     if (!backup_store_end (plugin.catalog, backup, true, &checkpoint_gone,
                            error))
@@ -168,4 +222,44 @@ backup_push_recover (GError **error)
                   "deleted again" : "");
   }
   return true;
+}
+
+BackupPush *
+backup_push_restore (Backup *backup)
+{
+  BackupPush *push = push_new (backup);
+
+  atomic_store (&push->begun, true);
+  return push;
+}
+
+Job *
+backup_push_restore_job (BackupPush *push, const JobRow *row, JobGroup *group,
+                         GError **error)
+{
+  BackupDisk *bd = NULL;
+  BackupCopy copy;
+  Job *job;
+
+  for (guint i = 0; i < push->backup->disks->len; i++) {
+    BackupDisk *other = push->backup->disks->pdata[i];
+
+    if (strcmp (other->disk_name, row->disk_name) == 0)
+      bd = other;
+  }
+  if (bd == NULL) {
+    command_set_error (error, "the record of job '%s' is damaged: backup '%s' "
+                       "has no disk '%s'", row->id, push->backup->id,
+                       row->disk_name);
+    return NULL;
+  }
+  /* Nobody looks at them before the control socket is served. */
+  bd->job = g_strdup (row->id);
+  bd->target = g_strdup (row->target != NULL ?
+                         qmp_get_str (row->target, "node-name") : "");
+  copy = make_copy (push, bd);
+  job = backup_job_restore (row, group, &copy, NULL, NULL, error);
+  if (job != NULL)
+    atomic_fetch_add (&push->refs, 1);
+  return job;
 }

@@ -317,7 +317,8 @@ is_wanted_locked (BackupTable *table, Disk *disk, const char *snapshot)
 }
 
 static bool
-end_orphans_locked (BackupTable *table, Disk *disk, GError **error)
+end_orphans_locked (BackupTable *table, Disk *disk, BackupWants wants,
+                    void *opaque, GError **error)
 {
   g_autoptr (GPtrArray) snaps = disk_snapshots (disk);
 
@@ -325,6 +326,7 @@ end_orphans_locked (BackupTable *table, Disk *disk, GError **error)
     Snapshot *snap = snaps->pdata[j];
 
     if (!is_wanted_locked (table, disk, snapshot_name (snap)) &&
+        (wants == NULL || !wants (opaque, disk, snapshot_name (snap))) &&
         !snapshot_end (snap, error)) {
       g_prefix_error (error, "cannot end left-over snapshot '%s' of disk "
                       "'%s': ", snapshot_name (snap), disk_name (disk));
@@ -354,7 +356,7 @@ backup_table_accept_disk (BackupTable *table, Disk *disk, GError **error)
       return false;
     }
   }
-  return end_orphans_locked (table, disk, error);
+  return end_orphans_locked (table, disk, NULL, NULL, error);
 }
 
 char *
@@ -374,7 +376,7 @@ backup_table_uses_disk (BackupTable *table, const Disk *disk)
 
 bool
 backup_table_load (BackupTable *table, Catalog *cat, Fleece *fleece,
-                   GError **error)
+                   BackupWants wants, void *opaque, GError **error)
 {
   g_autoptr (GPtrArray) backups = backup_store_list (cat, error);
   g_autoptr (DiskTable) disks = fleece_disks (fleece);
@@ -395,7 +397,7 @@ backup_table_load (BackupTable *table, Catalog *cat, Fleece *fleece,
     add_entry_locked (table, backup, PUBLISHED);
   }
   for (unsigned i = 0; i < disks->len; i++)
-    if (!end_orphans_locked (table, disks->disk[i], error))
+    if (!end_orphans_locked (table, disks->disk[i], wants, opaque, error))
       return false;
   return true;
 }

@@ -80,9 +80,11 @@ BackupTable *backup_table_new (void);
 void backup_table_free (BackupTable *table);    /* NULL is fine */
 
 /* Reads the rows and finds the snapshots.  A snapshot that belongs to no backup
- * (the process died between two steps of backup-end) is ended. */
+ * (the process died between two steps of backup-end), and that nobody else wants, is
+ * ended. */
+typedef bool (*BackupWants) (void *opaque, Disk *disk, const char *snapshot);
 bool backup_table_load (BackupTable *table, Catalog *cat, Fleece *fleece,
-                        GError **error);
+                        BackupWants wants, void *opaque, GError **error);
 
 /* A disk that is going to be served, but is not yet: ends its snapshots that belong
  * to no backup.  BUSY: a backup from when it was served has it, and cannot be given

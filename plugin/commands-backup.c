@@ -58,11 +58,17 @@ check_increments (const Backup *backup, GError **error)
   return true;
 }
 
+typedef struct {
+  BackupPlan *plan;
+  BackupPush *push;             /* NULL: a pull */
+} Begin;
+
 /* In the cut's transaction. */
 static bool
 begin_commit (void *opaque, GError **error)
 {
-  BackupPlan *plan = opaque;
+  const Begin *begin = opaque;
+  BackupPlan *plan = begin->plan;
 
   if (!check_increments (plan->backup, error))
     return false;
@@ -77,7 +83,8 @@ begin_commit (void *opaque, GError **error)
     if (!checkpoint_insert (plugin.catalog, plan->checkpoint, error))
       return false;
   }
-  return backup_store_insert (plugin.catalog, plan->backup, error);
+  return backup_store_insert (plugin.catalog, plan->backup, error) &&
+    (begin->push == NULL || backup_push_store (begin->push, error));
 }
 
 /* Of a push. */
@@ -145,6 +152,7 @@ command_backup_begin (struct qmp_session *session, json_t *args,
 {
   g_autoptr (BackupPlan) plan = backup_plan_new (args, error);
   g_autoptr (BackupPush) push = NULL;
+  Begin begin = { plan, NULL };
   Backup *backup;
   json_t *disks;
 
@@ -164,10 +172,10 @@ command_backup_begin (struct qmp_session *session, json_t *args,
     bd->copied_before = backup_disk_copied (bd);
   }
   if (backup->push)
-    push = backup_push_new (backup, error);
+    begin.push = push = backup_push_new (backup, error);
   if ((backup->push && push == NULL) ||
       !fleece_cut (plugin.fleece, (FleeceCutDisk *) plan->cuts->data,
-                   plan->cuts->len, begin_commit, plan, error)) {
+                   plan->cuts->len, begin_commit, &begin, error)) {
     backup_table_remove (plugin.backups, backup);
     return NULL;
   }

@@ -6,6 +6,7 @@
 
 #include "plugin/added-disks.h"
 #include "plugin/commands.h"
+#include "plugin/job.h"
 #include "plugin/keeper.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
@@ -19,6 +20,7 @@ command_block_resize (struct qmp_session *session, json_t *args,
   const char *device = qmp_get_str (args, "device");
   const char *node = qmp_get_str (args, "node-name");
   g_autoptr (Disk) disk = NULL;
+  g_autofree char *job = NULL;
 
   if (device != NULL && node != NULL && strcmp (device, node) != 0) {
     command_set_error (error, "device='%.100s' and node-name='%.100s' are not "
@@ -28,8 +30,14 @@ command_block_resize (struct qmp_session *session, json_t *args,
   if (device == NULL)
     device = node != NULL ? node : "";
   disk = command_find_disk (device, error);
-  if (disk == NULL ||
-      !fleece_resize (plugin.fleece, disk, qmp_get_int (args, "size", 0),
+  if (disk == NULL)
+    return NULL;
+  job = job_find_of_disk (device);
+  if (job != NULL) {            /* its copy has the size of before */
+    command_set_error (error, "disk '%s' is in use by job '%s'", device, job);
+    return NULL;
+  }
+  if (!fleece_resize (plugin.fleece, disk, qmp_get_int (args, "size", 0),
                       error))
     return NULL;
   keeper_wake (plugin.keeper);

@@ -9,15 +9,11 @@
 #include <nbdkit-plugin.h>
 
 #include "plugin/commands.h"
-#include "plugin/job-backup.h"
-#include "plugin/node.h"
+#include "plugin/job-copy.h"
+#include "plugin/job-store.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
 
-#define CHUNK (UINT64_C (1) << 20)      /* bytes copied at once */
-#define MAX_WORKERS 8
-
-typedef enum { MODE_NONE, MODE_NEVER, MODE_ON_SUCCESS, MODE_ALWAYS } BitmapMode;
 static const char *const mode_names[] = {
   NULL, "never", "on-success", "always",
 };
@@ -26,32 +22,6 @@ struct JobSnapshot {
   atomic_uint refs;
   Snapshot *snap;
 };
-
-typedef struct {
-  /* Set in new, never changed. */
-  Disk *disk;                   /* a reference until it has ended */
-  Backup *backup;               /* of a snapshot that exists; else NULL */
-  Node *target;
-  char *bitmap;                 /* NULL: none */
-  int64_t bitmap_row;           /* pinned; 0: not */
-  bool all;                     /* copies everything */
-  BitmapMode mode;
-  JobOnError on_source, on_target;
-  uint64_t chunk;
-  unsigned workers;
-  BackupCopy copy;              /* of a backup's; else its functions are NULL */
-
-  /* Set before the start. */
-  JobSnapshot *shared;          /* NULL: backup's */
-  Snapshot *snap;               /* borrowed from either */
-
-  /* The work; under lock. */
-  Job *job;
-  pthread_mutex_t lock;
-  ChangeSet *todo;
-  uint64_t next;                /* all of todo before it has been taken */
-  int err;                      /* the first that ended it, errno */
-} BackupJob;
 
 /* --- the snapshot --- */
 
@@ -63,6 +33,21 @@ job_snapshot_new (Snapshot *snap)
   atomic_init (&shared->refs, 1);
   shared->snap = snap;
   return shared;
+}
+
+Snapshot *
+job_snapshot_get (JobSnapshot *shared)
+{
+  return shared->snap;
+}
+
+void
+job_snapshot_leave (JobSnapshot *shared)
+{
+  if (shared == NULL || atomic_fetch_sub (&shared->refs, 1) > 1)
+    return;
+  snapshot_unref (shared->snap);
+  g_free (shared);
 }
 
 void
@@ -80,107 +65,7 @@ job_snapshot_unref (JobSnapshot *shared)
   g_free (shared);
 }
 
-/* --- copying --- */
-
-/* false: nothing is left. */
-static bool
-take_chunk (BackupJob *b, uint64_t *out_offset, uint64_t *out_length)
-{
-  uint64_t size = change_set_size (b->todo);
-  SCOPED_LOCK (&b->lock);
-
-  while (b->next < size && b->err == 0) {
-    bool dirty;
-    uint64_t length = change_set_run (b->todo, b->next,
-                                      MIN (b->chunk, size - b->next), &dirty);
-
-    if (!dirty) {
-      b->next += change_set_run (b->todo, b->next, size - b->next, &dirty);
-      continue;
-    }
-    *out_offset = b->next;
-    *out_length = length;
-    b->next += length;
-    return true;
-  }
-  return false;
-}
-
-/* Runs of the snapshot within a chunk, as they are copied. */
-typedef struct {
-  BackupJob *b;
-  void *buf;
-  uint64_t offset;              /* where the next run begins */
-  bool reading;                 /* when it failed */
-} Copy;
-
-static int
-copy_run (void *opaque, uint64_t length, bool zero)
-{
-  Copy *copy = opaque;
-  BackupJob *b = copy->b;
-  int r = 0;
-
-  copy->reading = false;
-  if (zero)
-    r = node_zero (b->target, length, copy->offset);
-  else {
-    copy->reading = true;
-    r = snapshot_pread (b->snap, copy->buf, length, copy->offset);
-    if (r == 0) {
-      copy->reading = false;
-      r = node_pwrite (b->target, copy->buf, length, copy->offset);
-    }
-  }
-  if (r == 0)
-    copy->offset += length;
-  return r;
-}
-
-static bool
-copy_chunk (BackupJob *b, void *buf, uint64_t offset, uint64_t length)
-{
-  for (;;) {
-    Copy copy = { b, buf, offset, true };
-    int r = snapshot_extents (b->snap, length, offset, copy_run, &copy);
-
-    if (r == 0)
-      return true;
-    if (!job_io_error (b->job, copy.reading ? b->on_source : b->on_target,
-                       copy.reading, -r)) {
-      SCOPED_LOCK (&b->lock);
-
-      if (b->err == 0)
-        b->err = -r;
-      /* What was taken and not copied is not done: for bitmap-mode always. */
-      b->next = MIN (b->next, offset);
-      return false;
-    }
-  }
-}
-
-static void *
-worker (void *opaque)
-{
-  BackupJob *b = opaque;
-  g_autofree void *buf = g_try_malloc (b->chunk);
-  uint64_t offset, length, last = 0;
-
-  if (buf == NULL) {
-    SCOPED_LOCK (&b->lock);
-
-    if (b->err == 0)
-      b->err = ENOMEM;
-    return NULL;
-  }
-  while (job_pause_point (b->job, last) && take_chunk (b, &offset, &length)) {
-    if (!copy_chunk (b, buf, offset, length))
-      break;
-    job_advance (b->job, length);
-    last = length;
-  }
-  return NULL;
-}
+/* --- the work --- */
 
 /* What is to be copied. */
 static ChangeSet *
@@ -222,40 +107,42 @@ find_todo (BackupJob *b, GError **error)
   return g_steal_pointer (&set);
 }
 
+/* Before anything is copied: a bitmap that does not outlive the server would be
+ * missed after a restart. */
+static bool
+store_todo (BackupJob *b, GError **error)
+{
+  if (b->all || b->group == NULL || b->set_is_stored)
+    return true;
+  b->set_is_stored = true;
+  return job_store_set_map (plugin.catalog, job_id (b->job), b->todo, error);
+}
+
 static bool
 backup_run (Job *job, void *opaque, GError **error)
 {
   BackupJob *b = opaque;
-  pthread_t threads[MAX_WORKERS];
-  unsigned nr = 0;
-  int err;
 
-  b->job = job;
-  b->todo = find_todo (b, error);
+  if (b->lost != NULL) {
+    command_set_error (error, "%s", b->lost);
+    return false;
+  }
+  if (b->target == NULL && !backup_reopen_target (b))
+    return false;
+  if (b->overwritten)
+    return backup_copy_overwritten (b, error);
   if (b->todo == NULL)
+    b->todo = find_todo (b, error);
+  if (b->todo == NULL || !store_todo (b, error))
     return false;
   job_set_total (job, command_dirty_bytes (b->todo));
-  /* This thread is one of them. */
-  while (nr + 1 < b->workers &&
-         thread_create (&threads[nr], worker, b) == 0)
-    nr++;
-  worker (b);
-  while (nr > 0)
-    pthread_join (threads[--nr], NULL);
-  if (job_is_cancelled (job))
-    return false;
+  return backup_copy (b, error);
+}
 
-  err = b->err;
-  while (err == 0) {
-    err = -node_flush (b->target);
-    if (err == 0)
-      return true;
-    if (!job_io_error (job, b->on_target, false, err))
-      break;
-    err = 0;
-  }
-  command_set_error (error, "%s", g_strerror (err));
-  return false;
+static void
+backup_pausing (Job *job, void *opaque)
+{
+  backup_copy_pausing (opaque);
 }
 
 /* --- the bitmap's fate --- */
@@ -276,7 +163,7 @@ advance_bitmap (BackupJob *b, bool keep, GError **error)
   named_bitmap_begin_at (bm, snapshot_boundary (b->snap), disk_size (b->disk));
   if (keep && b->todo != NULL) {
     g_autoptr (ChangeSet) left =
-      change_set_from (b->todo, b->next, error);
+      change_set_from (b->todo, b->flushed, error);
 
     if (left == NULL ||
         !named_bitmap_store_blob (plugin.catalog, left, &blob, error))
@@ -291,44 +178,55 @@ backup_commit (Job *job, void *opaque, GError **error)
 {
   BackupJob *b = opaque;
 
+  if (b->group != NULL &&
+      !job_store_delete (plugin.catalog, job_id (job), error))
+    return false;
   if (b->copy.commit != NULL)
     return b->copy.commit (b->copy.opaque, error);
   return (b->mode != MODE_ON_SUCCESS && b->mode != MODE_ALWAYS) ||
     advance_bitmap (b, false, error);
 }
 
-/* bitmap-mode always: a retry onto the same target copies just the rest. */
-static void
-keep_rest (BackupJob *b)
+/* It has failed, and so has its group.  bitmap-mode always: a retry onto the same
+ * target copies just the rest. */
+static bool
+store_failure (BackupJob *b, GError **error)
 {
-  g_autoptr (GError) error = NULL;
-  bool ok = catalog_begin (plugin.catalog, &error);
+  bool keep = b->mode == MODE_ALWAYS && b->todo != NULL && b->snap != NULL;
 
-  if (ok) {
-    ok = advance_bitmap (b, true, &error);
-    if (ok)
-      ok = catalog_commit (plugin.catalog, &error);
-    else
-      catalog_rollback (plugin.catalog);
+  if (!catalog_begin (plugin.catalog, error))
+    return false;
+  if ((b->group != NULL &&
+       !job_store_delete_group (plugin.catalog, b->group, error)) ||
+      (keep && !advance_bitmap (b, true, error))) {
+    catalog_rollback (plugin.catalog);
+    return false;
   }
-  if (!ok)
-    nbdkit_error ("warning: disk '%s': bitmap '%s' stays as it was before the "
-                  "backup: %s", disk_name (b->disk), b->bitmap,
-                  error->message);
+  return catalog_commit (plugin.catalog, error);
+}
+
+/* What it holds, but its snapshot. */
+static void
+let_go (BackupJob *b)
+{
+  if (b->bitmap_row != 0)
+    bitmap_unpin (b->bitmap_row);
+  b->bitmap_row = 0;
+  if (b->target != NULL)
+    node_release (b->target);
 }
 
 static void
 backup_end (Job *job, void *opaque, bool ok)
 {
   BackupJob *b = opaque;
+  g_autoptr (GError) error = NULL;
 
-  /* todo: the work has begun. */
-  if (!ok && b->mode == MODE_ALWAYS && b->todo != NULL)
-    keep_rest (b);
-  if (b->bitmap_row != 0)
-    bitmap_unpin (b->bitmap_row);
-  b->bitmap_row = 0;
-  node_release (b->target);
+  if (!ok && (b->mode == MODE_ALWAYS || b->group != NULL) &&
+      !store_failure (b, &error))
+    nbdkit_error ("warning: job '%s' has failed, and that cannot be stored: "
+                  "%s", job_id (job), error->message);
+  let_go (b);
   b->snap = NULL;
   if (b->copy.end != NULL)
     b->copy.end (b->copy.opaque, ok);
@@ -339,6 +237,27 @@ backup_end (Job *job, void *opaque, bool ok)
   keeper_wake (plugin.keeper);
 }
 
+/* The server stops.  The snapshot stays, and the next start finds it. */
+static void
+backup_suspend (Job *job, void *opaque, bool paused)
+{
+  BackupJob *b = opaque;
+  g_autoptr (GError) error = NULL;
+
+  /* The work may not have begun, or be through. */
+  if (!job_store_set_progress (plugin.catalog, job_id (job), b->flushed,
+                               job_speed (job), paused, &error))
+    nbdkit_error ("warning: job '%s': how far it is cannot be stored: %s",
+                  job_id (job), error->message);
+  let_go (b);
+  b->snap = NULL;
+  if (b->copy.suspend != NULL)
+    b->copy.suspend (b->copy.opaque);
+  g_clear_pointer (&b->shared, job_snapshot_leave);
+  g_clear_pointer (&b->backup, backup_unref);
+  g_clear_pointer (&b->disk, disk_unref);
+}
+
 static void
 backup_free (void *opaque)
 {
@@ -346,8 +265,15 @@ backup_free (void *opaque)
 
   node_unref (b->target);
   disk_unref (b->disk);
+  json_decref (b->args);
+  json_decref (b->target_options);
   change_set_unref (b->todo);
+  change_set_unref (b->flushed_set);
+  dirty_bitmap_free (b->copied);
+  g_free (b->device);
   g_free (b->bitmap);
+  g_free (b->lost);
+  g_free (b->group);
   pthread_mutex_destroy (&b->lock);
   g_free (b);
 }
@@ -355,8 +281,10 @@ backup_free (void *opaque)
 static const JobDriver backup_driver = {
   .type = "backup",
   .run = backup_run,
+  .pausing = backup_pausing,
   .commit = backup_commit,
   .end = backup_end,
+  .suspend = backup_suspend,
   .free = backup_free,
 };
 
@@ -372,7 +300,8 @@ check_sync (BackupJob *b, json_t *args, GError **error)
     strcmp (sync, "bitmap") == 0;
 
   b->bitmap = g_strdup (qmp_get_str (args, "bitmap"));
-  b->all = !partial;
+  b->overwritten = strcmp (sync, "none") == 0;
+  b->all = !partial && !b->overwritten;
   if (partial && b->bitmap == NULL) {
     command_set_error (error, "must provide a valid bitmap name for '%s' sync "
                        "mode", sync);
@@ -398,7 +327,7 @@ check_sync (BackupJob *b, json_t *args, GError **error)
                        "a bitmap");
     return false;
   }
-  if (strcmp (sync, "none") == 0) {
+  if (b->overwritten) {
     command_set_error (error, "sync mode 'none' does not produce meaningful "
                        "bitmap outputs");
     return false;
@@ -436,11 +365,9 @@ check_perf (BackupJob *b, json_t *args, GError **error)
                        ") is less than backup cluster size (65536)", chunk);
     return false;
   }
-  b->chunk = chunk > 0 ? MIN (CHUNK, (uint64_t) chunk / 4096 * 4096) : CHUNK;
-  b->workers = MIN (MIN ((unsigned) workers, MAX_WORKERS),
-                    node_parallel (b->target));
-  if (b->mode == MODE_ALWAYS)   /* what is left is then one range */
-    b->workers = 1;
+  b->chunk = chunk == 0 ? BACKUP_CHUNK
+    : MIN (BACKUP_CHUNK, (uint64_t) chunk / BACKUP_UNIT * BACKUP_UNIT);
+  b->max_workers = MIN ((unsigned) workers, BACKUP_MAX_WORKERS);
   return true;
 }
 
@@ -480,6 +407,7 @@ find_target (BackupJob *b, const char *device, const char *target,
   b->target = node_find (target, error);
   if (b->target == NULL)
     return false;
+  b->target_options = json_incref (node_options (b->target));
   if (node_size (b->target) != source_size (b)) {
     command_set_error (error, "Source and target image have different sizes");
     return false;
@@ -530,16 +458,24 @@ find_bitmap (BackupJob *b, Transaction *t, GError **error)
   return true;
 }
 
-static bool
-refuse_unsupported (json_t *args, GError **error)
+static BackupJob *
+backup_new_job (json_t *args)
 {
-  if (qmp_get_bool (args, "compress", false))
-    command_set_error (error, "Compression is not supported for this drive");
-  else if (strcmp (qmp_get_str (args, "sync"), "none") == 0)
-    command_set_error (error, "sync mode 'none' is not supported: a snapshot "
-                       "of backup-begin can be read at any time");
-  else
+  BackupJob *b = g_new0 (BackupJob, 1);
+
+  pthread_mutex_init (&b->lock, NULL);
+  b->args = json_incref (args);
+  b->on_source = job_on_error (qmp_get_str (args, "on-source-error"));
+  b->on_target = job_on_error (qmp_get_str (args, "on-target-error"));
+  return b;
+}
+
+static bool
+refuse_compression (json_t *args, GError **error)
+{
+  if (!qmp_get_bool (args, "compress", false))
     return true;
+  command_set_error (error, "Compression is not supported for this drive");
   return false;
 }
 
@@ -548,7 +484,7 @@ backup_job_new (Transaction *t, json_t *args, JobGroup *group,
                 Disk **out_disk, GError **error)
 {
   const char *device = qmp_get_str (args, "device");
-  BackupJob *b = g_new0 (BackupJob, 1);
+  BackupJob *b = backup_new_job (args);
   JobOptions options = {
     .id = qmp_get_str (args, "job-id"),
     .speed = (uint64_t) qmp_get_int (args, "speed", 0),
@@ -558,16 +494,14 @@ backup_job_new (Transaction *t, json_t *args, JobGroup *group,
   };
   Job *job = NULL;
 
-  pthread_mutex_init (&b->lock, NULL);
-  b->on_source = job_on_error (qmp_get_str (args, "on-source-error"));
-  b->on_target = job_on_error (qmp_get_str (args, "on-target-error"));
   if (find_device (b, device, error) &&
       find_target (b, device, qmp_get_str (args, "target"), error) &&
-      check_sync (b, args, error) && refuse_unsupported (args, error) &&
+      check_sync (b, args, error) && refuse_compression (args, error) &&
       check_perf (b, args, error) && find_bitmap (b, t, error) &&
       node_claim (b->target, "backup", error)) {
-    options.device = disk_name (b->disk);
-    job = job_new (&backup_driver, b, &options, error);
+    b->device = g_strdup (disk_name (b->disk));
+    options.device = b->device;
+    b->job = job = job_new (&backup_driver, b, &options, error);
     if (job == NULL)
       node_release (b->target);
   }
@@ -595,7 +529,11 @@ backup_job_set_snapshot (Job *job, JobSnapshot *shared)
 Job *
 backup_job_new_copy (const BackupCopy *copy, JobGroup *group, GError **error)
 {
-  BackupJob *b = g_new0 (BackupJob, 1);
+  g_autoptr (json_t) args =
+    json_pack ("{s:s, s:s, s:s, s:s}", "job-id", copy->id,
+               "device", disk_name (copy->disk), "target", copy->target,
+               "sync", "full");
+  BackupJob *b = backup_new_job (args);
   JobOptions options = {
     .id = copy->id,
     .device = disk_name (copy->disk),
@@ -605,14 +543,13 @@ backup_job_new_copy (const BackupCopy *copy, JobGroup *group, GError **error)
   };
   Job *job = NULL;
 
-  pthread_mutex_init (&b->lock, NULL);
   b->disk = disk_ref (copy->disk);
-  b->all = copy->since == 0;
-  b->chunk = CHUNK;
-  if (find_target (b, options.device, copy->target, error) &&
+  b->device = g_strdup (options.device);
+  if (check_sync (b, args, error) && check_perf (b, args, error) &&
+      find_target (b, b->device, copy->target, error) &&
       node_claim (b->target, "backup", error)) {
-    b->workers = MIN (4, node_parallel (b->target));
-    job = job_new (&backup_driver, b, &options, error);
+    b->all = copy->since == 0;
+    b->job = job = job_new (&backup_driver, b, &options, error);
     if (job == NULL)
       node_release (b->target);
   }
@@ -631,4 +568,204 @@ backup_job_set_source (Job *job, Snapshot *snap)
   BackupJob *b = job_opaque (job);
 
   b->snap = snap;
+}
+
+/* --- in the catalog --- */
+
+bool
+backup_job_store (Job *job, const char *snapshot, const char *group,
+                  GError **error)
+{
+  BackupJob *b = job_opaque (job);
+  g_autoptr (JobRow) row = job_row_new ();
+
+  b->group = g_strdup (group);
+  row->id = g_strdup (job_id (job));
+  row->disk = epoch_log_disk_id (disk_epoch_log (b->disk));
+  row->snapshot = g_strdup (snapshot != NULL ? snapshot
+                            : snapshot_name (b->snap));
+  row->backup = b->copy.commit != NULL ? g_strdup (b->backup->id) : NULL;
+  row->group = g_strdup (group);
+  row->arguments = json_incref (b->args);
+  row->target = json_incref (b->target_options);
+  row->speed = job_speed (job);
+  if (!job_store_insert (plugin.catalog, row, error))
+    return false;
+  job_set_resumable (job);
+  return true;
+}
+
+/* Takes why. */
+static void
+lose (BackupJob *b, char *why)
+{
+  if (b->lost == NULL)
+    b->lost = why;
+  else
+    g_free (why);
+}
+
+/* A bitmap that was not to outlive the server is gone. */
+static bool
+restore_bitmap (BackupJob *b, GError **error)
+{
+  g_autoptr (NamedBitmap) bm = NULL;
+
+  if (b->bitmap == NULL || b->backup != NULL)
+    return true;
+  bm = named_bitmap_find (plugin.catalog,
+                          epoch_log_disk_id (disk_epoch_log (b->disk)), 0,
+                          b->bitmap, error);
+  if (bm == NULL)
+    return error == NULL || *error == NULL;
+  b->bitmap_row = bm->id;
+  bitmap_pin (b->bitmap_row);
+  return true;
+}
+
+static bool
+restore_progress (BackupJob *b, const JobRow *row, GError **error)
+{
+  uint64_t size = snapshot_size (b->snap);
+  ChangeSet *map = NULL;
+
+  if (row->map != NULL) {
+    map = change_set_deserialize (row->map, error);
+    if (map == NULL)
+      return false;
+  }
+  if ((map != NULL && change_set_size (map) != size) || row->copied > size) {
+    change_set_unref (map);
+    command_set_error (error, "its record is of a disk of another size");
+    return false;
+  }
+  if (b->overwritten)
+    b->flushed_set = map;
+  else
+    b->todo = map;
+  if (b->all)
+    b->todo = change_set_new_full (size, disk_granularity (b->disk), error);
+  b->set_is_stored = map != NULL;
+  b->next = b->flushed = row->copied;
+  return !b->all || b->todo != NULL;
+}
+
+/* All but the Job.  False: why it cannot go on. */
+static bool
+restore (BackupJob *b, const JobRow *row, JobSnapshot *shared, GError **error)
+{
+  if (row->arguments == NULL || row->target == NULL ||
+      !qmp_check (commands_table, "blockdev-backup", row->arguments, error) ||
+      !qmp_check (commands_table, "blockdev-add", row->target, error)) {
+    g_clear_error (error);
+    command_set_error (error, "its record is damaged");
+    return false;
+  }
+  b->disk = fleece_find_disk (plugin.fleece, row->disk_name);
+  if (b->disk == NULL) {
+    command_set_error (error, "disk '%s' is not served now", row->disk_name);
+    return false;
+  }
+  if (!check_sync (b, row->arguments, error) ||
+      !check_perf (b, row->arguments, error))
+    return false;
+  if (b->copy.commit != NULL)
+    b->all = b->copy.since == 0;
+  if (shared != NULL) {
+    atomic_fetch_add (&shared->refs, 1);
+    b->shared = shared;
+    b->snap = shared->snap;
+  }
+  else if (b->copy.commit != NULL)
+    b->snap = b->copy.snap;
+  else {
+    Disk *disk = g_steal_pointer (&b->disk);
+
+    if (find_device (b, qmp_get_str (row->arguments, "device"), NULL))
+      disk_unref (disk);
+    else
+      b->disk = disk;           /* that backup has ended */
+  }
+  if (!restore_bitmap (b, error))
+    return false;
+  if (b->snap == NULL) {
+    command_set_error (error, "its snapshot of disk '%s' is gone",
+                       row->disk_name);
+    return false;
+  }
+  if (snapshot_state (b->snap) != SNAPSHOT_LIVE) {
+    g_autofree char *reason = snapshot_reason (b->snap);
+
+    command_set_error (error, "its snapshot of disk '%s' is %s: %s",
+                       row->disk_name,
+                       snapshot_state_name (snapshot_state (b->snap)),
+                       reason != NULL ? reason : "unknown");
+    return false;
+  }
+  return restore_progress (b, row, error);
+}
+
+static void
+show_progress (BackupJob *b, Job *job)
+{
+  const ChangeSet *all = b->overwritten ? b->flushed_set : b->todo;
+
+  if (all == NULL)
+    return;
+  job_set_total (job, command_dirty_bytes (all));
+  job_set_done (job, b->overwritten ? command_dirty_bytes (all)
+                : backup_bytes_before (all, b->flushed));
+}
+
+Job *
+backup_job_restore (const JobRow *row, JobGroup *group, const BackupCopy *copy,
+                    JobSnapshot *shared, const char *lost, GError **error)
+{
+  g_autoptr (json_t) none = json_object ();
+  json_t *args = row->arguments != NULL ? row->arguments : none;
+  BackupJob *b = backup_new_job (args);
+  g_autoptr (GError) why = NULL;
+  JobOptions options = {
+    .id = row->id,
+    .device = row->disk_name,
+    .speed = row->speed,
+    .auto_finalize = qmp_get_bool (args, "auto-finalize", true),
+    .auto_dismiss = qmp_get_bool (args, "auto-dismiss", true),
+    .group = group,
+  };
+
+  b->device = g_strdup (row->disk_name);
+  b->group = g_strdup (row->group);
+  b->target_options = row->target != NULL ? json_incref (row->target) : NULL;
+  if (copy != NULL) {
+    b->copy = *copy;
+    b->backup = backup_ref (copy->backup);
+  }
+  if (!restore (b, row, shared, &why))
+    lose (b, g_strdup (why->message));
+  if (lost != NULL)
+    lose (b, g_strdup (lost));
+  if (b->lost != NULL) {
+    nbdkit_error ("warning: job '%s' was interrupted, and cannot go on: %s",
+                  row->id, b->lost);
+    options.auto_dismiss = false;       /* nobody can have heard of it yet */
+  }
+  else if (!plugin.resumed) {
+    options.paused = "the end of the server has interrupted it";
+    nbdkit_error ("warning: job '%s' was interrupted: it is paused, and "
+                  "job-resume lets it go on", row->id);
+  }
+  else if (row->paused)
+    options.paused = "it was paused before the server replaced itself";
+  b->job = job_new (&backup_driver, b, &options, error);
+  if (b->job == NULL) {
+    let_go (b);
+    g_clear_pointer (&b->shared, job_snapshot_unref);
+    g_clear_pointer (&b->backup, backup_unref);
+    backup_free (b);
+    return NULL;
+  }
+  show_progress (b, b->job);
+  job_set_resumable (b->job);
+  return b->job;
 }

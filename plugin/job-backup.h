@@ -7,12 +7,17 @@
  * So there is no successor to make or to merge back: success drops the first half
  * of its row, in one transaction with all jobs of the group, and failure changes
  * nothing.
+ *
+ * A stop of the server, in order or not, does not end it: see job-store.h.  Made
+ * again, it opens its target when it is resumed, since that may have to be started
+ * first.
  */
 #ifndef JOB_BACKUP_H
 #define JOB_BACKUP_H
 
 #include "plugin/backup.h"
 #include "plugin/job.h"
+#include "plugin/job-store.h"
 #include "plugin/transaction.h"
 
 /* Checks the arguments (blockdev-backup's), claims target and bitmap, and makes the
@@ -31,7 +36,9 @@ typedef struct {
   /* In the group's transaction; and in the end, once, whatever has happened. */
   bool (*commit) (void *opaque, GError **error);
   void (*end) (void *opaque, bool ok);
+  void (*suspend) (void *opaque);       /* instead of end: the server stops */
   void *opaque;
+  Snapshot *snap;               /* for backup_job_restore; NULL: gone */
 } BackupCopy;
 
 Job *backup_job_new_copy (const BackupCopy *copy, JobGroup *group,
@@ -43,7 +50,23 @@ void backup_job_set_source (Job *job, Snapshot *snap);
  * the last one ends the snapshot. */
 typedef struct JobSnapshot JobSnapshot;
 JobSnapshot *job_snapshot_new (Snapshot *snap); /* takes the reference */
+Snapshot *job_snapshot_get (JobSnapshot *snap); /* borrowed */
 void job_snapshot_unref (JobSnapshot *snap);    /* NULL is fine */
+void job_snapshot_leave (JobSnapshot *snap);    /* the last does not end it */
 void backup_job_set_snapshot (Job *job, JobSnapshot *snap);
+
+/* In the transaction of the cut: from now on it outlives the server.  snapshot: its
+ * name; NULL: of one that exists.  group: id of the first of those that end
+ * together. */
+bool backup_job_store (Job *job, const char *snapshot, const char *group,
+                       GError **error);
+
+/* At a start: the job of a row, not started, which will be paused.  shared: its
+ * snapshot, NULL: it is gone, or a backup's; then copy, if the job is part of one.
+ * lost: why it cannot go on; NULL: it finds out itself.  One that cannot fails as
+ * soon as it is started, and stays to be looked at. */
+Job *backup_job_restore (const JobRow *row, JobGroup *group,
+                         const BackupCopy *copy, JobSnapshot *shared,
+                         const char *lost, GError **error);
 
 #endif

@@ -5,77 +5,36 @@
 #include <string.h>
 #include <time.h>
 
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
 #include "plugin/commands.h"
-#include "plugin/job.h"
+#include "plugin/job-internal.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
 
-typedef enum {
-  CREATED, RUNNING, PAUSED, WAITING, PENDING, ABORTING, CONCLUDED, NULL_STATUS,
-} Status;
-
-static const char *const status_names[] = {
+const char *const job_status_names[] = {
   "created", "running", "paused", "waiting", "pending", "aborting",
   "concluded", "null",
 };
 
-/* QEMU's table (its states ready and standby need a driver that has them). */
-static const struct {
-  const char *verb;
-  unsigned in;                  /* a bit a status */
-} verbs[] = {
-  { "cancel", 1 << CREATED | 1 << RUNNING | 1 << PAUSED | 1 << WAITING |
-    1 << PENDING },
-  { "pause", 1 << CREATED | 1 << RUNNING | 1 << PAUSED },
-  { "resume", 1 << CREATED | 1 << RUNNING | 1 << PAUSED },
-  { "set-speed", 1 << CREATED | 1 << RUNNING | 1 << PAUSED },
-  { "complete", 0 },
-  { "finalize", 1 << PENDING },
-  { "dismiss", 1 << CONCLUDED },
-};
-
-struct JobGroup {
-  unsigned refs;                /* its jobs, and who makes it */
-  GPtrArray *jobs;              /* of Job, borrowed */
-  bool finalize;                /* all are done, and may take effect */
-  bool committed, failed;       /* one of them, in the end */
-};
-
-struct Job {
-  /* Set in new, never changed. */
-  const JobDriver *driver;
-  void *opaque;
-  char *id, *device;
-  bool auto_finalize, auto_dismiss;
-  JobGroup *group;
-
-  /* Under lock. */
-  Status status;
-  bool pause_wanted;            /* by a user, or by an error */
-  bool cancelled;
-  bool started;
-  uint64_t speed;
-  uint64_t total, done;
-  const char *io_status;
-  char *error;
-  int64_t error_event_at;       /* monotonic, when the last one was sent */
-  unsigned error_rounds;        /* of "ignore" in a row */
-  /* Of the speed limit: at this time there were that many bytes to go. */
-  int64_t budget_at;            /* monotonic, microseconds */
-  int64_t budget;               /* bytes */
-};
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t changed;          /* of any job's state */
+pthread_mutex_t job_lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_cond_t job_changed;
+GPtrArray *jobs;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static GPtrArray *jobs;                 /* of Job; under lock */
-static unsigned nr_threads;             /* under lock */
+static unsigned nr_threads;             /* under job_lock */
 
 static void
 init_once (void)
 {
-  thread_cond_init (&changed);
+  thread_cond_init (&job_changed);
   jobs = g_ptr_array_new ();
+}
+
+void
+job_init (void)
+{
+  pthread_once (&once, init_once);
 }
 
 /* --- groups --- */
@@ -104,20 +63,20 @@ job_group_unref (JobGroup *group)
 {
   if (group == NULL)
     return;
-  SCOPED_LOCK (&lock);
+  SCOPED_LOCK (&job_lock);
   group_unref_locked (group);
 }
 
 /* --- states --- */
 
 static void
-set_status_locked (Job *job, Status status)
+set_status_locked (Job *job, JobStatus status)
 {
   job->status = status;
   control_event (plugin.control, "JOB_STATUS_CHANGE",
                  json_pack ("{s:s, s:s}", "id", job->id,
-                            "status", status_names[status]));
-  pthread_cond_broadcast (&changed);
+                            "status", job_status_names[status]));
+  pthread_cond_broadcast (&job_changed);
 }
 
 static json_t *
@@ -129,8 +88,8 @@ event_data_locked (const Job *job)
                     "speed", (json_int_t) job->speed);
 }
 
-static Job *
-find_locked (const char *id)
+Job *
+job_find_locked (const char *id)
 {
   for (guint i = 0; i < jobs->len; i++) {
     Job *job = jobs->pdata[i];
@@ -141,11 +100,10 @@ find_locked (const char *id)
   return NULL;
 }
 
-/* The last of it; job is gone. */
+/* job is gone. */
 static void
-dismiss_locked (Job *job)
+forget_locked (Job *job)
 {
-  set_status_locked (job, NULL_STATUS);
   g_ptr_array_remove (jobs, job);
   g_ptr_array_remove (job->group->jobs, job);
   group_unref_locked (job->group);
@@ -153,7 +111,22 @@ dismiss_locked (Job *job)
   g_free (job->id);
   g_free (job->device);
   g_free (job->error);
+  g_free (job->reason);
   g_free (job);
+}
+
+/* The same, and the last that is heard of it. */
+void
+job_dismiss_locked (Job *job)
+{
+  set_status_locked (job, NULL_STATUS);
+  forget_locked (job);
+}
+
+static bool
+must_end_locked (const Job *job)
+{
+  return job->cancelled || job->suspended;
 }
 
 static bool
@@ -174,13 +147,13 @@ job_new (const JobDriver *driver, void *opaque, const JobOptions *options,
   const char *id = options->id != NULL ? options->id : options->device;
   Job *job;
 
-  pthread_once (&once, init_once);
-  SCOPED_LOCK (&lock);
+  job_init ();
+  SCOPED_LOCK (&job_lock);
   if (!id_is_valid (id)) {
     command_set_error (error, "Invalid job ID '%.100s'", id);
     return NULL;
   }
-  if (find_locked (id) != NULL) {
+  if (job_find_locked (id) != NULL) {
     command_set_error (error, "Job ID '%.100s' already in use", id);
     return NULL;
   }
@@ -192,6 +165,8 @@ job_new (const JobDriver *driver, void *opaque, const JobOptions *options,
   job->auto_finalize = options->auto_finalize;
   job->auto_dismiss = options->auto_dismiss;
   job->speed = options->speed;
+  job->pause_wanted = options->paused != NULL;
+  job->reason = g_strdup (options->paused);
   job->io_status = "ok";
   job->group = options->group != NULL ? options->group : job_group_new ();
   if (options->group != NULL)
@@ -237,7 +212,7 @@ enter_waiting_locked (Job *job)
     all_auto &= member->auto_finalize;
   }
   group->finalize = all_auto;
-  pthread_cond_broadcast (&changed);
+  pthread_cond_broadcast (&job_changed);
 }
 
 /* One transaction for all of the group. */
@@ -278,7 +253,7 @@ fail_group_locked (Job *job)
     if (member != job && member->status != CONCLUDED)
       member->cancelled = true;
   }
-  pthread_cond_broadcast (&changed);
+  pthread_cond_broadcast (&job_changed);
 }
 
 /* From the end of the work until its effect is there or never will be. */
@@ -288,25 +263,28 @@ settle_locked (Job *job)
   JobGroup *group = job->group;
 
   enter_waiting_locked (job);
-  while (!group->failed && !group->committed && !job->cancelled) {
+  while (!group->failed && !group->committed &&
+         (group->committing || !must_end_locked (job))) {
     /* Members leave only after the group is settled: the first is there. */
     if (group->finalize && group->jobs->pdata[0] == job) {
       g_autoptr (GError) error = NULL;
       bool ok;
 
-      pthread_mutex_unlock (&lock);
+      group->committing = true;
+      pthread_mutex_unlock (&job_lock);
       ok = commit_group (group, &error);
-      pthread_mutex_lock (&lock);
+      pthread_mutex_lock (&job_lock);
+      group->committing = false;
       if (ok)
         group->committed = true;
       else {
         take_error_locked (job, error);
         fail_group_locked (job);
       }
-      pthread_cond_broadcast (&changed);
+      pthread_cond_broadcast (&job_changed);
       break;
     }
-    pthread_cond_wait (&changed, &lock);
+    pthread_cond_wait (&job_changed, &job_lock);
   }
   return group->committed;
 }
@@ -327,6 +305,36 @@ send_end_locked (Job *job, bool ok)
   control_event (plugin.control, "BLOCK_JOB_COMPLETED", data);
 }
 
+static void
+end_locked (Job *job, bool ok)
+{
+  if (!ok) {
+    fail_group_locked (job);
+    set_status_locked (job, ABORTING);
+  }
+  pthread_mutex_unlock (&job_lock);
+  job->driver->end (job, job->opaque, ok);
+  pthread_mutex_lock (&job_lock);
+  send_end_locked (job, ok);
+  set_status_locked (job, CONCLUDED);
+  if (job->auto_dismiss)
+    job_dismiss_locked (job);
+}
+
+/* The server stops: the job is left to the next start. */
+static void
+suspend_locked (Job *job)
+{
+  bool paused = job->pause_wanted;
+
+  if (job->status != PAUSED)
+    set_status_locked (job, PAUSED);
+  pthread_mutex_unlock (&job_lock);
+  job->driver->suspend (job, job->opaque, paused);
+  pthread_mutex_lock (&job_lock);
+  forget_locked (job);
+}
+
 static void *
 job_thread (void *opaque)
 {
@@ -334,29 +342,20 @@ job_thread (void *opaque)
   g_autoptr (GError) error = NULL;
   bool ok = job->driver->run (job, job->opaque, &error);
 
-  pthread_mutex_lock (&lock);
-  if (!job->cancelled && !ok)
+  pthread_mutex_lock (&job_lock);
+  if (!must_end_locked (job) && !ok)
     take_error_locked (job, error);
-  if (ok && !job->cancelled)
+  if (ok && !must_end_locked (job))
     ok = settle_locked (job);
   else
     ok = false;
-  if (!ok) {
-    fail_group_locked (job);
-    set_status_locked (job, ABORTING);
-  }
-  pthread_mutex_unlock (&lock);
-
-  job->driver->end (job, job->opaque, ok);
-
-  pthread_mutex_lock (&lock);
-  send_end_locked (job, ok);
-  set_status_locked (job, CONCLUDED);
-  if (job->auto_dismiss)
-    dismiss_locked (job);
+  if (!ok && job->suspended && !job->cancelled && job->error == NULL)
+    suspend_locked (job);
+  else
+    end_locked (job, ok);
   nr_threads--;
-  pthread_cond_broadcast (&changed);
-  pthread_mutex_unlock (&lock);
+  pthread_cond_broadcast (&job_changed);
+  pthread_mutex_unlock (&job_lock);
   return NULL;
 }
 
@@ -365,10 +364,10 @@ job_start (Job *job, GError **error)
 {
   pthread_t thread;
   int err;
-  SCOPED_LOCK (&lock);
+  SCOPED_LOCK (&job_lock);
 
   job->budget_at = g_get_monotonic_time ();
-  set_status_locked (job, RUNNING);
+  set_status_locked (job, job->pause_wanted ? PAUSED : RUNNING);
   err = thread_create (&thread, job_thread, job);
   if (err != 0) {
     command_set_error (error, "cannot start job '%s': %s", job->id,
@@ -376,7 +375,6 @@ job_start (Job *job, GError **error)
     return false;
   }
   pthread_detach (thread);
-  job->started = true;
   nr_threads++;
   return true;
 }
@@ -385,11 +383,27 @@ void
 job_abandon (Job *job)
 {
   job->driver->end (job, job->opaque, false);
-  SCOPED_LOCK (&lock);
+  SCOPED_LOCK (&job_lock);
   fail_group_locked (job);      /* some may have been started */
   set_status_locked (job, ABORTING);
   set_status_locked (job, CONCLUDED);
-  dismiss_locked (job);
+  job_dismiss_locked (job);
+}
+
+void
+job_leave (Job *job)
+{
+  job->driver->suspend (job, job->opaque, job->pause_wanted);
+  SCOPED_LOCK (&job_lock);
+  forget_locked (job);
+}
+
+void
+job_set_resumable (Job *job)
+{
+  SCOPED_LOCK (&job_lock);
+
+  job->resumable = true;
 }
 
 /* --- for drivers --- */
@@ -402,14 +416,14 @@ wait_until_locked (int64_t when)
     .tv_nsec = when % G_USEC_PER_SEC * 1000,
   };
 
-  pthread_cond_timedwait (&changed, &lock, &until);
+  pthread_cond_timedwait (&job_changed, &job_lock, &until);
 }
 
 /* A bucket of a tenth of a second's worth.  Comes back early for a pause. */
 static void
 throttle_locked (Job *job)
 {
-  while (!job->cancelled && !job->pause_wanted && job->speed != 0) {
+  while (!must_end_locked (job) && !job->pause_wanted && job->speed != 0) {
     int64_t now = g_get_monotonic_time ();
     int64_t most = (int64_t) MIN (job->speed / 10 + 1, (uint64_t) INT64_MAX);
 
@@ -429,42 +443,103 @@ throttle_locked (Job *job)
 static void
 pause_locked (Job *job)
 {
-  if (!job->pause_wanted || job->cancelled)
+  if (!job->pause_wanted || must_end_locked (job))
     return;
-  set_status_locked (job, PAUSED);
-  while (job->pause_wanted && !job->cancelled)
-    pthread_cond_wait (&changed, &lock);
-  set_status_locked (job, RUNNING);
+  if (job->driver->pausing != NULL) {
+    pthread_mutex_unlock (&job_lock);
+    job->driver->pausing (job, job->opaque);
+    pthread_mutex_lock (&job_lock);
+  }
+  if (!job->pause_wanted || must_end_locked (job))
+    return;
+  if (job->status != PAUSED)
+    set_status_locked (job, PAUSED);
+  while (job->pause_wanted && !must_end_locked (job))
+    pthread_cond_wait (&job_changed, &job_lock);
+  /* Several threads may have been in here. */
+  if (job->status == PAUSED && !job->suspended)
+    set_status_locked (job, RUNNING);
   job->budget_at = g_get_monotonic_time ();
 }
 
 bool
 job_pause_point (Job *job, uint64_t bytes)
 {
-  SCOPED_LOCK (&lock);
+  SCOPED_LOCK (&job_lock);
 
   job->budget -= job->speed == 0 ? 0
     : (int64_t) MIN (bytes, (uint64_t) INT64_MAX / 2);
   throttle_locked (job);
-  while (job->pause_wanted && !job->cancelled) {
+  while (job->pause_wanted && !must_end_locked (job)) {
     pause_locked (job);
     throttle_locked (job);
   }
-  return !job->cancelled;
+  return !must_end_locked (job);
 }
 
 bool
 job_is_cancelled (Job *job)
 {
-  SCOPED_LOCK (&lock);
+  SCOPED_LOCK (&job_lock);
 
   return job->cancelled;
+}
+
+bool
+job_is_suspended (Job *job)
+{
+  SCOPED_LOCK (&job_lock);
+
+  return job->suspended;
+}
+
+bool
+job_wants_pause (Job *job)
+{
+  SCOPED_LOCK (&job_lock);
+
+  return job->pause_wanted;
+}
+
+void
+job_wait (Job *job, unsigned ms)
+{
+  int64_t until = g_get_monotonic_time () + (int64_t) ms * 1000;
+  SCOPED_LOCK (&job_lock);
+
+  while (!must_end_locked (job) && !job->pause_wanted &&
+         g_get_monotonic_time () < until)
+    wait_until_locked (until);
+}
+
+uint64_t
+job_done (Job *job)
+{
+  SCOPED_LOCK (&job_lock);
+
+  return job->done;
+}
+
+uint64_t
+job_speed (Job *job)
+{
+  SCOPED_LOCK (&job_lock);
+
+  return job->speed;
+}
+
+void
+job_set_done (Job *job, uint64_t done)
+{
+  SCOPED_LOCK (&job_lock);
+
+  job->done = done;
 }
 
 void
 job_set_total (Job *job, uint64_t total)
 {
-  SCOPED_LOCK (&lock);
+  SCOPED_LOCK (&job_lock);
 
   job->total = total;
 }
@@ -472,7 +547,7 @@ job_set_total (Job *job, uint64_t total)
 void
 job_advance (Job *job, uint64_t bytes)
 {
-  SCOPED_LOCK (&lock);
+  SCOPED_LOCK (&job_lock);
 
   job->done += bytes;
   job->error_rounds = 0;
@@ -505,9 +580,26 @@ back_off_locked (Job *job)
     MIN ((int64_t) 100000 << MIN (job->error_rounds, 10), 5 * G_USEC_PER_SEC);
 
   job->error_rounds++;
-  while (!job->cancelled && !job->pause_wanted &&
+  while (!must_end_locked (job) && !job->pause_wanted &&
          g_get_monotonic_time () < until)
     wait_until_locked (until);
+}
+
+bool
+job_hold (Job *job, const char *why)
+{
+  SCOPED_LOCK (&job_lock);
+
+  nbdkit_error ("warning: job '%s' is on hold: %s", job->id, why);
+  g_free (job->reason);
+  job->reason = g_strdup (why);
+  job->io_status = "failed";
+  job->pause_wanted = true;
+  control_event (plugin.control, "BLOCK_JOB_ERROR",
+                 json_pack ("{s:s, s:s, s:s}", "device", job->id,
+                            "operation", "write", "action", "stop"));
+  pause_locked (job);
+  return !must_end_locked (job);
 }
 
 bool
@@ -515,9 +607,9 @@ job_io_error (Job *job, JobOnError policy, bool is_read, int err)
 {
   static const char *const actions[] = { "report", "ignore", "stop" };
   int64_t now = g_get_monotonic_time ();
-  SCOPED_LOCK (&lock);
+  SCOPED_LOCK (&job_lock);
 
-  if (job->cancelled)
+  if (must_end_locked (job))
     return false;
   if (policy == JOB_ON_ERROR_ENOSPC)
     policy = err == ENOSPC ? JOB_ON_ERROR_STOP : JOB_ON_ERROR_REPORT;
@@ -540,7 +632,7 @@ job_io_error (Job *job, JobOnError policy, bool is_read, int err)
     back_off_locked (job);
     pause_locked (job);
   }
-  return !job->cancelled;
+  return !must_end_locked (job);
 }
 
 const char *
@@ -555,229 +647,24 @@ job_opaque (const Job *job)
   return job->opaque;
 }
 
-/* --- for commands --- */
-
-static Job *
-find_or_error_locked (const char *id, bool block, GError **error)
-{
-  Job *job;
-
-  job = find_locked (id);
-  if (job != NULL)
-    return job;
-  if (block)
-    g_set_error (error, QMP_ERROR, QMP_ERROR_DEVICE_NOT_ACTIVE,
-                 "Block job '%.100s' not found", id);
-  else
-    command_set_error (error, "Job not found");
-  return NULL;
-}
-
-static bool
-accepts (const Job *job, const char *verb, GError **error)
-{
-  for (size_t i = 0; i < G_N_ELEMENTS (verbs); i++)
-    if (strcmp (verbs[i].verb, verb) == 0 &&
-        (verbs[i].in >> job->status & 1) != 0)
-      return true;
-  command_set_error (error, "Job '%s' in state '%s' cannot accept command "
-                     "verb '%s'", job->id, status_names[job->status], verb);
-  return false;
-}
-
-bool
-job_verb (const char *id, const char *verb, bool block, GError **error)
-{
-  Job *job;
-
-  pthread_once (&once, init_once);
-  SCOPED_LOCK (&lock);
-  job = find_or_error_locked (id, block, error);
-  /* QEMU says this of resume whatever the state is. */
-  if (job != NULL && strcmp (verb, "resume") == 0 && !job->pause_wanted) {
-    command_set_error (error, "Can't resume a job that was not paused");
-    return false;
-  }
-  if (job == NULL || !accepts (job, verb, error))
-    return false;
-  if (strcmp (verb, "cancel") == 0)
-    job->cancelled = true;
-  else if (strcmp (verb, "pause") == 0) {
-    if (job->pause_wanted) {
-      command_set_error (error, "Job is already paused");
-      return false;
-    }
-    job->pause_wanted = true;
-  }
-  else if (strcmp (verb, "resume") == 0) {
-    job->pause_wanted = false;
-    job->io_status = "ok";
-  }
-  else if (strcmp (verb, "finalize") == 0)
-    job->group->finalize = true;
-  else if (strcmp (verb, "dismiss") == 0)
-    dismiss_locked (job);
-  pthread_cond_broadcast (&changed);
-  return true;
-}
-
-bool
-job_set_speed (const char *id, int64_t speed, GError **error)
-{
-  Job *job;
-
-  pthread_once (&once, init_once);
-  SCOPED_LOCK (&lock);
-  job = find_or_error_locked (id, true, error);
-  if (job == NULL || !accepts (job, "set-speed", error))
-    return false;
-  if (speed < 0) {
-    command_set_error (error, "Parameter 'speed' expects a non-negative "
-                       "value");
-    return false;
-  }
-  job->speed = (uint64_t) speed;
-  job->budget = 0;
-  job->budget_at = g_get_monotonic_time ();
-  pthread_cond_broadcast (&changed);
-  return true;
-}
-
-bool
-job_is_paused (const char *id)
-{
-  const Job *job;
-
-  pthread_once (&once, init_once);
-  SCOPED_LOCK (&lock);
-  job = find_locked (id);
-  return job != NULL && job->pause_wanted;
-}
-
-static json_t *
-query_locked (const Job *job)
-{
-  json_t *entry =
-    json_pack ("{s:s, s:s, s:s, s:I, s:I}", "id", job->id,
-               "type", job->driver->type,
-               "status", status_names[job->status],
-               "current-progress", (json_int_t) job->done,
-               "total-progress", (json_int_t) job->total);
-
-  if (job->error != NULL)
-    json_object_set_new (entry, "error", qmp_text (job->error));
-  return entry;
-}
-
-static json_t *
-query_block_locked (const Job *job)
-{
-  bool at_work = job->status == RUNNING;
-  json_t *entry =
-    json_pack ("{s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:b, s:s, s:b, s:b, s:b}",
-               "device", job->id, "type", job->driver->type,
-               "status", status_names[job->status],
-               "len", (json_int_t) job->total,
-               "offset", (json_int_t) job->done,
-               "speed", (json_int_t) job->speed,
-               "busy", at_work, "paused", job->pause_wanted,
-               "io-status", job->io_status, "ready", 0,
-               "auto-finalize", job->auto_finalize,
-               "auto-dismiss", job->auto_dismiss);
-
-  if (job->error != NULL)
-    json_object_set_new (entry, "error", qmp_text (job->error));
-  return entry;
-}
-
-static json_t *
-list_jobs (json_t *(*one) (const Job *))
-{
-  json_t *list = json_array ();
-
-  pthread_once (&once, init_once);
-  SCOPED_LOCK (&lock);
-  for (guint i = 0; i < jobs->len; i++)
-    json_array_append_new (list, one (jobs->pdata[i]));
-  return list;
-}
-
-json_t *
-job_query (void)
-{
-  return list_jobs (query_locked);
-}
-
-json_t *
-job_query_block (void)
-{
-  return list_jobs (query_block_locked);
-}
-
-void
-job_add_progress (const char *id, json_t *entry)
-{
-  const Job *job;
-
-  pthread_once (&once, init_once);
-  SCOPED_LOCK (&lock);
-  job = find_locked (id);
-  if (job == NULL)
-    return;
-  json_object_set_new (entry, "job-status",
-                       json_string (status_names[job->status]));
-  json_object_set_new (entry, "current-progress",
-                       json_integer ((json_int_t) job->done));
-  json_object_set_new (entry, "total-progress",
-                       json_integer ((json_int_t) job->total));
-}
-
-void
-job_cancel_wait (const char *id)
-{
-  const Job *ours;
-  Job *job;
-
-  pthread_once (&once, init_once);
-  SCOPED_LOCK (&lock);
-  ours = job = find_locked (id);
-  if (job != NULL && job->status < ABORTING)
-    job->cancelled = true;
-  pthread_cond_broadcast (&changed);
-  while (job != NULL && job == ours && job->status < CONCLUDED) {
-    pthread_cond_wait (&changed, &lock);
-    job = find_locked (id);
-  }
-}
-
-char *
-job_find_of_disk (const char *disk)
-{
-  pthread_once (&once, init_once);
-  SCOPED_LOCK (&lock);
-  for (guint i = 0; i < jobs->len; i++) {
-    const Job *job = jobs->pdata[i];
-
-    if (job->status < CONCLUDED && strcmp (job->device, disk) == 0)
-      return g_strdup (job->id);
-  }
-  return NULL;
-}
+/* --- the end --- */
 
 void
 job_stop_all (void)
 {
-  pthread_once (&once, init_once);
-  SCOPED_LOCK (&lock);
+  job_init ();
+  SCOPED_LOCK (&job_lock);
   for (guint i = 0; i < jobs->len; i++) {
     Job *job = jobs->pdata[i];
 
-    if (job->status < ABORTING)
+    if (job->status < ABORTING && job->resumable)
+      job->suspended = true;
+    else if (job->status < ABORTING)
       job->cancelled = true;
   }
-  pthread_cond_broadcast (&changed);
+  pthread_cond_broadcast (&job_changed);
   while (nr_threads > 0)
-    pthread_cond_wait (&changed, &lock);
+    pthread_cond_wait (&job_changed, &job_lock);
   while (jobs->len > 0)
-    dismiss_locked (jobs->pdata[jobs->len - 1]);
+    job_dismiss_locked (jobs->pdata[jobs->len - 1]);
 }

@@ -6,6 +6,10 @@
  *              running -> waiting -> pending -> concluded -> null
  *   any of these but the last two -> aborting -> concluded -> null
  *
+ * When the server stops, a job that can be resumed does not end: it is suspended,
+ * and its driver leaves in the catalog what the next start makes it again from,
+ * paused.  A killed server leaves the same, but for the last seconds' progress.
+ *
  * A job has a thread.  Its driver does the work and calls job_pause_point between
  * steps: there the job pauses, is slowed down to its speed, and learns that it is
  * cancelled.  What it has done takes effect in the driver's commit, which runs when
@@ -30,10 +34,16 @@ typedef struct {
   /* Does the work, in the job's thread.  false: an error, or job_pause_point said
    * that the job is cancelled. */
   bool (*run) (Job *job, void *opaque, GError **error);
+  /* One of its threads is about to pause, in job_pause_point or job_io_error; may be
+   * NULL. */
+  void (*pausing) (Job *job, void *opaque);
   /* In the group's transaction; NULL: nothing to do. */
   bool (*commit) (Job *job, void *opaque, GError **error);
   /* It has ended; ok: its commit is durable.  Once, whatever has happened. */
   void (*end) (Job *job, void *opaque, bool ok);
+  /* Instead of end, of a job that can be resumed: the server stops.  paused: not by
+   * that alone. */
+  void (*suspend) (Job *job, void *opaque, bool paused);
   void (*free) (void *opaque);
 } JobDriver;
 
@@ -42,6 +52,7 @@ typedef struct {
   const char *device;           /* the disk it works for */
   uint64_t speed;               /* bytes a second; 0: no limit */
   bool auto_finalize, auto_dismiss;
+  const char *paused;           /* from the start, and why; NULL: not */
   JobGroup *group;              /* NULL: its own */
 } JobOptions;
 
@@ -57,15 +68,29 @@ Job *job_new (const JobDriver *driver, void *opaque, const JobOptions *options,
 /* Either of them, once all of a transaction's jobs have been made. */
 bool job_start (Job *job, GError **error);
 void job_abandon (Job *job);
+/* Or, of one that can be resumed: it is left as it was, for the next start. */
+void job_leave (Job *job);
+/* Before the start: its driver can suspend it. */
+void job_set_resumable (Job *job);
 
 /* --- for drivers, in the job's thread */
 
 /* bytes: worked on since the last call, for the speed limit.  false: end now. */
 bool job_pause_point (Job *job, uint64_t bytes);
 void job_set_total (Job *job, uint64_t total);
+void job_set_done (Job *job, uint64_t done);
 void job_advance (Job *job, uint64_t bytes);
-/* Does somebody want it to end? */
+uint64_t job_done (Job *job);
+uint64_t job_speed (Job *job);                  /* as it is now */
+/* Shall it end for good; for now, since the server stops; pause? */
 bool job_is_cancelled (Job *job);
+bool job_is_suspended (Job *job);
+bool job_wants_pause (Job *job);
+/* Waits so long at most, less if any of that is asked for. */
+void job_wait (Job *job, unsigned ms);
+/* It cannot go on as it is: pauses as for an error of the target.  why: for
+ * query-jobs and the log.  False: end now. */
+bool job_hold (Job *job, const char *why);
 
 typedef enum {
   JOB_ON_ERROR_REPORT, JOB_ON_ERROR_IGNORE, JOB_ON_ERROR_STOP,
@@ -101,7 +126,8 @@ void job_cancel_wait (const char *id);
  * frees. */
 char *job_find_of_disk (const char *disk);
 
-/* Ends all of them as cancelled, and waits until they are gone. */
+/* Suspends those that can be resumed, ends the others as cancelled, and waits until
+ * all are gone. */
 void job_stop_all (void);
 
 #endif

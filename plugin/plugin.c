@@ -21,8 +21,8 @@
 #include "bitmap/named-bitmap.h"
 #include "plugin/added-disks.h"
 #include "plugin/commands.h"
-#include "plugin/backup-push.h"
 #include "plugin/exports.h"
+#include "plugin/job-restore.h"
 #include "plugin/job.h"
 #include "plugin/lease.h"
 #include "plugin/nbd-server.h"
@@ -366,9 +366,7 @@ fleece_plugin_after_fork (void)
       (plugin.resumed ||
        named_bitmap_delete_transient (plugin.catalog, 0, &error)) &&
       fleece_start (plugin.fleece, plugin.catalog, &error) &&
-      backup_push_recover (&error) &&
-      backup_table_load (plugin.backups, plugin.catalog, plugin.fleece,
-                         &error) &&
+      job_restore_all (&error) &&
       keeper_start (plugin.keeper, plugin.fleece, &error) &&
       restore_exports () &&
       (plugin.control == NULL ||
@@ -380,6 +378,7 @@ fleece_plugin_after_fork (void)
   }
   /* The server ends now, perhaps without .cleanup and .unload. */
   lease_stop ();
+  job_stop_all ();
   keeper_stop (plugin.keeper);
   if (plugin.control != NULL)
     control_stop (plugin.control);

@@ -228,6 +228,15 @@ check_members (const struct qmp_arg *args, json_t *object, const char *prefix,
   return true;
 }
 
+bool
+qmp_check (const struct qmp_command *table, const char *command, json_t *args,
+           GError **error)
+{
+  while (strcmp (table->name, command) != 0)
+    table++;
+  return check_members (table->args, args, "", error);
+}
+
 /* --- one request --- */
 
 /* QEMU's checks of the outermost object, with its texts. */

@@ -89,6 +89,10 @@ GString *qmp_handle (const struct qmp_command *table,
                      struct qmp_session *session,
                      const char *text, size_t length);
 
+/* Would these be good arguments of a command? */
+bool qmp_check (const struct qmp_command *table, const char *command,
+                json_t *args, GError **error);
+
 /* The reply to something that was no JSON text: an error without an id. */
 GString *qmp_error_reply (const char *desc);
 

@@ -317,6 +317,7 @@ static const struct qmp_arg job[] = {
   { "current-progress", QMP_INT, ALWAYS },
   { "total-progress", QMP_INT, ALWAYS },
   { "error", QMP_STR },
+  { "reason", QMP_STR },
   { NULL }
 };
 const struct qmp_arg reply_query_jobs = {

@@ -31,6 +31,7 @@ struct Transaction {
 typedef struct {
   Job *job;
   Disk *disk;                   /* whose cut makes its snapshot; NULL: none */
+  bool resumable;
 } PendingJob;
 
 typedef struct {
@@ -494,7 +495,7 @@ action_checkpoint_delete (Transaction *t, json_t *args, GError **error)
 bool
 action_backup (Transaction *t, json_t *args, GError **error)
 {
-  PendingJob pending = { NULL, NULL };
+  PendingJob pending = { .resumable = true };
 
   pending.job = backup_job_new (t, args, t->group, &pending.disk, error);
   if (pending.job == NULL)
@@ -508,7 +509,7 @@ action_backup (Transaction *t, json_t *args, GError **error)
 bool
 action_populate (Transaction *t, json_t *args, GError **error)
 {
-  PendingJob pending = { NULL, NULL };
+  PendingJob pending = { .resumable = false };
 
   pending.job = populate_job_new (t, args, t->group, error);
   if (pending.job == NULL)
@@ -517,20 +518,33 @@ action_populate (Transaction *t, json_t *args, GError **error)
   return true;
 }
 
+/* Jobs that were interrupted have theirs from before. */
+static char *
+new_snapshot_name (Disk *disk)
+{
+  static atomic_uint last;
+
+  for (;;) {
+    g_autofree char *name = g_strdup_printf (JOB_SNAPSHOT "%u",
+                                             atomic_fetch_add (&last, 1));
+    g_autoptr (Snapshot) snap = disk_find_snapshot (disk, name);
+
+    if (snap == NULL)
+      return g_steal_pointer (&name);
+  }
+}
+
 /* A snapshot of each disk that a job reads; of all its jobs here. */
 static void
 ask_for_snapshots (Transaction *t, GPtrArray *names)
 {
-  static atomic_uint last;
-
   for (guint c = 0; c < t->cuts->len; c++) {
     FleeceCutDisk *cut = &g_array_index (t->cuts, FleeceCutDisk, c);
 
     for (guint i = 0; i < t->jobs->len; i++)
       if (g_array_index (t->jobs, PendingJob, i).disk == cut->disk &&
           cut->snapshot == NULL) {
-        char *name = g_strdup_printf (JOB_SNAPSHOT "%u",
-                                      atomic_fetch_add (&last, 1));
+        char *name = new_snapshot_name (cut->disk);
 
         g_ptr_array_add (names, name);
         cut->snapshot = name;
@@ -648,6 +662,28 @@ delete_checkpoints (PendingDelete *pending, GError **error)
   return true;
 }
 
+/* They outlive the server.  Not a group with one that does not: those end
+ * together. */
+static bool
+store_jobs (Transaction *t, GError **error)
+{
+  const PendingJob *pending = (const PendingJob *) t->jobs->data;
+  bool all = true;
+
+  for (guint i = 0; i < t->jobs->len; i++)
+    all &= pending[i].resumable;
+  for (guint i = 0; i < t->jobs->len; i++) {
+    const Job *first = t->group != NULL ? pending->job : pending[i].job;
+    const char *snapshot = pending[i].disk == NULL ? NULL
+      : find_cut (t, pending[i].disk)->snapshot;
+
+    if ((t->group != NULL ? all : pending[i].resumable) &&
+        !backup_job_store (pending[i].job, snapshot, job_id (first), error))
+      return false;
+  }
+  return true;
+}
+
 /* In the cut's transaction.  What goes makes room for names that come. */
 static bool
 write_rows (void *opaque, GError **error)
@@ -680,7 +716,7 @@ write_rows (void *opaque, GError **error)
   for (guint i = 0; i < t->created->len; i++)
     if (!create_checkpoint (t, t->created->pdata[i], error))
       return false;
-  return true;
+  return store_jobs (t, error);
 }
 
 static bool

@@ -24,6 +24,20 @@ KINDS = ("none", "kill", "kill", "stop", "quit", "reexec")
 ROUNDS_A_LIFE = 12              # then all is removed, and nothing may be left
 
 
+def end_jobs(q):
+    """Those that a restart has interrupted are there again, paused; after the
+    server has replaced itself they go on."""
+    for j in q.command("query-jobs"):
+        q.execute("job-cancel", id=j["id"])     # if it has not ended
+
+    def ended():
+        for j in q.command("query-jobs"):
+            if j["status"] == "concluded":
+                q.command("job-dismiss", id=j["id"])
+        return not q.command("query-jobs")
+    fixture.wait_until("the jobs to end", ended)
+
+
 class Life:
     """A state directory, from its first server to its last."""
 
@@ -96,6 +110,7 @@ class Life:
         # A replacement keeps those whose client could not delete them.
         for e in q.command("query-block-exports"):
             q.command("block-export-del", id=e["id"], mode="hard")
+        end_jobs(q)
         now = self.guest.now()
         seen = histories.Seen(self.t, q)
         assert seen.disks == self.guest.state(now.a), "a write is lost"

@@ -140,3 +140,18 @@ fleecectl backup end seen
 wait $watcher
 [ "$(tail -n 1 "$tmpdir/out" | tr -d ' ')" = BACKUP ] ||
   fail "$(cat "$tmpdir/out")"
+
+# --- a job that outlives the server ---
+truncate -s 32M "$tmpdir/kept.raw"
+fleecectl node add kept "$tmpdir/kept.raw"
+fleecectl backup push vda kept --job kept --speed 1
+expect_error 'in use by job' fleecectl disk resize vda 64M
+stop_server
+start_disks disk=vda:"$tmpdir/vda.raw" disk=vdb:"$tmpdir/vdb.raw"
+job_is kept paused || fail "$(fleecectl job list)"
+shows '^kept .* the end of the server has interrupted it' job list
+shows "job 'kept' is paused: the end of the server" status
+fleecectl job speed kept 0
+fleecectl job resume kept
+wait_until "it to end" eval '! job_is kept ".*"'
+cmp "$tmpdir/vda.raw" "$tmpdir/kept.raw"

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """backup-begin in mode push: full and incremental copies of several disks at one
-cut; a push that fails, is cancelled or interrupted takes its checkpoint with it."""
+cut; a push that fails or is cancelled takes its checkpoint with it; one that is
+interrupted goes on."""
 import os
 import signal
 
@@ -189,24 +190,61 @@ assert q.error("backup-begin", disks=disks(vda="to-vda"))["desc"] == \
 assert checkpoints() == ["mon", "tue", "wed"]
 ended()
 
-# Killed in the middle, or stopped: it has failed.
+
+
+def restart(how):
+    global server, q
+    if how == "kill":
+        server.kill()
+    else:
+        q.command("quit")
+        server.process.wait()
+    server = t.start_disks(*args)
+    q = t.qmp()
+
+
+# Killed in the middle, or stopped: it waits to be resumed, with its checkpoint, and
+# its snapshot.
 begin_slow()
-server.kill()
-server = t.start_disks(*args)
-q = t.qmp()
-assert q.command("query-backups") == [] and \
-    checkpoints() == ["mon", "tue", "wed"]
-ended()
-with open(server.log) as log:
-    assert "backup 's' was interrupted: it has failed, and its checkpoint " \
-        "is deleted again" in log.read()
+before = content(DISKS["vda"])
+restart("kill")
+backup, = q.command("query-backups")
+assert (backup["id"], backup["mode"], backup["state"]) == \
+    ("s", "push", "live"), backup
+disk, = backup["disks"]
+assert (disk["job"], disk["target"], disk["job-status"]) == \
+    ("backup-s-vda", "slow", "paused"), disk
+assert checkpoints() == ["mon", "tue", "wed", "thu"]
+guest = {n: t.connect(n) for n in DISKS}
+guest["vda"].pwrite(b"not in it", 4 * MIB)
+restart("quit")
+q.command("block-job-set-speed", device="backup-s-vda", speed=0)
+q.command("job-resume", id="backup-s-vda")
+ends, changes = ended()
+assert ends == {"backup-s-vda": ("COMPLETED", None)} and not changes, ends
+assert checkpoints() == ["mon", "tue", "wed", "thu"]
+assert bytes(t.connect_uri(t.uri("", slow)).pread(SIZE, 0)) == before
+# ... or to be given up
+begin["checkpoint"] = {"name": "fri"}
+begin_slow()
+restart("kill")
+q.command("backup-end", id="s")
+ends, changes = ended()
+assert ends == {"backup-s-vda": ("CANCELLED", None)}, ends
+assert changes == [("fri", "deleted")], changes
+assert checkpoints() == ["mon", "tue", "wed", "thu"]
+# ... and one whose snapshot is lost has failed
 q.command("blockdev-add", driver="nbd", node_name="slow",
           server={"type": "unix", "path": slow.sock})
 begin_slow()
-q.command("quit")
-server.process.wait()
+server.kill()
+t.lose_runtime()
 server = t.start_disks(*args)
 q = t.qmp()
-assert q.command("query-backups") == [] and \
-    checkpoints() == ["mon", "tue", "wed"]
+fixture.wait_until("it to fail", lambda: not q.command("query-backups"))
+job, = q.command("query-jobs")
+assert job["status"] == "concluded" and \
+    "its snapshot of disk 'vda' is lost" in job["error"], job
+q.command("job-dismiss", id=job["id"])
 ended()
+assert checkpoints() == ["mon", "tue", "wed", "thu"]

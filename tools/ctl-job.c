@@ -61,7 +61,7 @@ ctl_print_jobs (const json_t *jobs, const json_t *block_jobs)
 {
   static const char *const titles[] =
     { "JOB", "TYPE", "STATUS", ">DONE", ">OF", ">PERCENT", ">SPEED LIMIT",
-      "IO", "ERROR", NULL };
+      "IO", "ERROR OR REASON", NULL };
   g_autoptr (Table) table = table_new (titles);
   const json_t *job;
   size_t i;
@@ -69,6 +69,7 @@ ctl_print_jobs (const json_t *jobs, const json_t *block_jobs)
   json_array_foreach (jobs, i, job) {
     const json_t *block = find_block_job (block_jobs, ctl_get (job, "id"));
     const char *io = ctl_get (block, "io-status");
+    const char *error = ctl_get (job, "error");
 
     table_cell (table, ctl_get (job, "id"));
     table_cell (table, ctl_get (job, "type"));
@@ -78,7 +79,7 @@ ctl_print_jobs (const json_t *jobs, const json_t *block_jobs)
     table_cell_take (table, percent_text (job));
     table_cell_take (table, speed_text (block));
     table_cell (table, g_strcmp0 (io, "ok") == 0 ? NULL : io);
-    table_cell (table, ctl_get (job, "error"));
+    table_cell (table, error != NULL ? error : ctl_get (job, "reason"));
   }
   table_print (table);
 }

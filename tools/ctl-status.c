@@ -123,6 +123,19 @@ check_checkpoints (struct status *s)
     }
 }
 
+/* Why the job is on hold; NULL: it is not, or somebody has paused it. */
+static const char *
+reason_of_job (const struct status *s, const char *id)
+{
+  const json_t *job;
+  size_t i;
+
+  json_array_foreach (s->jobs, i, job)
+    if (g_strcmp0 (ctl_get (job, "id"), id) == 0)
+      return ctl_get (job, "reason");
+  return NULL;
+}
+
 static void
 check_jobs (struct status *s)
 {
@@ -133,10 +146,14 @@ check_jobs (struct status *s)
     if (ctl_get (job, "error") != NULL)
       warn (s, "job '%s' failed: %s", name_of (job, "id"),
             ctl_get (job, "error"));
+    else if (ctl_get (job, "reason") != NULL)
+      warn (s, "job '%s' is %s: %s", name_of (job, "id"),
+            name_of (job, "status"), ctl_get (job, "reason"));
   json_array_foreach (s->block_jobs, i, job) {
     const char *io = ctl_get (job, "io-status");
 
-    if (io != NULL && strcmp (io, "ok") != 0)
+    if (io != NULL && strcmp (io, "ok") != 0 &&
+        reason_of_job (s, ctl_get (job, "device")) == NULL)
       warn (s, "job '%s' is held up: I/O status %s", name_of (job, "device"),
             io);
   }
