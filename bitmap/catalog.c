@@ -38,7 +38,7 @@ struct Catalog {
   unsigned depth;               /* of locks held by the owner */
   unsigned transactions;        /* nested begins of the owner */
   bool failed;                  /* an inner one was rolled back */
-  bool unsettled;               /* see settle_log */
+  bool unsettled;               /* see settle */
   sqlite3 *db;                  /* NULL before catalog_open */
   char *uuid;
   /* sqlite3_stmt by the address of its text, and by the text. */
@@ -220,24 +220,24 @@ fail_sqlite (Catalog *cat, GError **error)
   bool show_errno = err != 0 && ((rc & 0xff) == SQLITE_IOERR ||
                                  (rc & 0xff) == SQLITE_CANTOPEN);
 
-  cat->unsettled |= rc == SQLITE_IOERR_FSYNC;
+  cat->unsettled |= (rc & 0xff) == SQLITE_IOERR || (rc & 0xff) == SQLITE_FULL;
   g_set_error (error, BITMAP_ERROR, error_code (rc), "catalog '%s': %s%s%s",
                cat->path, sqlite3_errmsg (cat->db), show_errno ? ": " : "",
                show_errno ? g_strerror (err) : "");
   return false;
 }
 
-/* --- the log after a sync that failed */
+/* --- the log after an error */
 
-/* What the write-ahead log says then may be in memory only: the kernel calls
- * its pages clean, the next start reads a commit that was reported as failed,
- * and a power cut would take it and every later one away; in the middle of a
- * checkpoint that would leave half of one in the database.  So each byte is
- * written once more where it is, at a start, which cannot know, and before
- * anything is added after an error: what failed was possibly the end of the
- * commit before as well, which SQLite fills a sector up with.  That may stop
- * anywhere: what the medium had, it keeps.  (A checkpoint here would have just
- * that window, and truncating the log another: with half of its old frames
+/* After a sync that failed, what the write-ahead log says may be in memory only:
+ * the kernel calls its pages clean, the next start reads a commit that was
+ * reported as failed, and a power cut would take it and every later one away;
+ * in the middle of a checkpoint that would leave half of one in the database.
+ * So each byte is written once more where it is, at a start, which cannot know,
+ * and before anything is added after an error: what failed was possibly the end
+ * of the commit before as well, which SQLite fills a sector up with.  That may
+ * stop anywhere: what the medium had, it keeps.  (A checkpoint here would have
+ * just that window, and truncating the log another: with half of its old frames
  * back, old pages come back.)
  */
 static int
@@ -260,7 +260,6 @@ rewrite (sqlite3_file *log)
   return rc;
 }
 
-/* Before anything is added. */
 static bool
 settle_log (Catalog *cat, GError **error)
 {
@@ -274,8 +273,34 @@ settle_log (Catalog *cat, GError **error)
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                  "catalog '%s': cannot write its log again: %s", cat->path,
                  sqlite3_errstr (rc));
-  cat->unsettled = rc != SQLITE_OK;
   return rc == SQLITE_OK;
+}
+
+static bool
+run (Catalog *cat, const char *sql, GError **error)
+{
+  return sqlite3_exec (cat->db, sql, NULL, NULL, NULL) == SQLITE_OK ||
+    fail_sqlite (cat, error);
+}
+
+/* Before anything is added.  A commit that was reported as failed may be in the
+ * log, whole, and the next start would read it, until another takes its place.
+ * What follows may not be one: SQLite writes nothing where nothing changes, as
+ * when a row is to say what it said before that commit. */
+static bool
+settle (Catalog *cat, GError **error)
+{
+  cat->unsettled = false;
+  if (settle_log (cat, error) && run (cat, "BEGIN IMMEDIATE", error)) {
+    if (run (cat, "UPDATE meta SET uuid = uuid || '.';"
+             "UPDATE meta SET uuid = rtrim (uuid, '.');"
+             "COMMIT", error))
+      return true;
+    if (!sqlite3_get_autocommit (cat->db))
+      sqlite3_exec (cat->db, "ROLLBACK", NULL, NULL, NULL);
+  }
+  cat->unsettled = true;
+  return false;
 }
 
 /* As SQLite's own, which tells nobody of an error.  A log that was not all
@@ -360,7 +385,7 @@ catalog_stmt (Catalog *cat, const char *sql, GError **error)
     g_hash_table_insert (cat->by_address, (gpointer) sql, stmt);
   }
   if (cat->unsettled && cat->transactions == 0 &&
-      !sqlite3_stmt_readonly (stmt) && !settle_log (cat, error))
+      !sqlite3_stmt_readonly (stmt) && !settle (cat, error))
     return NULL;
   sqlite3_reset (stmt);
   sqlite3_clear_bindings (stmt);
@@ -406,13 +431,6 @@ catalog_changes (Catalog *cat)
 
 /* --- transactions */
 
-static bool
-run (Catalog *cat, const char *sql, GError **error)
-{
-  return sqlite3_exec (cat->db, sql, NULL, NULL, NULL) == SQLITE_OK ||
-    fail_sqlite (cat, error);
-}
-
 bool
 catalog_in_transaction (Catalog *cat)
 {
@@ -431,7 +449,7 @@ catalog_begin (Catalog *cat, GError **error)
   catalog_lock (cat);
   if (!check_usable (cat, error) ||
       (cat->transactions == 0 &&
-       ((cat->unsettled && !settle_log (cat, error)) ||
+       ((cat->unsettled && !settle (cat, error)) ||
         !run (cat, "BEGIN IMMEDIATE", error)))) {
     catalog_unlock (cat);
     return false;

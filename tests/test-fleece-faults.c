@@ -71,6 +71,7 @@ in_child (void (*fn) (void))
  * lost at a power loss. */
 static uint64_t *boundary;      /* shared */
 static uint64_t fail_at;
+static int fail_err;
 
 static void
 life_with_failing_commit (void)
@@ -334,7 +335,7 @@ test_removal_unsynced (void)
 static void
 life_with_failing_cut (void)
 {
-  SimFault fault = { .err = EIO, .for_good = true, .at = fail_at };
+  SimFault fault = { .err = fail_err, .for_good = true, .at = fail_at };
 
   sim_start ();
   g_assert_cmpint (write_block (0, 'a'), ==, 0);
@@ -345,10 +346,11 @@ life_with_failing_cut (void)
 }
 
 static void
-test_failed_prepare (void)
+failed_prepare (int err)
 {
   uint64_t calls;
 
+  fail_err = err;
   for (fail_at = 0; ; fail_at++) {
     g_autoptr (Snapshot) snap = NULL;
 
@@ -366,6 +368,20 @@ test_failed_prepare (void)
       break;
   }
   g_assert_cmpuint (fail_at, >, 5);
+}
+
+static void
+test_failed_prepare (void)
+{
+  failed_prepare (EIO);
+}
+
+/* The same on a full file system: the row was set back to what it was, which
+ * SQLite did by writing nothing, so that the failed commit stayed in its log. */
+static void
+test_full_prepare (void)
+{
+  failed_prepare (ENOSPC);
 }
 
 int
@@ -386,6 +402,7 @@ main (int argc, char **argv)
   g_test_add_func ("/faults/not-removed", test_not_removed);
   g_test_add_func ("/faults/removal-unsynced", test_removal_unsynced);
   g_test_add_func ("/faults/failed-prepare", test_failed_prepare);
+  g_test_add_func ("/faults/full-prepare", test_full_prepare);
   r = g_test_run ();
   sim_tear_down ();
   return r;
