@@ -27,9 +27,11 @@ list_boundaries (EpochLog *log, GArray *boundaries, GError **error)
 {
   sqlite3_stmt *stmt = catalog_stmt (log->cat,
     "SELECT boundary FROM checkpoint_disk WHERE disk = ?1"
+#ifndef BROKEN_COMPACT_BITMAP   /* see test-crash-controls.sh */
     " UNION SELECT from_epoch FROM bitmap_interval WHERE disk = ?1"
     " UNION SELECT to_epoch FROM bitmap_interval WHERE disk = ?1"
     "   AND to_epoch IS NOT NULL"
+#endif
     " UNION SELECT boundary FROM snapshot WHERE disk = ?1"
     " UNION SELECT since_boundary FROM backup_disk WHERE disk = ?1"
     "   AND since_boundary IS NOT NULL"
@@ -160,6 +162,10 @@ merge_run (EpochLog *log, GArray *run, ChangeSet **out_set, GError **error)
       g_propagate_error (error, g_steal_pointer (&local));
       return false;
     }
+#ifdef BROKEN_COMPACT_EPOCH     /* see test-crash-controls.sh */
+    if (i == run->len - 1)
+      break;
+#endif
     if (!change_set_union_add (u, set, error))
       return false;
   }

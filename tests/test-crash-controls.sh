@@ -60,6 +60,12 @@ simulated TMPFS bitmap/runtime.c 5 'chain:|snapshot:'
 simulated FLAG_ORDER bitmap/intent.c 3 'chain:'
 # Without it an intent is cleared before the map that it stands for is stable.
 simulated D_SYNC bitmap/durable-map.c 3 'chain:'
+# Changes of bitmaps in a transaction after the cut's; before it, at no cut.
+simulated TXN fleece/cut.c 0 'transaction:|bitmap:'
+simulated BITMAP_CUT fleece/cut.c 0 'transaction:|bitmap:'
+# Merging epochs: the last of a run left out; a bitmap's boundary overlooked.
+simulated COMPACT_EPOCH bitmap/epoch-compact.c 0 'chain:|bitmap:'
+simulated COMPACT_BITMAP bitmap/epoch-compact.c 0 'bitmap:'
 durable S_SYNC fleece/layer-log.c 'check_kept:|is not what it was'
 durable P_SYNC fleece/layer-log.c 'check_kept:|is not what it was'
 echo "$caught barriers removed, $caught times caught"
