@@ -7,18 +7,17 @@
 #include <glib/gstdio.h>
 
 #include "bitmap/bitmap-error.h"
+#include "bitmap/checkpoint.h"
 #include "bitmap/epoch.h"
 #include "tests/fleece-fixture.h"
-#include "tests/sim-history.h"
+#include "tests/sim-bitmap.h"
 
 Oracle *oracle;
 Fleece *fleece;
 Disk *disk[NR_DISKS];
 struct sim_options sim;
 
-static Catalog *cat;
-/* Of the checks, which are of one thread: the sectors of the disks. */
-static uint64_t now[NR_DISKS][NR_SECTORS];
+Catalog *sim_catalog;
 static const char *const image[NR_DISKS] = { "/images/d0", "/images/d1" };
 
 /* --- folders, in the parent --- */
@@ -79,9 +78,9 @@ static void
 close_all (void)
 {
   fleece_free (fleece);
-  catalog_free (cat);
+  catalog_free (sim_catalog);
   fleece = NULL;
-  cat = NULL;
+  sim_catalog = NULL;
 }
 
 bool
@@ -104,9 +103,9 @@ sim_try_start (GError **error)
     ok = disk[i] != NULL;
   }
   if (ok)
-    cat = catalog_new (sim.state, error);
-  ok = ok && cat != NULL && catalog_open (cat, error) &&
-    fleece_start (fleece, cat, error);
+    sim_catalog = catalog_new (sim.state, error);
+  ok = ok && sim_catalog != NULL && catalog_open (sim_catalog, error) &&
+    fleece_start (fleece, sim_catalog, error);
   if (!ok)
     close_all ();
   return ok;
@@ -161,10 +160,16 @@ sim_stop (void)
   return ok;
 }
 
-static void
-cut_name (unsigned nr, char out[16])
+void
+sim_cut_name (unsigned nr, char out[16])
 {
   g_snprintf (out, 16, "s%u", nr);
+}
+
+void
+sim_checkpoint_name (unsigned nr, char out[16])
+{
+  g_snprintf (out, 16, "c%u", nr);
 }
 
 /* A failed start is tried once more, without the fault. */
@@ -190,7 +195,7 @@ do_restart (void)
   restart ();
   oracle->unsynced |= (oracle->hit | sim_disk_fault_hit ()) & SIM_HIT_IMAGE;
   /* Of a cut that failed as the catalog could not tell whether it was through. */
-  cut_name (atomic_load (&oracle->nr_cuts), name);
+  sim_cut_name (atomic_load (&oracle->nr_cuts), name);
   for (unsigned d = 0; sim.faults && d < NR_DISKS; d++) {
     g_autoptr (Snapshot) snap = disk_find_snapshot (disk[d], name);
 
@@ -235,17 +240,19 @@ check_write_failure (int err)
 }
 
 static void
-do_write (const Op *op)
+do_write (const Op *op, unsigned thread)
 {
   struct oracle_disk *o = &oracle->disk[op->disk];
-  uint32_t version = atomic_load (&oracle->version) + 1;
   uint64_t first = op->offset / SIM_SECTOR, nr = op->length / SIM_SECTOR;
   bool zero = op->kind == ZERO || op->kind == TRIM;
   g_autofree uint64_t *buf = g_malloc (op->length);
+  uint32_t version;
   int err;
 
-  if (op->offset + op->length > o->size)
+  /* Only the first thread changes sizes, and others stay below them. */
+  if (thread == 0 && op->offset + op->length > o->size)
     return;
+  version = sim_submit (thread, op->disk, op->offset, op->length, false);
   for (uint64_t i = 0; i < nr; i++) {
     for (unsigned w = 0; w < SIM_SECTOR / 8; w++)
       buf[i * (SIM_SECTOR / 8) + w] = (uint64_t) version << 32 | (first + i);
@@ -253,29 +260,34 @@ do_write (const Op *op)
     if (zero)
       o->zeroed[first + i] = version;
   }
-  atomic_store (&oracle->version, version);
   err = call_write (op, buf);
+  sim_ack (thread, err == 0);
   if (err < 0) {
     check_write_failure (err);
     return;
   }
   for (uint64_t i = 0; op->kind != TRIM && i < nr; i++) {
-    o->acked[first + i] = version;
+    atomic_store (&o->acked[first + i], version);
     if (op->kind == FUA)
-      o->stable[first + i] = version;
+      atomic_store (&o->stable[first + i], version);
   }
 }
 
+/* What is acknowledged while it runs need not be stable when it ends. */
 static void
 do_flush (struct oracle_disk *o, Disk *d)
 {
-  int err = disk_flush (d);
+  g_autofree uint32_t *acked = g_new (uint32_t, NR_SECTORS);
+  int err;
 
+  for (unsigned s = 0; s < NR_SECTORS; s++)
+    acked[s] = atomic_load (&o->acked[s]);
+  err = disk_flush (d);
   if (err == 0) {
     /* What a guest was told of, another flush does not make good. */
     for (unsigned s = 0; s < NR_SECTORS; s++)
-      if (o->acked[s] != o->told[s])
-        o->stable[s] = o->acked[s];
+      if (acked[s] != o->told[s] && acked[s] > atomic_load (&o->stable[s]))
+        atomic_store (&o->stable[s], acked[s]);
     return;
   }
   oracle->failures++;
@@ -290,17 +302,20 @@ static void
 do_resize (const Op *op)
 {
   struct oracle_disk *o = &oracle->disk[op->disk];
-  uint32_t version = atomic_load (&oracle->version) + 1;
   uint64_t first = MIN (o->size, op->length) / SIM_SECTOR;
   uint64_t end = MAX (o->size, op->length) / SIM_SECTOR;
+  uint32_t version = sim_submit (0, op->disk, first * SIM_SECTOR,
+                                 (end - first) * SIM_SECTOR, true);
   g_autoptr (GError) error = NULL;
+  bool ok;
 
   for (uint64_t s = first; s < end; s++)
     o->submitted[s] = o->zeroed[s] = version;
   o->edge[o->size / GRANULE] = o->edge[op->length / GRANULE] = version;
   o->other_size = op->length;
-  atomic_store (&oracle->version, version);
-  if (!fleece_resize (fleece, disk[op->disk], op->length, &error)) {
+  ok = fleece_resize (fleece, disk[op->disk], op->length, &error);
+  sim_ack (0, ok);
+  if (!ok) {
     check_failure ("a resize", ANYTHING, error);
     o->other_size = o->size + op->length - disk_size (disk[op->disk]);
     o->size = disk_size (disk[op->disk]);
@@ -309,76 +324,11 @@ do_resize (const Op *op)
   }
   g_assert_cmpuint (disk_size (disk[op->disk]), ==, op->length);
   o->size = op->length;
-  for (uint64_t s = first; s < end; s++)
-    o->acked[s] = o->stable[s] = version;
-}
-
-/* --- what is on a disk or in a snapshot, by sector */
-
-typedef struct {                /* the first that there is */
-  const uint8_t *bytes;
-  Snapshot *snap;
-  Disk *disk;
-} Source;
-
-typedef void (*SectorFn) (void *opaque, uint64_t sector, const uint64_t *words);
-
-static int
-read_source (const Source *from, void *buf, uint64_t length, uint64_t offset)
-{
-  if (from->bytes != NULL) {
-    memcpy (buf, from->bytes + offset, length);
-    return 0;
+  for (uint64_t s = first; s < end; s++) {
+    atomic_store (&o->acked[s], version);
+    atomic_store (&o->stable[s], version);
   }
-  return from->snap != NULL
-    ? snapshot_pread (from->snap, buf, length, offset)
-    : disk_pread (from->disk, buf, length, offset);
 }
-
-static uint64_t
-hash_sector (const uint64_t *words)
-{
-  uint64_t lane[4] = { 1, 2, 3, 4 };
-
-  for (unsigned w = 0; w < SIM_SECTOR / 8; w++)
-    lane[w % 4] = (lane[w % 4] ^ words[w]) * UINT64_C (0x9e3779b97f4a7c15)
-      ^ lane[w % 4] >> 29;
-  return lane[0] ^ lane[1] * 3 ^ lane[2] * 5 ^ lane[3] * 7;
-}
-
-/* Of [offset, offset + length), whole sectors: fn may be NULL, out_hash has an
- * entry for each.  0 or -errno. */
-static int
-read_sectors (const Source *from, uint64_t offset, uint64_t length, SectorFn fn,
-              void *opaque, uint64_t *out_hash)
-{
-  uint64_t words[65536 / 8];
-  int err = 0;
-
-  for (uint64_t at = 0, n; err == 0 && at < length; at += n) {
-    n = MIN (length - at, sizeof words);
-    err = read_source (from, words, n, offset + at);
-    for (uint64_t s = 0; err == 0 && s < n / SIM_SECTOR; s++) {
-      const uint64_t *sector = words + s * (SIM_SECTOR / 8);
-
-      if (fn != NULL)
-        fn (opaque, (offset + at) / SIM_SECTOR + s, sector);
-      out_hash[at / SIM_SECTOR + s] = hash_sector (sector);
-    }
-  }
-  return err;
-}
-
-/* Are the sectors of [offset, offset + length) as they were? */
-static bool
-is_same (const uint64_t *hash, const struct oracle_part *p, uint64_t offset,
-         uint64_t length)
-{
-  return memcmp (hash, p->replica + offset / SIM_SECTOR,
-                 length / SIM_SECTOR * sizeof *hash) == 0;
-}
-
-/* --- cuts */
 
 static unsigned
 fill_parts (struct oracle_cut *cut, const Op *op, const char *name,
@@ -404,19 +354,41 @@ fill_parts (struct oracle_cut *cut, const Op *op, const char *name,
   return nr;
 }
 
+uint64_t
+sim_sum (const void *sector)
+{
+  const uint64_t *words = sector, factor = UINT64_C (0x9e3779b97f4a7c15);
+  uint64_t sum[4] = { 1, 2, 3, 4 };     /* in parallel */
+
+  for (unsigned w = 0; w < SIM_SECTOR / 8; w += 4)
+    for (unsigned i = 0; i < 4; i++)
+      sum[i] = (sum[i] ^ words[w + i]) * factor;
+  return ((sum[0] * factor ^ sum[1]) * factor ^ sum[2]) * factor ^ sum[3];
+}
+
 /* What a backup has of a disk. */
 static void
 take_replica (struct oracle_part *p, unsigned d, const FleeceCutDisk *part)
 {
-  Source from = { .snap = part->out_snapshot, .disk = disk[d] };
-  uint64_t size;
+  static uint8_t bytes[64 * 1024];      /* one thread makes cuts */
+  uint64_t size, n;
 
-  p->size = from.snap != NULL ? snapshot_size (from.snap)
+  p->size = part->out_snapshot != NULL ? snapshot_size (part->out_snapshot)
     : disk_size (disk[d]);
-  if (sim.faults)               /* only when nobody writes, as below */
-    from = (Source) { .bytes = sim_disk_peek (image[d], &size) };
-  g_assert_cmpint (read_sectors (&from, 0, p->size, NULL, NULL, p->replica),
-                   ==, 0);
+  for (uint64_t at = 0; at < p->size; at += n) {
+    const uint8_t *from = bytes;
+
+    n = MIN (sizeof bytes, p->size - at);
+    if (sim.faults)             /* only when nobody writes, as below */
+      from = sim_disk_peek (image[d], &size) + at;
+    else if (part->out_snapshot != NULL)
+      g_assert_cmpint (snapshot_pread (part->out_snapshot, bytes, n, at), ==,
+                       0);
+    else
+      g_assert_cmpint (disk_pread (disk[d], bytes, n, at), ==, 0);
+    for (uint64_t s = 0; s < n / SIM_SECTOR; s++)
+      p->replica[at / SIM_SECTOR + s] = sim_sum (from + s * SIM_SECTOR);
+  }
 }
 
 /* Nothing named remains of a cut that failed. */
@@ -430,39 +402,164 @@ check_no_cut (const char *name)
   }
 }
 
-/* A backup: what a client would have, and keeps. */
+/* --- cuts */
+
+/* What goes with one into its transaction. */
+typedef struct {
+  const char *checkpoint;       /* NULL: none */
+  SimChange *change;            /* of bitmaps; NULL: none */
+  FleeceCutDisk *part;
+  unsigned nr;
+} Rows;
+
+static bool
+write_rows (void *opaque, GError **error)
+{
+  Rows *rows = opaque;
+  g_autoptr (Checkpoint) ckpt = NULL;
+
+  if (rows->change != NULL &&
+      !sim_change_write (rows->change, rows->part, rows->nr, error))
+    return false;
+  if (rows->checkpoint == NULL)
+    return true;
+  ckpt = checkpoint_new (rows->checkpoint, NULL, 0);
+  for (unsigned i = 0; i < rows->nr; i++)
+    checkpoint_add_disk (ckpt, disk_name (rows->part[i].disk),
+                         rows->checkpoint, rows->part[i].boundary);
+  return checkpoint_insert (sim_catalog, ckpt, error);
+}
+
+/* A backup: what a client would have, and keeps.  change: of the same cut; NULL:
+ * none. */
 static void
-do_cut (const Op *op)
+do_cut (const Op *op, SimChange *change)
 {
   g_autoptr (GError) error = NULL;
-  unsigned nr = atomic_load (&oracle->nr_cuts), nr_parts, i = 0;
+  unsigned nr = atomic_load (&oracle->nr_cuts), i = 0;
+  unsigned promised = sim_bitmaps_promised ();
   struct oracle_cut *cut = &oracle->cut[nr];
   FleeceCutDisk part[NR_DISKS];
-  unsigned before = atomic_load (&oracle->version);
-  char name[16];
+  unsigned before = sim_oldest_in_flight ();
+  char name[16], checkpoint[16];
+  Rows rows = { .change = change, .part = part };
 
-  if (nr == MAX_CUTS)
-    return;
-  cut_name (nr, name);
+  sim_cut_name (nr, name);
+  sim_checkpoint_name (nr, checkpoint);
+  /* Faults are of histories that merge no epochs. */
+  rows.checkpoint = sim.faults ? NULL : checkpoint;
   cut->snapshot = op->kind != CHECKPOINT;
-  nr_parts = fill_parts (cut, op, name, part);
-  if (!fleece_cut (fleece, part, nr_parts, NULL, NULL, &error)) {
+  rows.nr = fill_parts (cut, op, name, part);
+  for (unsigned d = 0; d < NR_DISKS; d++)
+    sim_bitmaps_freeze (&cut->part[d], d);
+  cut->with_change = change != NULL;
+  cut->under_way = true;
+  if (!fleece_cut (fleece, part, rows.nr, write_rows, &rows, &error)) {
+    cut->under_way = false;
     check_failure ("a cut", ANYTHING, error);
     if (!oracle->unsure)
       check_no_cut (name);
     return;
   }
-  /* One may be under way. */
-  cut->version = before > 0 ? before - 1 : 0;
+  if (change != NULL)
+    sim_change_end (change);
+  cut->version = before - 1;
   cut->ended = cut->forgotten = false;
   for (unsigned d = 0; d < NR_DISKS; d++) {
     if (!cut->part[d].in)
       continue;
+    sim_bitmaps_frozen (&cut->part[d], d, promised);
     cut->part[d].boundary = part[i].boundary;
     take_replica (&cut->part[d], d, &part[i]);
     snapshot_unref (part[i++].out_snapshot);
   }
+  cut->under_way = false;
   atomic_store (&oracle->nr_cuts, nr + 1);
+}
+
+/* Its own cut, or none if it needs none. */
+static void
+do_change (SimChange *change)
+{
+  g_autoptr (GError) error = NULL;
+  FleeceCutDisk part[NR_DISKS];
+  Rows rows = { .change = change, .part = part };
+  bool ok;
+
+  for (unsigned d = 0; d < NR_DISKS; d++)
+    if (sim_change_needs_cut (change, d))
+      part[rows.nr++] = (FleeceCutDisk) { .disk = disk[d] };
+  if (rows.nr > 0)
+    ok = fleece_cut (fleece, part, rows.nr, write_rows, &rows, &error);
+  else
+    ok = catalog_begin (sim_catalog, &error) && write_rows (&rows, &error) &&
+      catalog_commit (sim_catalog, &error);
+  if (!ok)
+    g_error ("a change of bitmaps failed: %s", error->message);
+  sim_change_end (change);
+}
+
+/* all: also of two disks at once, whose sizes stay as they are. */
+static void
+do_transaction (const Op *op, bool all)
+{
+  GRand *rand = g_rand_new_with_seed ((guint32) op->offset);
+  unsigned nr = g_rand_int_range (rand, 2, MAX_EDITS + 1);
+  Op cut = { .kind = g_rand_boolean (rand) ? CUT : DURABLE };
+  BitmapEdit edit[MAX_EDITS];
+  SimChange *change;
+
+  for (unsigned i = 0; i < nr; i++) {
+    edit[i] = (BitmapEdit) {
+      .kind = g_rand_int_range (rand, ADD, REMOVE + 1),
+      .disk = g_rand_int_range (rand, 0, NR_DISKS),
+      .bitmap = g_rand_int_range (rand, 0, NR_BITMAPS),
+      .from_disk = g_rand_int_range (rand, 0, NR_DISKS),
+      .from = g_rand_int_range (rand, 0, NR_BITMAPS),
+      .disabled = g_rand_int_range (rand, 0, 4) == 0,
+    };
+    if (!all)
+      edit[i].from_disk = edit[i].disk;
+  }
+  g_rand_free (rand);
+  change = sim_change_begin (edit, nr);
+  if (op->length % 2 == 1 && atomic_load (&oracle->nr_cuts) < MAX_CUTS)
+    do_cut (&cut, change);
+  else if (change != NULL)
+    do_change (change);
+}
+
+static void
+do_edit (const Op *op)
+{
+  BitmapEdit edit = {
+    .kind = op->kind, .disk = op->disk, .bitmap = op->offset % NR_BITMAPS,
+    .from_disk = op->length / NR_BITMAPS % NR_DISKS,
+    .from = op->length % NR_BITMAPS, .disabled = op->length % 2 == 1,
+  };
+  SimChange *change = sim_change_begin (&edit, 1);
+
+  if (change != NULL)
+    do_change (change);
+}
+
+void
+sim_drop_untold (unsigned nr)
+{
+  char name[16];
+
+  sim_cut_name (nr, name);
+  for (unsigned d = 0; d < NR_DISKS; d++) {
+    g_autoptr (Snapshot) snap = disk_find_snapshot (disk[d], name);
+    g_autoptr (GError) error = NULL;
+
+    if (snap != NULL)
+      snapshot_end (snap, &error);
+    g_assert_no_error (error);
+  }
+  sim_checkpoint_name (nr, name);
+  checkpoint_delete (sim_catalog, name, CHECKPOINT_DELETE_ONE, NULL, NULL);
+  oracle->cut[nr].under_way = false;
 }
 
 static void
@@ -473,7 +570,7 @@ do_end (unsigned nr)
   if (nr >= atomic_load (&oracle->nr_cuts) || !oracle->cut[nr].snapshot ||
       oracle->cut[nr].ended)
     return;
-  cut_name (nr, name);
+  sim_cut_name (nr, name);
   oracle->cut[nr].ended = true;
   for (unsigned i = 0; i < NR_DISKS; i++) {
     g_autoptr (GError) error = NULL;
@@ -487,26 +584,64 @@ do_end (unsigned nr)
   }
 }
 
-/* As the plugin does once no boundary is needed any more. */
+static void
+forget_checkpoint (unsigned nr)
+{
+  g_autoptr (GError) error = NULL;
+  char name[16];
+
+  if (sim.faults || oracle->cut[nr].forgotten)
+    return;
+  sim_checkpoint_name (nr, name);
+  oracle->cut[nr].forgotten = true;
+  checkpoint_delete (sim_catalog, name, CHECKPOINT_DELETE_ONE, NULL, &error);
+  g_assert_no_error (error);
+}
+
+/* As the plugin does; with faults, there are no checkpoints. */
+static uint64_t
+oldest_boundary (Disk *d, uint64_t boundary)
+{
+  g_autoptr (GError) error = NULL;
+  uint64_t oldest;
+
+  if (sim.faults)
+    return boundary;
+  checkpoint_oldest_boundary (sim_catalog, disk_name (d), &oldest, &error);
+  g_assert_no_error (error);
+  return oldest != 0 ? oldest
+    : epoch_log_current (disk_epoch_log (d))->id;
+}
+
 static void
 do_forget (unsigned nr)
 {
   if (nr >= atomic_load (&oracle->nr_cuts))
     return;
+  for (unsigned i = 0; i < nr; i++) {
+    forget_checkpoint (i);
+    oracle->cut[i].forgotten = true;
+  }
   for (unsigned d = 0; d < NR_DISKS; d++) {
     g_autoptr (GError) error = NULL;
     const struct oracle_part *p = &oracle->cut[nr].part[d];
 
-    for (unsigned i = 0; p->in && i < nr; i++)
-      oracle->cut[i].forgotten = true;
-    if (p->in && !epoch_log_forget_before (disk_epoch_log (disk[d]),
-                                           p->boundary, &error))
+    if (p->in &&
+        !epoch_log_forget_before (disk_epoch_log (disk[d]),
+                                  oldest_boundary (disk[d], p->boundary),
+                                  &error))
       check_failure ("forgetting", SIM_HIT_STATE, error);
   }
 }
 
 void
 sim_op (const Op *op)
+{
+  sim_op_of_thread (op, 0);
+}
+
+void
+sim_op_of_thread (const Op *op, unsigned thread)
 {
   g_autoptr (GError) error = NULL;
 
@@ -515,7 +650,7 @@ sim_op (const Op *op)
   case FUA:
   case ZERO:
   case TRIM:
-    do_write (op);
+    do_write (op, thread);
     break;
   case FLUSH:
     do_flush (&oracle->disk[op->disk], disk[op->disk]);
@@ -528,7 +663,8 @@ sim_op (const Op *op)
   case MIXED:
   case ONE:
   case CHECKPOINT:
-    do_cut (op);
+    if (atomic_load (&oracle->nr_cuts) < MAX_CUTS)
+      do_cut (op, NULL);
     break;
   case END:
     do_end ((unsigned) op->offset);
@@ -543,6 +679,20 @@ sim_op (const Op *op)
   case RESTART:
     do_restart ();
     break;
+  case ADD:
+  case CLEAR:
+  case ENABLE:
+  case DISABLE:
+  case MERGE:
+  case REMOVE:
+    do_edit (op);
+    break;
+  case TRANSACTION:
+    do_transaction (op, true);
+    break;
+  case COMPACT:
+    sim_compact (true);
+    break;
   case NR_KINDS:
     g_assert_not_reached ();
   }
@@ -555,6 +705,8 @@ sim_random_op (GRand *rand)
     WRITE, WRITE, WRITE, WRITE, WRITE, WRITE, WRITE, WRITE, WRITE, WRITE,
     WRITE, WRITE, WRITE, FUA, ZERO, TRIM, FLUSH, FLUSH, RESIZE, RESIZE, CUT,
     DURABLE, MIXED, ONE, ONE, CHECKPOINT, END, END, END, STORE, FORGET,
+    ADD, CLEAR, ENABLE, DISABLE, MERGE, REMOVE, TRANSACTION, TRANSACTION,
+    TRANSACTION, COMPACT, COMPACT,
   };
   Op op = { .kind = kinds[g_rand_int_range (rand, 0, G_N_ELEMENTS (kinds))],
             .disk = g_rand_int_range (rand, 0, NR_DISKS) };
@@ -564,7 +716,11 @@ sim_random_op (GRand *rand)
 
   if (g_rand_int_range (rand, 0, 40) == 0)
     op.kind = RESTART;
-  if (op.kind >= CUT)
+  if (op.kind >= ADD) {
+    op.offset = g_rand_int (rand);
+    op.length = g_rand_int_range (rand, 0, NR_DISKS * NR_BITMAPS);
+  }
+  else if (op.kind >= CUT)
     op.offset = g_rand_int_range (rand, 0, MAX_CUTS);
   else if (op.kind == RESIZE) {
     op.length = g_rand_int_range (rand, sim.least_bytes / SIM_SECTOR,
@@ -582,324 +738,49 @@ sim_random_op (GRand *rand)
   return op;
 }
 
+Op
+sim_random_write (GRand *rand, unsigned thread)
+{
+  static const Kind kinds[] = { WRITE, WRITE, WRITE, WRITE, WRITE, FUA, ZERO,
+                                TRIM, FLUSH };
+  const unsigned stripe = 32;   /* sectors */
+  uint64_t nr = LEAST_BYTES / SIM_SECTOR / stripe / NR_WRITERS;
+  Op op = { .kind = kinds[g_rand_int_range (rand, 0, G_N_ELEMENTS (kinds))],
+            .disk = g_rand_int_range (rand, 0, NR_DISKS) };
+
+  if (thread == 0 && g_rand_int_range (rand, 0, 8) == 0)
+    do
+      op = sim_random_op (rand);
+    while (op.kind > RESIZE);
+  if (op.kind >= FLUSH || op.offset >= LEAST_BYTES)
+    return op;
+  if (g_rand_boolean (rand))    /* some places are hot */
+    nr = 4;
+  op.offset = ((uint64_t) g_rand_int_range (rand, 0, nr) * NR_WRITERS +
+               thread) * stripe + g_rand_int_range (rand, 0, 8);
+  op.offset *= SIM_SECTOR;
+  op.length = g_rand_int_range (rand, 1, stripe - 8) * SIM_SECTOR;
+  return op;
+}
+
 void
 sim_random_cut (GRand *rand)
 {
-  static const Kind kinds[] = { CUT, DURABLE, MIXED, ONE };
+  static const Kind kinds[] = { CUT, DURABLE, MIXED, ONE, TRANSACTION,
+                                TRANSACTION };
   Op op = { .kind = kinds[g_rand_int_range (rand, 0, G_N_ELEMENTS (kinds))],
             .disk = g_rand_int_range (rand, 0, NR_DISKS),
-            .offset = g_rand_int_range (rand, 0, 2) };
+            .offset = g_rand_int (rand),
+            .length = g_rand_int_range (rand, 0, 2) };
 
-  do_cut (&op);
+  if (op.kind == TRANSACTION)
+    do_transaction (&op, false);
+  else if (atomic_load (&oracle->nr_cuts) < MAX_CUTS)
+    do_cut (&op, NULL);
   if (g_rand_boolean (rand))
     do_end (g_rand_int_range (rand, 0, MAX_CUTS));
-}
-
-/* --- what must hold --- */
-
-typedef struct {
-  unsigned disk;
-  bool power;
-} BaseCheck;
-
-static void
-check_sector (void *opaque, uint64_t sector, const uint64_t *words)
-{
-  const BaseCheck *check = opaque;
-  const struct oracle_disk *o = &oracle->disk[check->disk];
-  uint32_t oldest = check->power ? o->stable[sector] : o->acked[sector];
-
-  for (unsigned w = 0; w < SIM_SECTOR / 8; w++) {
-    uint32_t version = words[w] >> 32;
-
-    if (words[w] == 0) {
-      if (o->zeroed[sector] >= oldest)
-        continue;
-      g_error ("base: disk %u sector %" G_GUINT64_FORMAT " is zero, but "
-               "version %u was promised", check->disk, sector, oldest);
-    }
-    if ((uint32_t) words[w] != sector || version < oldest ||
-        version > o->submitted[sector])
-      g_error ("base: disk %u sector %" G_GUINT64_FORMAT " has %"
-               G_GINT64_MODIFIER "x, promised was version %u", check->disk,
-               sector, words[w], oldest);
-  }
-}
-
-static void
-read_now (unsigned d, SectorFn fn, void *opaque)
-{
-  Source from = { .disk = disk[d] };
-
-  g_assert_cmpint (read_sectors (&from, 0, disk_size (disk[d]), fn, opaque,
-                                 now[d]), ==, 0);
-}
-
-void
-sim_check_base (Crash crash)
-{
-  for (unsigned d = 0; d < NR_DISKS; d++) {
-    struct oracle_disk *o = &oracle->disk[d];
-    BaseCheck check = { d, crash >= POWER };
-    uint64_t size = disk_size (disk[d]);
-
-    if (size != o->size && size != o->other_size)
-      g_error ("base: disk %u has %" G_GUINT64_FORMAT " bytes, not %"
-               G_GUINT64_FORMAT " or %" G_GUINT64_FORMAT, d, size, o->size,
-               o->other_size);
-    /* A resize that failed may still be taken back. */
-    o->other_size = sim.faults ? o->size + o->other_size - size : size;
-    o->size = size;
-    read_now (d, check_sector, &check);
-  }
-}
-
-/* Was there ever a write to this region, or to up to four before (hints)?  An
- * intent counts for every epoch until it is cleared. */
-static bool
-written_near (unsigned d, uint64_t at)
-{
-  const struct oracle_disk *o = &oracle->disk[d];
-  uint64_t region = at / REGION, first = region > 4 ? region - 4 : 0;
-  uint64_t end = MIN ((region + 1) * REGION, DISK_BYTES);
-
-  for (uint64_t s = first * REGION / SIM_SECTOR; s < end / SIM_SECTOR; s++)
-    if (o->submitted[s] > 0)
-      return true;
-  return false;
-}
-
-/* The copy of this cut and what is dirty since make the disk of now. */
-static void
-check_chain (unsigned nr, unsigned d, Crash crash, bool precise)
-{
-  const struct oracle_cut *cut = &oracle->cut[nr];
-  const struct oracle_part *p = &cut->part[d];
-  const struct oracle_disk *o = &oracle->disk[d];
-  g_autoptr (GError) error = NULL;
-  uint64_t size = disk_size (disk[d]);
-  g_autoptr (ChangeSet) set = NULL;
-
-  set = epoch_log_changed (disk_epoch_log (disk[d]), p->boundary, 0, NULL,
-                           &error);
-  g_assert_no_error (error);
-  g_assert_cmpuint (change_set_size (set), ==, size);
-  for (uint64_t at = 0; at < size; at += GRANULE) {
-    uint64_t n = MIN (GRANULE, size - at);
-    bool written = o->edge[at / GRANULE] > cut->version;
-
-    if (!change_set_get (set, at)) {
-      if (at + n > p->size || !is_same (now[d] + at / SIM_SECTOR, p, at, n))
-        g_error ("chain: disk %u offset %" G_GUINT64_FORMAT " has changed "
-                 "since cut %u and is reported clean", d, at, nr);
-      continue;
-    }
-    for (uint64_t s = at / SIM_SECTOR; s < (at + n) / SIM_SECTOR; s++)
-      written |= o->submitted[s] > cut->version;
-    if (!written)
-      oracle->over_bytes += n;
-    /* The tmpfs has all; else it may be what an intent stands for. */
-    if (!written && precise &&
-        (crash == KILLED || crash == POWER || !written_near (d, at)))
-      g_error ("precision: disk %u offset %" G_GUINT64_FORMAT " was not "
-               "written since cut %u and is reported dirty", d, at, nr);
-  }
-}
-
-/* Block by block: right, or an error. */
-static void
-check_blocks (Snapshot *snap, const struct oracle_part *p, const char *name,
-              unsigned d)
-{
-  const Source from = { .snap = snap };
-  bool any = false;
-
-  for (uint64_t at = 0; at < p->size; at += 4096) {
-    uint64_t n = MIN (4096, p->size - at), got[4096 / SIM_SECTOR];
-
-    if (read_sectors (&from, at, n, NULL, NULL, got) < 0)
-      any = true;
-    else if (!is_same (got, p, at, n))
-      g_error ("snapshot: %s of disk %u is not what it was", name, d);
-  }
-  /* Blocks whose old data could not be read. */
-  if (any && (oracle->hit & SIM_HIT_IMAGE) == 0)
-    g_error ("snapshot: %s of disk %u says live and cannot be read", name, d);
-}
-
-static void
-check_snapshot (unsigned nr, unsigned d, Crash crash, bool must_live)
-{
-  struct oracle_part *p = &oracle->cut[nr].part[d];
-  uint64_t got[NR_SECTORS];
-  g_autofree char *reason = NULL;
-  g_autoptr (Snapshot) snap = NULL;
-  Source from = { 0 };
-  char name[16];
-  int err;
-
-  cut_name (nr, name);
-  snap = disk_find_snapshot (disk[d], name);
-  if (snap == NULL)
-    g_error ("snapshot: %s of disk %u is missing", name, d);
-  g_assert_cmpuint (snapshot_size (snap), ==, p->size);
-  from.snap = snap;
-  err = read_sectors (&from, 0, p->size, NULL, NULL, got);
-  if (err == 0 || snapshot_state (snap) == SNAPSHOT_LIVE) {
-    g_assert_cmpint (snapshot_state (snap), ==, SNAPSHOT_LIVE);
-    /* Where the news could not be written, nothing was overwritten either. */
-    if (p->gone && !(oracle->hit & SIM_HIT_STATE))
-      g_error ("snapshot: %s of disk %u was gone and is live", name, d);
-    if (err < 0)
-      check_blocks (snap, p, name, d);
-    else if (!is_same (got, p, 0, p->size))
-      g_error ("snapshot: %s of disk %u is not what it was", name, d);
-    return;
-  }
-  g_assert_cmpint (err, ==, -EIO);
-  p->gone = true;
-  reason = snapshot_reason (snap);
-  g_assert_true (snapshot_state (snap) == SNAPSHOT_LOST ||
-                 snapshot_state (snap) == SNAPSHOT_BROKEN);
-  g_assert_nonnull (reason);
-  if (must_live)
-    g_error ("snapshot: %s of disk %u is gone: %s", name, d, reason);
-}
-
-/* A durable snapshot is never lost.  A volatile one has to be there after kill -9
- * with the maps (precise).  With faults, the scratch file's own break it. */
-static bool
-must_live (const struct oracle_part *p, Crash crash, bool precise)
-{
-  if (oracle->hit & SIM_HIT_SCRATCH)
-    return sim.guest_fails && crash == KILLED && precise;
-  return p->durable || (precise && crash == KILLED);
-}
-
-void
-sim_check_all (Crash crash, bool precise)
-{
-  for (unsigned d = 0; d < NR_DISKS; d++)
-    read_now (d, NULL, NULL);
-  for (unsigned nr = 0; nr < atomic_load (&oracle->nr_cuts); nr++)
-    for (unsigned d = 0; d < NR_DISKS; d++) {
-      const struct oracle_cut *cut = &oracle->cut[nr];
-
-      if (!cut->part[d].in || (oracle->unsynced && crash >= POWER))
-        continue;
-      if (!cut->forgotten)
-        check_chain (nr, d, crash, precise && !sim.faults);
-      if (cut->snapshot && !cut->ended)
-        check_snapshot (nr, d, crash,
-                        must_live (&cut->part[d], crash, precise));
-    }
-}
-
-/* A torn sector of a map is not a reason to complain: its cover is dirty. */
-bool
-sim_is_precise (Crash crash, bool recovered)
-{
-  bool precise = crash == KILLED || crash == POWER || !recovered;
-
-  for (unsigned d = 0; d < NR_DISKS; d++)
-    precise &= epoch_log_report (disk_epoch_log (disk[d]))->bad_sectors == 0;
-  return precise;
-}
-
-/* --- life goes on --- */
-
-static void
-end_snapshots (Disk *d, const char *name)
-{
-  g_autoptr (GPtrArray) all = disk_snapshots (d);
-
-  for (unsigned i = 0; i < all->len; i++) {
-    g_autoptr (GError) error = NULL;
-
-    if (name != NULL && strcmp (snapshot_name (all->pdata[i]), name) != 0)
-      continue;
-    snapshot_end (all->pdata[i], &error);
-    g_assert_no_error (error);
-  }
-}
-
-static void
-end_all (void)
-{
-  for (unsigned nr = 0; nr < MAX_CUTS; nr++)
-    oracle->cut[nr].ended = true;
-  for (unsigned d = 0; d < NR_DISKS; d++)
-    end_snapshots (disk[d], NULL);
-}
-
-static void
-check_state_file (void *opaque, const char *name)
-{
-  if (!g_str_has_suffix (name, ".i"))
-    g_error ("left over: map '%s'", name);
-}
-
-/* The marks that tell one life of the machine from another stay. */
-static void
-check_runtime_folder (void)
-{
-  g_autoptr (GDir) top = g_dir_open (sim.runtime_folder, 0, NULL);
-  const char *uuid, *name;
-
-  while (top != NULL && (uuid = g_dir_read_name (top)) != NULL) {
-    g_autofree char *path = g_build_filename (sim.runtime_folder, uuid, NULL);
-    g_autoptr (GDir) maps = g_dir_open (path, 0, NULL);
-
-    while (maps != NULL && (name = g_dir_read_name (maps)) != NULL)
-      if (!g_str_has_suffix (name, EPOCH_MARK_SUFFIX))
-        g_error ("left over: '%s' in the runtime folder", name);
-  }
-}
-
-/* After a clean stop, with no snapshot. */
-static void
-check_nothing_left (void)
-{
-  g_autofree char *maps = g_build_filename (sim.state, "maps", NULL);
-
-  check_runtime_folder ();
-  if (sim_disk_files (sim.scratch) != 0)
-    g_error ("left over: scratch files");
-  sim_storage.ops->list (&sim_storage, maps, check_state_file, NULL);
-}
-
-void
-sim_check_life (Crash crash, uint64_t seed)
-{
-  GRand *rand = g_rand_new_with_seed ((guint32) seed);
-  static const Kind kinds[] = { CUT, DURABLE };
-  Op cut = { .kind = kinds[seed % G_N_ELEMENTS (kinds)] };
-  unsigned nr;
-  char name[16];
-
-  for (unsigned i = 0; i < 8; i++) {
-    Op op = sim_random_op (rand);
-
-    if (op.kind < FLUSH)
-      sim_op (&op);
-  }
-  nr = atomic_load (&oracle->nr_cuts);
-  if (nr == MAX_CUTS)
-    atomic_store (&oracle->nr_cuts, nr = MAX_CUTS - 1);
-  /* A snapshot of that name may be there, of a cut that was never told. */
-  cut_name (nr, name);
-  for (unsigned d = 0; d < NR_DISKS; d++)
-    end_snapshots (disk[d], name);
-  sim_op (&cut);
-  sim_check_all (crash, false);
-  g_assert_true (sim_stop ());
-  sim_start ();
-  sim_check_all (crash, false);
-  end_all ();
-  if (sim_disk_files (sim.scratch) != 0)
-    g_error ("left over: scratch files");
-  sim_check_all (crash, false);
-  g_assert_true (sim_stop ());
-  check_nothing_left ();
-  g_rand_free (rand);
+  if (g_rand_int_range (rand, 0, 4) == 0)
+    do_forget (g_rand_int_range (rand, 0, MAX_CUTS));
+  if (g_rand_int_range (rand, 0, 3) == 0)
+    sim_compact (false);
 }
