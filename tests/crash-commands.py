@@ -145,6 +145,11 @@ class Life:
     def nr_sockets(self):
         return self.inventory()["fds"].count("socket:[N]")
 
+    def rss(self):
+        """KiB."""
+        with open(f"/proc/{self.server.pid}/status") as f:
+            return int(re.search(r"VmRSS:\s*(\d+)", f.read()).group(1))
+
     def empty(self):
         """All is removed, and all is as it was at first."""
         q = self.t.qmp()
@@ -192,6 +197,24 @@ class Life:
         assert rows == {"disk": nr, "epoch": nr, "meta": 1}, rows
 
 
+def check_memory(t, seed, stats, rounds):
+    """One server, emptied after each round, does not grow."""
+    # glibc gives threads arenas of their own, which fill up little by little.
+    os.environ["MALLOC_ARENA_MAX"] = "1"
+    life = Life(t, seed, stats)
+    sizes = []
+    for _ in range(rounds):
+        life.round("none")
+        life.empty()
+        sizes.append(life.rss())
+    life.finish()
+    print("KiB:", *sizes)
+    # Sanitizers keep what is freed.
+    half = rounds // 2
+    assert fixture.SANITIZERS != "no" or \
+        min(sizes[half:]) <= min(sizes[:half]) + 4096, sizes
+
+
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     seed = int(os.environ.get("SEED") or random.randrange(1 << 32))
@@ -210,6 +233,8 @@ def main():
         for kind in kinds[i:i + ROUNDS_A_LIFE]:
             life.round(kind)
         life.finish()
+    t.state = os.path.join(top, "state-memory")
+    check_memory(t, f"{seed}/memory", stats, max(4, rounds // 10))
     print(stats)
 
 
