@@ -59,9 +59,9 @@ def stopped_run(lease):
     raise AssertionError("it ended before it could be stopped")
 
 
-run, copy = stopped_run(4)
+run, copy = stopped_run(5)
 fixture.wait_until("the backup to begin", lambda: left("c") != "gone")
-end = time.monotonic() + 6
+end = time.monotonic() + 7
 while time.monotonic() < end:
     assert left("c") != "gone"
     time.sleep(0.2)
@@ -69,7 +69,7 @@ os.kill(copy, signal.SIGCONT)
 assert run.wait(60) == 0 and left("c") == "gone"
 q.command("checkpoint-delete", name="c")
 
-run, copy = stopped_run(1)
+run, copy = stopped_run(3)
 run.kill()
 os.kill(copy, signal.SIGKILL)
 run.wait()
