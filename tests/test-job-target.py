@@ -109,10 +109,10 @@ q.command("job-resume", id="j")
 ended()
 assert overlap(target.written(), [(0, at)]) == 0
 # ... without a pause: what was written since the last flush is written again
+target.written()
 q.command("blockdev-backup", device="vda", target="copy", sync="full",
           job_id="j", speed=MIB, on_target_error="ignore",
           x_perf={"max-workers": 1, "max-chunk": 65536})
-target.written()
 fixture.wait_until("progress", lambda: job(q, "j")["offset"] >= 65536)
 target.server.kill()
 with open(target.path, "r+b") as f:
