@@ -229,16 +229,16 @@ fail_sqlite (Catalog *cat, GError **error)
 
 /* --- the log after an error */
 
-/* After a sync that failed, what the write-ahead log says may be in memory only:
- * the kernel calls its pages clean, the next start reads a commit that was
- * reported as failed, and a power cut would take it and every later one away;
- * in the middle of a checkpoint that would leave half of one in the database.
- * So each byte is written once more where it is, at a start, which cannot know,
- * and before anything is added after an error: what failed was possibly the end
- * of the commit before as well, which SQLite fills a sector up with.  That may
- * stop anywhere: what the medium had, it keeps.  (A checkpoint here would have
- * just that window, and truncating the log another: with half of its old frames
- * back, old pages come back.)
+/* After a sync that failed, what the write-ahead log says may be in memory
+ * only: the kernel calls its pages clean, the next start reads a commit that
+ * was reported as failed, and a power cut would take it and every later one
+ * away; in the middle of a checkpoint that would leave half of one in the
+ * database.  So each byte is written once more where it is, at a start, which
+ * cannot know, and before anything is added after an error: what failed was
+ * possibly the end of the commit before as well, which SQLite fills a sector
+ * up with.  That may stop anywhere: what the medium had, it keeps.  (A
+ * checkpoint here would have just that window, and truncating the log another:
+ * with half of its old frames back, old pages come back.)
  */
 static int
 rewrite (sqlite3_file *log)
