@@ -240,19 +240,14 @@ may_go_on (void)
 static void
 every_call (unsigned t, unsigned step)
 {
-  bool all = step == 1;
-
   if (step == 0)
     step = targets[t].step;
   for (unsigned f = 0; f < G_N_ELEMENTS (faults); f++)
     for (uint64_t nr = job; may_go_on (); nr += nr_jobs) {
       Run run = { &targets[t], &faults[f], (seed + f * 7) % step + nr * step,
                   (nr + seed) % NR_ENDS };
-      /* Of one that fails once: the others' histories may be shorter. */
-      uint64_t known = total->target[t].calls[f - faults[f].for_good];
 
-      /* How many there are differs from one time to the next. */
-      if ((!all && known > 0 && run.at >= known) || !run_once (&run))
+      if (!run_once (&run))
         break;
     }
 }
