@@ -377,7 +377,8 @@ crash_at (const History *h, uint64_t at, unsigned tries, int only,
   if (tries > 1)
     moment = sim_moment_keep ();
   for (unsigned i = 0; i < tries; i++) {
-    run.crash = only >= 0 ? (Crash) only : kind_of (h, at, i);
+    run.crash = only >= 0 ? (Crash) only
+      : kind_of (h, at, tries > 1 ? i : at % 3);
     run.seed = seed + at * 7919 + i;
     run.recoveries = (at + i * 13) % 211 == 0 ? 1000 : (at + i) % 3 == 1;
     run.life = (at + i) % 4 == 0;
@@ -413,7 +414,7 @@ some_calls (const Campaign *c, uint64_t first, uint64_t step)
     for (unsigned w = 0; w < G_N_ELEMENTS (ways); w++) {
       History h = { .script = i, .way = &ways[w] };
       /* Of the first way each run makes the same calls. */
-      unsigned tries = w == 0 ? c->tries : MAX (c->tries, 2) - 1;
+      unsigned tries = w == 0 ? c->tries : 1;
 
       for (uint64_t at = first;
            fits (c, &ways[w]) && crash_at (&h, at, tries, c->only, c->seed);
