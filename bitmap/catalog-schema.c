@@ -273,6 +273,11 @@ static const char version_8[] =
 ") STRICT;"
 "CREATE INDEX job_by_disk ON job (disk);";
 
+/* Layers in files that users lent. */
+static const char version_9[] =
+"ALTER TABLE layer ADD COLUMN keep INTEGER NOT NULL DEFAULT 0"
+"  CHECK (keep IN (0, 1));";
+
 const char *const catalog_migrations[] = {
   version_1,
   version_2,
@@ -282,5 +287,6 @@ const char *const catalog_migrations[] = {
   version_6,
   version_7,
   version_8,
+  version_9,
 };
 const int catalog_schema_version = G_N_ELEMENTS (catalog_migrations);

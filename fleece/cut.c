@@ -138,7 +138,7 @@ plan_layer (CutPart *p, GError **error)
   if ((p->req->scratch_file != NULL &&
        !store_check_layer_file (cat, p->path, error)) ||
       !store_add_layer (cat, disk_id, p->path, disk->size, p->durable,
-                        &p->layer_id, error))
+                        p->req->scratch_keep, &p->layer_id, error))
     return false;
   if (p->req->scratch_file != NULL)
     return true;
@@ -170,6 +170,31 @@ plan (Cut *cut, GError **error)
   return ok;
 }
 
+/* A layer's file by another name: those of our own making are not locked. */
+static bool
+check_reused (Fleece *f, const Layer *layer, GError **error)
+{
+  g_autoptr (DiskTable) all = fleece_disks (f);
+  bool taken = false;
+
+  for (size_t i = 0; !taken && i < all->len; i++) {
+    Disk *disk = all->disk[i];
+
+    pthread_mutex_lock (&disk->snap_lock);
+    for (unsigned j = 0; j < disk->layers->len; j++) {
+      const Layer *other = disk->layers->pdata[j];
+
+      taken |= other->file->device == layer->file->device &&
+        other->file->inode == layer->file->inode;
+    }
+    pthread_mutex_unlock (&disk->snap_lock);
+  }
+  if (taken)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                 "scratch file '%s' is in use already", layer->path);
+  return !taken;
+}
+
 /* The scratch file; rows of a snapshot and its layer; the objects. */
 static bool
 prepare_snapshot (CutPart *p, GError **error)
@@ -183,12 +208,14 @@ prepare_snapshot (CutPart *p, GError **error)
 
   /* Ids come again when somebody puts back an old state directory. */
   if (p->req->scratch_file == NULL)
-    layer_remove_files (disk->fleece->storage, p->path);
+    layer_remove_files (disk->fleece->storage, p->path, false);
   home = disk_layer_home (disk, p->layer_id, p->durable, nonce, &map_name);
+  home.keep = p->req->scratch_keep;
   FAIL_POINT ("K1-layer");
   p->layer = layer_create (disk->fleece->storage, p->path, disk->size,
                            p->layer_id, &home, error);
   if (p->layer == NULL ||
+      (home.keep && !check_reused (disk->fleece, p->layer, error)) ||
       !store_set_layer_prepared (cat, p->layer_id, home.nonce, error))
     return false;
   if (space_is_low (disk->fleece->storage, p->path,
@@ -286,7 +313,7 @@ unprepare_layer (CutPart *p)
   if (p->layer != NULL)
     err = layer_remove_file (p->layer);
   else if (p->req->scratch_file == NULL)
-    err = layer_remove_files (storage, p->path);
+    err = layer_remove_files (storage, p->path, false);
   /* Else what is there may be the user's: it was in the way. */
   layer_unref (p->layer);
   if (err == 0)                 /* else the next start tries again */
@@ -368,6 +395,7 @@ flip (Cut *cut)
          * writes may exceed them. */
         atomic_store (&last->budget_blocks, UINT64_MAX);
       }
+      p->layer->kept_size = 0;
       g_ptr_array_add (disk->layers, layer_ref (p->layer));
       g_ptr_array_add (disk->snapshots, snapshot_ref (p->snap));
     }

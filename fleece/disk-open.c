@@ -6,7 +6,7 @@
  * in the file that a clean stop wrote.  The catalog has the nonce of the one that
  * counts, and only that one is believed, however the last run ended.  Without
  * them, or if the image is not the same any more, the snapshot is LOST, said so,
- * and its scratch files are removed.  A lost snapshot's row stays until somebody
+ * and its scratch files are removed (one that a user lent is kept, empty).  A lost snapshot's row stays until somebody
  * ends it, so that nobody mistakes it for one that never was.
  *
  * A layer of a cut that was not through is loaded like any other: guests may have
@@ -179,7 +179,7 @@ static void
 drop_layer_row (Disk *disk, const LayerRow *row)
 {
   g_autoptr (GError) error = NULL;
-  int err = layer_remove_files (disk->fleece->storage, row->file);
+  int err = layer_remove_files (disk->fleece->storage, row->file, row->keep);
 
   if (err < 0)
     fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, -err,
@@ -223,9 +223,11 @@ load_stopped (Disk *disk, const LayerRow *row, GError **error)
   uint8_t nonce[RUNTIME_NONCE_BYTES];
   g_autofree char *name = NULL;
   LayerHome home = disk_layer_home (disk, row->id, false, nonce, &name);
-  Layer *layer = layer_load (f->storage, row->file, row->size, row->id,
-                             row->nonce, &home, error);
+  Layer *layer;
 
+  home.keep = row->keep;
+  layer = layer_load (f->storage, row->file, row->size, row->id, row->nonce,
+                      &home, error);
   if (layer == NULL)
     return NULL;
   /* From here on the file is old. */
@@ -244,13 +246,14 @@ load_layer (Disk *disk, const LayerRow *row, GError **error)
   bool clean = epoch_log_report (disk->log)->clean;
   g_autofree char *name = disk_layer_map_name (disk, row->id);
   LayerHome home = { .rt = f->runtime, .map_name = name,
-                     .nonce = row->nonce };
+                     .nonce = row->nonce, .keep = row->keep };
   g_autoptr (GError) not_resumed = NULL;
   g_autoptr (GError) not_loaded = NULL;
   Layer *layer;
 
   if (row->durable)
-    return layer_replay (f->storage, row->file, row->size, row->id, error);
+    return layer_replay (f->storage, row->file, row->size, row->id, row->keep,
+                         error);
   if (!row->has_nonce) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_LOST,
                  "its block map was in memory only, since the runtime directory "
@@ -288,8 +291,8 @@ drop_retired_row (Disk *disk, const LayerRow *row)
   g_autofree char *own = disk_default_scratch_path (disk, row->id);
   g_autoptr (GError) error = NULL;
   int err = strcmp (row->file, own) == 0
-    ? layer_remove_files (f->storage, row->file)
-    : layer_remove_unused (f->storage, row->file, row->size);
+    ? layer_remove_files (f->storage, row->file, row->keep)
+    : layer_remove_unused (f->storage, row->file, row->size, row->keep);
 
   if (err < 0)
     fleece_note (f, FLEECE_NOTE_WARNING, disk->name, NULL, -err,

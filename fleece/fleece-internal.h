@@ -243,8 +243,8 @@ bool store_check_layer_file (Catalog *cat, const char *file, GError **error);
 /* Its state is 'retired' until store_set_layer_prepared: if the process dies now,
  * the next start removes the files, if they are there. */
 bool store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
-                      uint64_t size, bool durable, int64_t *out_id,
-                      GError **error);
+                      uint64_t size, bool durable, bool keep,
+                      int64_t *out_id, GError **error);
 /* nonce: of its RuntimeMap, or of its map file; NULL: it has none. */
 bool store_set_layer_nonce (Catalog *cat, int64_t id, const uint8_t *nonce,
                             GError **error);
@@ -270,7 +270,7 @@ typedef struct {
   int64_t id;
   char *file;
   uint64_t size;
-  bool retired, durable, has_nonce;
+  bool retired, durable, keep, has_nonce;
   uint8_t nonce[RUNTIME_NONCE_BYTES];
 } LayerRow;
 typedef struct {

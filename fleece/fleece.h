@@ -120,6 +120,7 @@ typedef struct {
   Disk *disk;
   const char *snapshot;         /* name for a new snapshot; NULL: none */
   const char *scratch_file;     /* path for its layer, must not exist; NULL: own */
+  bool scratch_keep;            /* it must exist, and stays: see LayerHome */
   uint64_t scratch_limit;       /* bytes of preserved data; 0: no limit */
   bool durable;                 /* survives power loss; each first write to a
                                  * part of the disk then waits for two syncs */

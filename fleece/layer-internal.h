@@ -20,6 +20,8 @@ Layer *layer_alloc (Storage *storage, const char *path, uint64_t size,
                     int64_t id, const LayerHome *home, GError **error);
 /* The scratch file of layer->path; too short is CORRUPT. */
 bool layer_open_file (Layer *layer, GError **error);
+/* layer_remove_file of a file that is kept. */
+int layer_give_back (Layer *layer);
 /* 0 or -ENOSPC; not yet present. */
 int layer_set_crc (Layer *layer, uint64_t block, uint64_t nr,
                    const uint32_t *crc);

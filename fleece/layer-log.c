@@ -441,9 +441,9 @@ layer_remove_log (Layer *layer)
 
 Layer *
 layer_replay (Storage *storage, const char *path, uint64_t size, int64_t id,
-              GError **error)
+              bool keep, GError **error)
 {
-  LayerHome home = { .durable = true };
+  LayerHome home = { .durable = true, .keep = keep };
   g_autoptr (Layer) layer = layer_alloc (storage, path, size, id, &home,
                                          error);
 

@@ -259,10 +259,27 @@ sync_folder (Storage *storage, const char *path)
   return storage->ops->sync_dir (storage, dir);
 }
 
-int
-layer_remove_files (Storage *storage, const char *path)
+/* Nobody else may have begun to use it. */
+static int
+empty_file (Storage *storage, const char *path)
 {
-  static const char *const suffixes[] = { ".map", ".log", "" };
+  StorageFile *file;
+  int err = storage->ops->open (storage, path, STORAGE_LOCK, 0, &file);
+
+  if (err < 0)
+    return err;
+  err = file->is_block ? -ENOTBLK : file->ops->set_size (file, 0);
+  file->ops->close (file);
+  return err;
+}
+
+/* file: open at path, to be given back with this size; NULL: remove or empty what
+ * is there. */
+static int
+remove_files (Storage *storage, const char *path, bool keep,
+              StorageFile *file, uint64_t size)
+{
+  static const char *const suffixes[] = { ".map", ".log" };
   int result = 0, err;
 
   for (unsigned i = 0; i < G_N_ELEMENTS (suffixes); i++) {
@@ -272,12 +289,29 @@ layer_remove_files (Storage *storage, const char *path)
     if (err < 0 && err != -ENOENT)
       result = err;
   }
+  err = file != NULL ? file->ops->set_size (file, size)
+    : keep ? empty_file (storage, path) : storage->ops->remove (storage, path);
+  if (err < 0 && err != -ENOENT)
+    result = err;
   if (result < 0)
     return result;
   /* Even if there was nothing: then they may have been removed before, and that
    * have failed to be synced. */
   err = sync_folder (storage, path);
   return err == -ENOENT ? 0 : err;
+}
+
+int
+layer_remove_files (Storage *storage, const char *path, bool keep)
+{
+  return remove_files (storage, path, keep, NULL, 0);
+}
+
+int
+layer_give_back (Layer *layer)
+{
+  return remove_files (layer->storage, layer->path, true, layer->file,
+                       layer->kept_size);
 }
 
 /* 0: nothing that anybody wrote to; -EEXIST: something else; or -errno.  size: of a
@@ -317,12 +351,13 @@ remove_unused (Storage *storage, const char *name, uint64_t size)
 }
 
 int
-layer_remove_unused (Storage *storage, const char *path, uint64_t size)
+layer_remove_unused (Storage *storage, const char *path, uint64_t size,
+                     bool keep)
 {
   uint64_t blocks = size / LAYER_BLOCK + (size % LAYER_BLOCK != 0);
   g_autofree char *log = g_strconcat (path, ".log", NULL);
   int err = remove_unused (storage, log, 0);
-  int err2 = remove_unused (storage, path, blocks * LAYER_BLOCK);
+  int err2 = keep ? 0 : remove_unused (storage, path, blocks * LAYER_BLOCK);
 
   if (err == 0)
     err = err2;

@@ -116,13 +116,15 @@ layer_alloc (Storage *storage, const char *path, uint64_t size, int64_t id,
 {
   g_autoptr (Layer) layer = layer_new (storage, path, size, id);
 
+  layer->keep = home->keep;
   return make_maps (layer, home, error) ? g_steal_pointer (&layer) : NULL;
 }
 
 bool
 layer_open_file (Layer *layer, GError **error)
 {
-  int err = layer->storage->ops->open (layer->storage, layer->path, 0, 0,
+  int err = layer->storage->ops->open (layer->storage, layer->path,
+                                       layer->keep ? STORAGE_LOCK : 0, 0,
                                        &layer->file);
 
   if (err < 0) {
@@ -187,29 +189,59 @@ check_neighbours (Storage *storage, const char *path, GError **error)
   return true;
 }
 
+static bool
+create_file (Layer *layer, GError **error)
+{
+  Storage *storage = layer->storage;
+  int err = storage->ops->open (storage, layer->path, STORAGE_CREATE,
+                                layer->nr_blocks * LAYER_BLOCK, &layer->file);
+
+  if (err < 0)
+    g_set_error (error, BITMAP_ERROR,
+                 err == -EEXIST ? BITMAP_ERROR_EXISTS : BITMAP_ERROR_IO,
+                 "cannot create scratch file '%s': %s", layer->path,
+                 g_strerror (-err));
+  return err == 0;
+}
+
+/* A user's file.  What is in it means nothing: no block of it is present, and one
+ * that will be has its own checksum. */
+static bool
+reuse_file (Layer *layer, GError **error)
+{
+  uint64_t bytes = layer->nr_blocks * LAYER_BLOCK;
+  int err = layer->storage->ops->open (layer->storage, layer->path,
+                                       STORAGE_LOCK, 0, &layer->file);
+
+  if (err == 0 && layer->file->is_block)
+    err = -ENOTBLK;
+  if (err == 0) {
+    layer->kept_size = layer->file->size;
+    if (layer->kept_size < bytes)
+      err = layer->file->ops->set_size (layer->file, bytes);
+  }
+  if (err < 0)
+    g_set_error (error, BITMAP_ERROR,
+                 err == -EBUSY ? BITMAP_ERROR_BUSY : BITMAP_ERROR_IO,
+                 err == -ENOTBLK ? "scratch file '%s' is not a regular file"
+                 : err == -EBUSY ? "scratch file '%s' is in use already"
+                 : "cannot use scratch file '%s': %s", layer->path,
+                 g_strerror (-err));
+  return err == 0;
+}
+
 Layer *
 layer_create (Storage *storage, const char *path, uint64_t size, int64_t id,
               const LayerHome *home, GError **error)
 {
   g_autoptr (Layer) layer = layer_alloc (storage, path, size, id, home, error);
-  uint64_t bytes;
-  int err;
 
   if (layer == NULL)
     return NULL;
   atomic_store (&layer->removed, true); /* the map, if what follows fails */
-  if (!check_neighbours (storage, path, error))
+  if (!check_neighbours (storage, path, error) ||
+      !(home->keep ? reuse_file : create_file) (layer, error))
     return NULL;
-  bytes = layer->nr_blocks * LAYER_BLOCK;
-  err = storage->ops->open (storage, path, STORAGE_CREATE, bytes,
-                            &layer->file);
-  if (err < 0) {
-    g_set_error (error, BITMAP_ERROR,
-                 err == -EEXIST ? BITMAP_ERROR_EXISTS : BITMAP_ERROR_IO,
-                 "cannot create scratch file '%s': %s", path,
-                 g_strerror (-err));
-    return NULL;
-  }
   if (home->durable && !make_durable (layer, error)) {
     layer_remove_file (layer);
     return NULL;
@@ -256,6 +288,7 @@ layer_resume (Storage *storage, const char *path, uint64_t size, int64_t id,
 {
   g_autoptr (Layer) layer = layer_new (storage, path, size, id);
 
+  layer->keep = home->keep;
   layer->map = runtime_map_open (home->rt, home->map_name, layer->map_bytes,
                                  home->nonce, error);
   if (layer->map == NULL)
@@ -300,6 +333,8 @@ layer_unref (Layer *layer)
     else if (layer->map != NULL)
       runtime_map_close (layer->map);
     layer_log_free (layer->log);
+    if (layer->file != NULL && atomic_load (&layer->given_back))
+      layer->file->ops->set_size (layer->file, layer->kept_size);
     if (layer->file != NULL)
       layer->file->ops->close (layer->file);
     g_free (layer->path);
@@ -312,7 +347,10 @@ int
 layer_remove_file (Layer *layer)
 {
   atomic_store (&layer->removed, true);
-  return layer_remove_files (layer->storage, layer->path);
+  if (!layer->keep)
+    return layer_remove_files (layer->storage, layer->path, false);
+  atomic_store (&layer->given_back, true);
+  return layer_give_back (layer);
 }
 
 void

@@ -78,6 +78,14 @@ struct Layer {
    * See layer_kill. */
   atomic_bool dead;
   atomic_bool removed;          /* the map goes with the last reference */
+
+  /* The scratch file is a user's and stays (LayerHome); locked while it is open.
+   * Given back, it has kept_size bytes: as it had, until the layer is used, then
+   * 0.  Changed before the layer is published only. */
+  bool keep;
+  uint64_t kept_size;
+  atomic_bool given_back;
+
   atomic_uint late_copies;      /* see copier.h */
   _Atomic uint64_t data_blocks; /* with data, in the scratch file */
   _Atomic uint64_t zero_blocks;
@@ -92,17 +100,21 @@ struct Layer {
  * is left or touched.
  * map_name: of a new RuntimeMap of rt with this nonce for the maps, NULL: plain
  * memory.  durable: with a log; then all files are synced, also their directory
- * (and map_name must be NULL). */
+ * (and map_name must be NULL).  keep: the file at path is there, a regular one that
+ * nobody else has locked (BUSY), and is never removed.  It is made longer where it
+ * has to be; nothing of what is in it is looked at. */
 typedef struct {
   Runtime *rt;
   const char *map_name;
   const uint8_t *nonce;         /* RUNTIME_NONCE_BYTES */
   bool durable;
+  bool keep;
 } LayerHome;
 Layer *layer_create (Storage *storage, const char *path, uint64_t size,
                      int64_t id, const LayerHome *home, GError **error);
 /* Remove the files' names; the open files and the map live until the last
- * reference goes.  0 or -errno. */
+ * reference goes.  A file to be kept is given back instead, and once more with the
+ * last reference, as a write that hung may come late.  0 or -errno. */
 int layer_remove_file (Layer *layer);
 /* Nobody will read it any more: give back the space of its scratch file, whose
  * name is gone, though there are references. */
@@ -135,14 +147,15 @@ Layer *layer_resume (Storage *storage, const char *path, uint64_t size,
                      int64_t id, const LayerHome *home, GError **error);
 /* A durable layer, after whatever: reads PATH.log. */
 Layer *layer_replay (Storage *storage, const char *path, uint64_t size,
-                     int64_t id, GError **error);
-/* Remove PATH, PATH.map and PATH.log, whatever is there.  0 or -errno (not
- * -ENOENT). */
-int layer_remove_files (Storage *storage, const char *path);
+                     int64_t id, bool keep, GError **error);
+/* Remove PATH, PATH.map and PATH.log, whatever is there.  keep: PATH stays, empty.
+ * 0 or -errno (not -ENOENT). */
+int layer_remove_files (Storage *storage, const char *path, bool keep);
 /* The same for what layer_create may have left at a path that a user chose, cut
  * off before the first block was kept: nothing in which anything has been written.
- * -EEXIST: something else is there, and stays. */
-int layer_remove_unused (Storage *storage, const char *path, uint64_t size);
+ * keep: PATH stays, as it is.  -EEXIST: something else is there, and stays. */
+int layer_remove_unused (Storage *storage, const char *path, uint64_t size,
+                         bool keep);
 
 static inline Presence
 layer_presence (const Layer *layer, uint64_t block)

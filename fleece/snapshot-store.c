@@ -57,14 +57,16 @@ store_check_layer_file (Catalog *cat, const char *file, GError **error)
 
 bool
 store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
-                 uint64_t size, bool durable, int64_t *out_id, GError **error)
+                 uint64_t size, bool durable, bool keep, int64_t *out_id,
+                 GError **error)
 {
   bool ok;
 
   catalog_lock (cat);
-  ok = run_sql (cat, "INSERT INTO layer (disk, file, size, state, durable)"
-                " VALUES (?, ?, ?, 'retired', ?)", error, "itii", disk_id,
-                file, (int64_t) size, (int64_t) durable);
+  ok = run_sql (cat, "INSERT INTO layer (disk, file, size, state, durable,"
+                " keep) VALUES (?, ?, ?, 'retired', ?, ?)", error, "itiii",
+                disk_id, file, (int64_t) size, (int64_t) durable,
+                (int64_t) keep);
   if (ok)
     *out_id = catalog_last_id (cat);
   catalog_unlock (cat);
@@ -208,9 +210,10 @@ layer_row_read (sqlite3_stmt *stmt)
   row->retired = g_strcmp0 ((const char *) sqlite3_column_text (stmt, 3),
                             "retired") == 0;
   row->durable = sqlite3_column_int (stmt, 4);
-  row->has_nonce = sqlite3_column_bytes (stmt, 5) == RUNTIME_NONCE_BYTES;
+  row->keep = sqlite3_column_int (stmt, 5);
+  row->has_nonce = sqlite3_column_bytes (stmt, 6) == RUNTIME_NONCE_BYTES;
   if (row->has_nonce)
-    memcpy (row->nonce, sqlite3_column_blob (stmt, 5), sizeof row->nonce);
+    memcpy (row->nonce, sqlite3_column_blob (stmt, 6), sizeof row->nonce);
   return row;
 }
 
@@ -272,9 +275,9 @@ list_rows (Catalog *cat, const char *sql, int64_t disk_id,
 GPtrArray *
 store_list_layers (Catalog *cat, int64_t disk_id, GError **error)
 {
-  return list_rows (cat, "SELECT id, file, size, state, durable, nonce FROM layer"
-                    " WHERE disk = ? ORDER BY id", disk_id, layer_row_read,
-                    layer_row_free, error);
+  return list_rows (cat, "SELECT id, file, size, state, durable, keep, nonce"
+                    " FROM layer WHERE disk = ? ORDER BY id", disk_id,
+                    layer_row_read, layer_row_free, error);
 }
 
 GPtrArray *

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <config.h>
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "plugin/backup-plan.h"
@@ -21,18 +24,6 @@ backup_plan_free (BackupPlan *plan)
   checkpoint_free (plan->checkpoint);
   backup_unref (plan->backup);
   g_free (plan);
-}
-
-/* What QEMU's or libvirt's schema has and this build has not. */
-static bool
-refuse_unsupported (json_t *args, GError **error)
-{
-  if (qmp_get_bool (args, "reuse-external", false))
-    command_set_error (error, "'reuse-external' is not supported: scratch "
-                       "files are made and removed by the server");
-  else
-    return true;
-  return false;
 }
 
 /* The map of one disk: from since's boundary. */
@@ -90,6 +81,47 @@ check_export_name (const char *name, GError **error)
   return true;
 }
 
+/* path, folder: resolved. */
+static bool
+is_inside (const char *path, const char *folder)
+{
+  char *resolved = realpath (folder, NULL);
+  size_t len = resolved != NULL ? strlen (resolved) : 0;
+  bool inside = len > 0 && strncmp (path, resolved, len) == 0 &&
+    path[len] == '/';
+
+  free (resolved);
+  return inside;
+}
+
+/* A file that is there, to be lent to us: its path without symbolic links, the
+ * caller's to free; else NULL. */
+static char *
+find_reused (const char *path, const char *disk, GError **error)
+{
+  char *real = realpath (path, NULL);
+  struct stat st;
+
+  if (real == NULL || stat (real, &st) < 0)
+    command_set_error (error, "'reuse-external': scratch file '%s' of disk "
+                       "'%s': %s", path, disk, g_strerror (errno));
+  else if (!S_ISREG (st.st_mode))
+    command_set_error (error, "'reuse-external': scratch file '%s' of disk "
+                       "'%s' is not a regular file", path, disk);
+  else if (access (real, R_OK | W_OK) < 0)
+    command_set_error (error, "'reuse-external': scratch file '%s' of disk "
+                       "'%s' cannot be written: %s", path, disk,
+                       g_strerror (errno));
+  else if (is_inside (real, plugin.params->state) &&
+           !is_inside (real, plugin.params->scratch))
+    command_set_error (error, "'reuse-external': scratch file '%s' of disk "
+                       "'%s' is one of the server's own", path, disk);
+  else
+    return real;
+  free (real);
+  return NULL;
+}
+
 /* item: one of "disks", or NULL. */
 static bool
 plan_scratch (BackupPlan *plan, FleeceCutDisk *cut, json_t *item,
@@ -100,6 +132,11 @@ plan_scratch (BackupPlan *plan, FleeceCutDisk *cut, json_t *item,
   char *path;
 
   cut->scratch_limit = qmp_get_int (scratch, "limit", 0);
+  if (file == NULL && cut->scratch_keep) {
+    command_set_error (error, "'reuse-external' needs 'scratch' with 'file' "
+                       "of disk '%s'", disk_name (cut->disk));
+    return false;
+  }
   if (file == NULL)
     return true;
   if (file[0] == '\0') {
@@ -110,6 +147,16 @@ plan_scratch (BackupPlan *plan, FleeceCutDisk *cut, json_t *item,
   path = g_path_is_absolute (file) ? g_strdup (file)
     : g_build_filename (plugin.params->scratch, file, NULL);
   g_ptr_array_add (plan->strings, path);
+  if (cut->scratch_keep) {
+    char *real = find_reused (path, disk_name (cut->disk), error);
+
+    if (real == NULL)
+      return false;
+    cut->scratch_file = g_strdup (real);
+    g_ptr_array_add (plan->strings, (char *) cut->scratch_file);
+    free (real);
+    return true;
+  }
   if (access (path, F_OK) == 0) {
     command_set_error (error, "scratch file '%s' of disk '%s' exists", path,
                        disk_name (cut->disk));
@@ -190,6 +237,7 @@ plan_disk (BackupPlan *plan, Disk *disk, json_t *args, json_t *item,
     cut.on_error = FLEECE_BREAK_GUEST_WRITE;
   cut.cbw_timeout = qmp_get_int (args, "cbw-timeout", FLEECE_CBW_TIMEOUT);
   cut.durable = qmp_get_bool (args, "durable", false);
+  cut.scratch_keep = qmp_get_bool (args, "reuse-external", false);
   if (!plan_scratch (plan, &cut, item, error))
     return false;
   g_array_append_val (plan->cuts, cut);
@@ -280,8 +328,6 @@ backup_plan_new (json_t *args, GError **error)
 
   plan->cuts = g_array_new (FALSE, TRUE, sizeof (FleeceCutDisk));
   plan->strings = g_ptr_array_new_with_free_func (g_free);
-  if (!refuse_unsupported (args, error))
-    return NULL;
   if (spec != NULL) {
     plan->checkpoint =
       command_new_checkpoint (qmp_get_str (spec, "name"),
