@@ -212,6 +212,9 @@ let_go (BackupJob *b)
   if (b->bitmap_row != 0)
     bitmap_unpin (b->bitmap_row);
   b->bitmap_row = 0;
+  if (b->filter != NULL)
+    node_remove_filter (b->filter);
+  g_clear_pointer (&b->filter, g_free);
   if (b->target != NULL)
     node_release (b->target);
 }
@@ -471,6 +474,19 @@ backup_new_job (json_t *args)
 }
 
 static bool
+add_filter (BackupJob *b, GError **error)
+{
+  const char *name = qmp_get_str (b->args, "filter-node-name");
+
+  if (name == NULL)
+    return true;
+  if (!node_add_filter (name, b->disk, error))
+    return false;
+  b->filter = g_strdup (name);
+  return true;
+}
+
+static bool
 refuse_compression (json_t *args, GError **error)
 {
   if (!qmp_get_bool (args, "compress", false))
@@ -501,9 +517,12 @@ backup_job_new (Transaction *t, json_t *args, JobGroup *group,
       node_claim (b->target, "backup", error)) {
     b->device = g_strdup (disk_name (b->disk));
     options.device = b->device;
-    b->job = job = job_new (&backup_driver, b, &options, error);
-    if (job == NULL)
-      node_release (b->target);
+    if (add_filter (b, error))
+      b->job = job = job_new (&backup_driver, b, &options, error);
+    if (job == NULL) {
+      b->bitmap_row = 0;        /* not pinned yet */
+      let_go (b);
+    }
   }
   if (job == NULL) {
     backup_unref (b->backup);
@@ -705,6 +724,17 @@ restore (BackupJob *b, const JobRow *row, JobSnapshot *shared, GError **error)
   return restore_progress (b, row, error);
 }
 
+/* A disk may have that name by now, which the job can do without. */
+static void
+restore_filter (BackupJob *b)
+{
+  g_autoptr (GError) error = NULL;
+
+  if (b->disk != NULL && b->lost == NULL && !add_filter (b, &error))
+    nbdkit_error ("warning: job of disk '%s': it has no filter node any more: "
+                  "%s", b->device, error->message);
+}
+
 static void
 show_progress (BackupJob *b, Job *job)
 {
@@ -745,6 +775,7 @@ backup_job_restore (const JobRow *row, JobGroup *group, const BackupCopy *copy,
     lose (b, g_strdup (why->message));
   if (lost != NULL)
     lose (b, g_strdup (lost));
+  restore_filter (b);
   if (b->lost != NULL) {
     nbdkit_error ("warning: job '%s' was interrupted, and cannot go on: %s",
                   row->id, b->lost);

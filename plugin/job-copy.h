@@ -36,6 +36,7 @@ typedef struct {
   json_t *args;                 /* blockdev-backup's */
   json_t *target_options;       /* blockdev-add's */
   char *bitmap;                 /* NULL: none */
+  char *filter;                 /* node_add_filter's, until it ends; NULL: none */
   int64_t bitmap_row;           /* pinned; 0: not */
   bool all;                     /* copies everything */
   bool overwritten;             /* copies what guests overwrite */

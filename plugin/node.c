@@ -28,13 +28,13 @@ struct Node {
 
   /* Set in node_add, never changed. */
   char *name;
-  json_t *options;              /* of blockdev-add */
-  const char *driver;           /* as QEMU reports it */
+  json_t *options;              /* of blockdev-add; NULL: a filter */
+  const char *driver, *format;  /* as QEMU reports them */
   char *filename;
   uint64_t size;
   bool read_only, may_punch;
 
-  StorageFile *file;            /* NULL: NBD */
+  StorageFile *file;            /* NULL: NBD, or a filter */
   struct nbd_handle *nbd[NBD_CONNECTIONS];
   unsigned nr_nbd;
   bool nbd_can_zero, nbd_can_flush;
@@ -204,8 +204,9 @@ open_node (Node *node, json_t *args, GError **error)
     return false;
   }
   driver = qmp_get_str (file, "driver");
+  node->format = "raw";
   if (strcmp (driver, "nbd") == 0) {
-    node->driver = "nbd";
+    node->driver = node->format = "nbd";
     return open_nbd (node, file, error);
   }
   node->driver = strcmp (driver, "host_device") == 0 ? "host_device" : "file";
@@ -233,6 +234,13 @@ node_exists (const char *name)
 }
 
 static bool
+set_duplicate (const char *name, GError **error)
+{
+  command_set_error (error, "Duplicate nodes with node-name='%s'", name);
+  return false;
+}
+
+static bool
 check_name (const char *name, GError **error)
 {
   g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
@@ -240,7 +248,7 @@ check_name (const char *name, GError **error)
   if (!name_is_valid (name))
     command_set_error (error, "Invalid node-name: '%.100s'", name);
   else if (disk != NULL || node_exists (name))
-    command_set_error (error, "Duplicate nodes with node-name='%s'", name);
+    set_duplicate (name, error);
   else
     return true;
   return false;
@@ -253,8 +261,7 @@ insert (Node *node, GError **error)
   SCOPED_LOCK (&table_lock);
 
   if (find_locked (node->name) != NULL) {       /* somebody was faster */
-    command_set_error (error, "Duplicate nodes with node-name='%s'",
-                       node->name);
+    set_duplicate (node->name, error);
     node_unref (node);
     return false;
   }
@@ -273,8 +280,7 @@ check_disks (const char *name, GError **error)
   if (disk == NULL)
     return true;
   node_delete (name, NULL);
-  command_set_error (error, "Duplicate nodes with node-name='%s'", name);
-  return false;
+  return set_duplicate (name, error);
 }
 
 bool
@@ -316,6 +322,38 @@ node_delete (const char *name, GError **error)
   }
   g_ptr_array_remove (table, node);
   return true;
+}
+
+bool
+node_add_filter (const char *name, const Disk *disk, GError **error)
+{
+  g_autoptr (Disk) taken = NULL;
+  Node *node;
+
+  if (!check_name (name, error))
+    return false;
+  node = g_new0 (Node, 1);
+  atomic_init (&node->refs, 1);
+  node->name = g_strdup (name);
+  node->driver = node->format = "copy-before-write";
+  node->filename = g_strdup (disk_path (disk));
+  node->size = disk_size (disk);
+  node->user = "backup";
+  if (!insert (node, error))
+    return false;
+  taken = fleece_find_disk (plugin.fleece, name);       /* see check_disks */
+  if (taken == NULL)
+    return true;
+  node_remove_filter (name);
+  return set_duplicate (name, error);
+}
+
+void
+node_remove_filter (const char *name)
+{
+  SCOPED_LOCK (&table_lock);
+
+  g_ptr_array_remove (table, find_locked (name));
 }
 
 Node *
@@ -572,7 +610,7 @@ node_list (json_t *list)
     json_t *image =
       json_pack ("{s:o, s:s, s:I}", "filename",
                  qmp_text (node->filename != NULL ? node->filename : ""),
-                 "format", node->file == NULL ? "nbd" : "raw",
+                 "format", node->format,
                  "virtual-size", (json_int_t) node->size);
 
     json_array_append_new (list, json_pack (

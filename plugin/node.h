@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* node.h - what blockdev-add opens: where backup jobs write to.  A file, a block
  * device, or an export of another NBD server (so qcow2 through qemu-nbd).
+ * In the same table, since names must differ: what stands for a job's filter.
  *
  * Disks (added-disks.h) are no nodes of this kind, and never a target.
  *
@@ -14,6 +15,8 @@
 #include <stdint.h>
 #include <glib.h>
 #include <jansson.h>
+
+#include "fleece/disk.h"
 
 typedef struct Node Node;
 
@@ -30,6 +33,11 @@ bool node_exists (const char *name);
 /* One user writes at a time.  user: "backup", for the error of another one. */
 bool node_claim (Node *node, const char *user, GError **error);
 void node_release (Node *node);
+
+/* A name that a backup job of disk goes by while it lives, as QEMU's filter node:
+ * listed, in use by the job, and good for nothing else.  Errors as node_add's. */
+bool node_add_filter (const char *name, const Disk *disk, GError **error);
+void node_remove_filter (const char *name);
 
 const char *node_name (const Node *node);
 uint64_t node_size (const Node *node);          /* bytes */
