@@ -486,12 +486,22 @@ add_filter (BackupJob *b, GError **error)
   return true;
 }
 
+/* To be accepted and not done would be worse. */
 static bool
-refuse_compression (json_t *args, GError **error)
+refuse_unsupported (const BackupJob *b, json_t *args, GError **error)
 {
-  if (!qmp_get_bool (args, "compress", false))
+  if (qmp_get_bool (args, "compress", false))
+    command_set_error (error, "Compression is not supported for this drive");
+  else if (!qmp_get_bool (args, "discard-source", false))
     return true;
-  command_set_error (error, "Compression is not supported for this drive");
+  else if (b->backup != NULL)
+    command_set_error (error, "'discard-source' is not supported: the snapshot "
+                       "'%s' stays readable until backup-end, which frees its "
+                       "old data", qmp_get_str (args, "device"));
+  else
+    command_set_error (error, "'discard-source' is not supported: disk '%s' "
+                       "is live, and the old data that the job preserves are "
+                       "freed when it ends", disk_name (b->disk));
   return false;
 }
 
@@ -512,7 +522,7 @@ backup_job_new (Transaction *t, json_t *args, JobGroup *group,
 
   if (find_device (b, device, error) &&
       find_target (b, device, qmp_get_str (args, "target"), error) &&
-      check_sync (b, args, error) && refuse_compression (args, error) &&
+      check_sync (b, args, error) && refuse_unsupported (b, args, error) &&
       check_perf (b, args, error) && find_bitmap (b, t, error) &&
       node_claim (b->target, "backup", error)) {
     b->device = g_strdup (disk_name (b->disk));
