@@ -461,6 +461,9 @@ do_cut (const Op *op, SimChange *change)
       check_no_cut (name);
     return;
   }
+  /* From here on the bitmaps are promised, the snapshots not yet; another thread
+   * may crash at any time. */
+  cut->with_change = false;
   if (change != NULL)
     sim_change_end (change);
   cut->version = before - 1;
