@@ -6,13 +6,18 @@
 
 #include "fleece/fleece-internal.h"
 
-/* One disk's part, as it is being made. */
-typedef struct {
+/* One disk's part, as it is being made.  Others of the same disk follow the first
+ * and add a snapshot and its layer. */
+typedef struct CutPart CutPart;
+struct CutPart {
   FleeceCutDisk *req;
   Disk *disk;
+  CutPart *first;               /* NULL: this is the first of its disk */
+  uint32_t granularity;         /* the finest asked for; of the first */
   uint64_t size;                /* of the disk from the cut on */
-  Segment *seg;
-  Epoch *epoch;
+  Segment *seg;                 /* of the first */
+  bool new_layer;               /* seg->layer is new */
+  Epoch *epoch;                 /* the first's */
   int64_t layer_id;             /* 0: no row */
   char *path;                   /* of the scratch file; owned by the caller */
   bool durable;                 /* the layer */
@@ -21,7 +26,7 @@ typedef struct {
   bool drained;
   bool sealed;                  /* epoch_log_seal was called: it holds in memory
                                  * whatever becomes of the transaction */
-} CutPart;
+};
 
 typedef struct {
   Fleece *f;

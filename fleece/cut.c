@@ -34,7 +34,9 @@ part_compare (gconstpointer a, gconstpointer b)
 {
   const CutPart *x = a, *y = b;
 
-  return (x->disk->index > y->disk->index) - (x->disk->index < y->disk->index);
+  if (x->disk != y->disk)
+    return x->disk->index < y->disk->index ? -1 : 1;
+  return (x->req > y->req) - (x->req < y->req);
 }
 
 /* Free segments that no write can be in any more. */
@@ -129,7 +131,8 @@ plan_layer (CutPart *p, GError **error)
 
   /* Older snapshots read through the new layer (H4). */
   pthread_mutex_lock (&disk->snap_lock);
-  p->durable = p->req->durable || disk_has_durable_locked (disk);
+  p->durable = p->req->durable || disk_has_durable_locked (disk) ||
+    (p->first != NULL && p[-1].durable);
   pthread_mutex_unlock (&disk->snap_lock);
 
   /* The default name has the row's id in it: two steps. */
@@ -235,8 +238,9 @@ prepare_snapshot (CutPart *p, GError **error)
     store_add_snapshot (cat, p->snap, disk_id, p->layer_id, error);
 }
 
+/* The epoch and the segment of a disk, for all its parts. */
 static bool
-prepare_part (CutPart *p, GError **error)
+prepare_disk (CutPart *p, GError **error)
 {
   Disk *disk = p->disk;
   Segment *now = atomic_load (&disk->newest);
@@ -255,6 +259,38 @@ prepare_part (CutPart *p, GError **error)
                  disk->path, atomic_load (&disk->base->size));
     return false;
   }
+  FAIL_POINT ("K1-epoch");
+  if (!named_bitmap_finest (disk->fleece->cat, epoch_log_disk_id (disk->log),
+                            disk->granularity, &granularity, error))
+    return false;
+  if (p->granularity != 0)
+    granularity = MIN (granularity, MAX (p->granularity, GRANULARITY_MIN));
+  p->epoch = epoch_log_prepare (disk->log, p->size,
+                                granule_fit (p->size, granularity), error);
+  if (p->epoch == NULL)
+    return false;
+  p->seg = g_new0 (Segment, 1);
+  p->seg->epoch = p->epoch;
+  p->seg->bitmap = p->epoch->bitmap;
+  p->seg->size = p->size;
+  p->seg->layer = now->layer;
+  if (p->seg->layer != NULL)
+    layer_ref (p->seg->layer);
+  return true;
+}
+
+static bool
+check_snapshot (const CutPart *p, GError **error)
+{
+  Disk *disk = p->disk;
+  g_autoptr (Snapshot) taken = disk_find_snapshot (disk, p->req->snapshot);
+
+  if (taken != NULL) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                 "disk '%s' already has a snapshot '%s'", disk->name,
+                 p->req->snapshot);
+    return false;
+  }
   if (p->req->durable && atomic_load (&disk->sync_failed)) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                  "disk '%s': a sync of the image ('%s') has failed, so that a "
@@ -262,37 +298,29 @@ prepare_part (CutPart *p, GError **error)
                  disk->name, disk->path);
     return false;
   }
-  if (p->req->snapshot != NULL) {
-    g_autoptr (Snapshot) taken = disk_find_snapshot (disk, p->req->snapshot);
+  return true;
+}
 
-    if (taken != NULL) {
-      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
-                   "disk '%s' already has a snapshot '%s'", disk->name,
-                   p->req->snapshot);
-      return false;
-    }
-  }
-  FAIL_POINT ("K1-epoch");
-  if (!named_bitmap_finest (disk->fleece->cat, epoch_log_disk_id (disk->log),
-                            disk->granularity, &granularity, error))
+static bool
+prepare_part (CutPart *p, GError **error)
+{
+  CutPart *first = p->first != NULL ? p->first : p;
+  bool snapshot = p->req->snapshot != NULL;
+
+  if ((snapshot && !check_snapshot (p, error)) ||
+      (p->first == NULL && !prepare_disk (p, error)))
     return false;
-  if (p->req->granularity != 0)
-    granularity = MIN (granularity, MAX (p->req->granularity,
-                                         GRANULARITY_MIN));
-  p->epoch = epoch_log_prepare (disk->log, p->size,
-                                granule_fit (p->size, granularity), error);
-  if (p->epoch == NULL)
-    return false;
-  if (p->req->snapshot != NULL && !prepare_snapshot (p, error))
-    return false;
-  p->seg = g_new0 (Segment, 1);
-  p->seg->epoch = p->epoch;
-  p->seg->bitmap = p->epoch->bitmap;
-  p->seg->size = p->size;
-  p->seg->layer = p->layer != NULL ? p->layer : now->layer;
-  if (p->seg->layer != NULL)
-    layer_ref (p->seg->layer);
+  p->epoch = first->epoch;
   p->req->boundary = p->epoch->id;
+  if (!snapshot)
+    return true;
+  if (!prepare_snapshot (p, error))
+    return false;
+  /* The newest one is written to; older ones are read through it. */
+  if (first->seg->layer != NULL)
+    layer_unref (first->seg->layer);
+  first->seg->layer = layer_ref (p->layer);
+  first->new_layer = true;
   return true;
 }
 
@@ -333,7 +361,7 @@ unprepare_part (CutPart *p)
     snapshot_unref (p->snap);
   if (p->layer_id != 0)
     unprepare_layer (p);
-  if (p->epoch != NULL)
+  if (p->epoch != NULL && p->first == NULL)
     epoch_log_abandon (p->disk->log, p->epoch);
 }
 
@@ -369,6 +397,31 @@ cut_undo_prepare (Cut *cut)
     unprepare_part (&cut->part[i - 1]);
 }
 
+/* Readers of older snapshots must find the layer before anything can be preserved
+ * in it. */
+static void
+add_layer (CutPart *p)
+{
+  Disk *disk = p->disk;
+
+  pthread_mutex_lock (&disk->snap_lock);
+  if (p->layer != NULL) {
+    if (disk->layers->len > 0) {
+      Layer *last = disk->layers->pdata[disk->layers->len - 1];
+
+      atomic_store (&last->newer, layer_ref (p->layer));
+      /* Limits are kept by the newest layer's budget alone; a few late
+       * writes may exceed them. */
+      atomic_store (&last->budget_blocks, UINT64_MAX);
+    }
+    p->layer->kept_size = 0;
+    g_ptr_array_add (disk->layers, layer_ref (p->layer));
+    g_ptr_array_add (disk->snapshots, snapshot_ref (p->snap));
+  }
+  disk_update_limits_locked (disk);
+  pthread_mutex_unlock (&disk->snap_lock);
+}
+
 /* K2.  From the store of the counter on, all writes on all of these disks are in
  * the new segments; before it, none is. */
 static void
@@ -378,33 +431,19 @@ flip (Cut *cut)
 
   pthread_mutex_lock (&f->flip_lock);
   cut->counter = atomic_load (&f->cut_counter) + 1;
+  for (size_t i = 0; i < cut->nr; i++)
+    add_layer (&cut->part[i]);
   for (size_t i = 0; i < cut->nr; i++) {
     CutPart *p = &cut->part[i];
     Disk *disk = p->disk;
-    Segment *now = atomic_load (&disk->newest);
+    Segment *now;
 
-    pthread_mutex_lock (&disk->snap_lock);
-    if (p->layer != NULL) {
-      /* Readers of older snapshots must find the layer before anything can be
-       * preserved in it. */
-      if (disk->layers->len > 0) {
-        Layer *last = disk->layers->pdata[disk->layers->len - 1];
-
-        atomic_store (&last->newer, layer_ref (p->layer));
-        /* Limits are kept by the newest layer's budget alone; a few late
-         * writes may exceed them. */
-        atomic_store (&last->budget_blocks, UINT64_MAX);
-      }
-      p->layer->kept_size = 0;
-      g_ptr_array_add (disk->layers, layer_ref (p->layer));
-      g_ptr_array_add (disk->snapshots, snapshot_ref (p->snap));
-    }
+    if (p->first != NULL)
+      continue;
+    now = atomic_load (&disk->newest);
     p->seg->first_counter = cut->counter;
-    p->seg->layer_counter = p->layer != NULL ? cut->counter
-      : now->layer_counter;
+    p->seg->layer_counter = p->new_layer ? cut->counter : now->layer_counter;
     p->seg->older = now;
-    disk_update_limits_locked (disk);
-    pthread_mutex_unlock (&disk->snap_lock);
     disk->current = p->epoch;
     atomic_store (&disk->size, p->size);
     atomic_store (&disk->newest, p->seg);
@@ -421,6 +460,8 @@ drain_and_sync (Cut *cut, GError **error)
   for (size_t i = 0; i < cut->nr; i++) {
     CutPart *p = &cut->part[i];
 
+    if (p->first != NULL)
+      continue;
     if (!disk_drain (p->disk, cut->f->drain_timeout_ms, error))
       return false;
     p->drained = true;
@@ -428,6 +469,8 @@ drain_and_sync (Cut *cut, GError **error)
   for (size_t i = 0; i < cut->nr; i++) {
     Disk *disk = cut->part[i].disk;
 
+    if (cut->part[i].first != NULL)
+      continue;
     FAIL_POINT ("K4-map");
     epoch_log_sync_map (disk->log);
     FAIL_POINT ("K4-base");
@@ -463,6 +506,8 @@ commit_rows (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
   for (size_t i = 0; i < cut->nr; i++) {
     CutPart *p = &cut->part[i];
 
+    if (p->first != NULL)
+      continue;
     if (atomic_load (&p->disk->sync_failed))
       epoch_log_carry (p->disk->log, p->epoch);
     p->sealed = true;
@@ -515,7 +560,7 @@ abort_flipped (Cut *cut)
     CutPart *p = &cut->part[i];
     g_autoptr (GError) error = NULL;
 
-    if (!p->sealed)
+    if (p->first == NULL && !p->sealed)
       p->disk->late = p->epoch;
     if (p->snap != NULL) {
       /* If its row cannot be deleted, a next start or a next snapshot of that
@@ -539,9 +584,11 @@ check_request (FleeceCutDisk *disks, size_t nr, GError **error)
 {
   for (size_t i = 0; i < nr; i++) {
     for (size_t j = 0; j < i; j++)
-      if (disks[i].disk == disks[j].disk) {
-        g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                     "disk '%s' is named twice", disks[i].disk->name);
+      if (disks[i].disk == disks[j].disk && disks[i].snapshot != NULL &&
+          g_strcmp0 (disks[i].snapshot, disks[j].snapshot) == 0) {
+        g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                     "disk '%s' cannot have two snapshots '%s'",
+                     disks[i].disk->name, disks[i].snapshot);
         return false;
       }
     if (disks[i].snapshot != NULL &&
@@ -560,7 +607,8 @@ finish (Cut *cut)
   for (size_t i = 0; i < cut->nr; i++) {
     CutPart *p = &cut->part[i];
 
-    atomic_fetch_add (&p->disk->cuts, 1);
+    if (p->first == NULL)
+      atomic_fetch_add (&p->disk->cuts, 1);
     if (p->snap != NULL) {
       SnapshotState prepared = SNAPSHOT_PREPARED;
 
@@ -609,6 +657,21 @@ run_locked (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
   return cut_prepare (cut, error) && cut_run (cut, commit, opaque, error);
 }
 
+/* Parts of one disk are neighbours: the first stands for all. */
+static void
+find_first_parts (Cut *cut)
+{
+  for (size_t i = 0; i < cut->nr; i++) {
+    CutPart *p = &cut->part[i], *first = p;
+
+    if (i > 0 && p[-1].disk == p->disk)
+      first = p->first = p[-1].first != NULL ? p[-1].first : p - 1;
+    if (p->req->granularity != 0)
+      first->granularity = first->granularity == 0 ? p->req->granularity
+        : MIN (first->granularity, p->req->granularity);
+  }
+}
+
 bool
 fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
             bool (*commit) (void *, GError **), void *opaque, GError **error)
@@ -625,11 +688,14 @@ fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
   if (nr > 1)
     qsort (part, nr, sizeof part[0], part_compare);
   cut.part = part;
+  find_first_parts (&cut);
   for (size_t i = 0; i < nr; i++)
-    pthread_mutex_lock (&part[i].disk->cut_lock);
+    if (part[i].first == NULL)
+      pthread_mutex_lock (&part[i].disk->cut_lock);
   ok = run_locked (&cut, commit, opaque, error);
   for (size_t i = nr; i > 0; i--) {
-    pthread_mutex_unlock (&part[i - 1].disk->cut_lock);
+    if (part[i - 1].first == NULL)
+      pthread_mutex_unlock (&part[i - 1].disk->cut_lock);
     g_free (part[i - 1].path);
   }
   return ok;

@@ -115,7 +115,8 @@ typedef enum {
   FLEECE_BREAK_GUEST_WRITE,     /* the guest's write fails, snapshot stays good */
 } FleeceOnError;
 
-/* One disk's part in a cut. */
+/* One disk's part in a cut.  There may be several of one disk, for as many snapshots
+ * of it. */
 typedef struct {
   Disk *disk;
   const char *snapshot;         /* name for a new snapshot; NULL: none */

@@ -98,18 +98,19 @@ check_old (void)
   g_assert_cmpint (touched, <, NR_BLOCKS);
 }
 
-/* A cut of both disks with snapshots called "new". */
+/* A cut of both disks with snapshots called "new", and one more of the second. */
 static bool
-try_cut (FleeceCutDisk cd[2], bool (*commit) (void *, GError **),
+try_cut (FleeceCutDisk cd[3], bool (*commit) (void *, GError **),
          GError **error)
 {
   for (unsigned i = 0; i < 2; i++)
     cd[i] = (FleeceCutDisk) { .disk = fx->disk[i], .snapshot = "new" };
-  return fleece_cut (fx->f, cd, 2, commit, NULL, error);
+  cd[2] = (FleeceCutDisk) { .disk = fx->disk[1], .snapshot = "twin" };
+  return fleece_cut (fx->f, cd, 3, commit, NULL, error);
 }
 
 static void
-check_failed (FleeceCutDisk cd[2])
+check_failed (FleeceCutDisk cd[3])
 {
   for (unsigned i = 0; i < 2; i++) {
     struct disk_stats stats;
@@ -119,18 +120,22 @@ check_failed (FleeceCutDisk cd[2])
     disk_stats (fx->disk[i], &stats);
     g_assert_cmpuint (stats.snapshots, ==, 1);
   }
+  g_assert_null (cd[2].out_snapshot);
 }
 
 static void
 check_cut_works (void)
 {
-  FleeceCutDisk cd[2];
+  FleeceCutDisk cd[3];
   g_autoptr (GError) error = NULL;
   unsigned at = touched;
 
   try_cut (cd, NULL, &error);
   g_assert_no_error (error);
+  g_assert_cmpuint (cd[1].boundary, ==, cd[2].boundary);
   check_old ();
+  fixture_check_snapshot (cd[2].out_snapshot, (uint64_t) at * BLOCK, BLOCK,
+                          'a');
   for (unsigned i = 0; i < 2; i++) {
     fixture_check_snapshot (cd[i].out_snapshot, (uint64_t) at * BLOCK, BLOCK,
                             'a');
@@ -140,6 +145,9 @@ check_cut_works (void)
     fixture_end (cd[i].out_snapshot);
   }
   check_old ();
+  fixture_check_snapshot (cd[2].out_snapshot, (uint64_t) at * BLOCK,
+                          2 * BLOCK, 'a');
+  fixture_end (cd[2].out_snapshot);
 }
 
 static void
@@ -149,7 +157,7 @@ test_storage (void)
 
   setup ();
   for (unsigned n = 1;; n++) {
-    FleeceCutDisk cd[2];
+    FleeceCutDisk cd[3];
     g_autoptr (GError) error = NULL;
     bool ok;
 
@@ -157,7 +165,7 @@ test_storage (void)
     ok = try_cut (cd, NULL, &error);
     calls = arm (0);
     if (ok) {
-      for (unsigned i = 0; i < 2; i++)
+      for (unsigned i = 0; i < 3; i++)
         fixture_end (cd[i].out_snapshot);
       if (calls < n)            /* none was left to fail */
         break;
@@ -170,8 +178,8 @@ test_storage (void)
     }
     check_cut_works ();
   }
-  /* At least two scratch files and two syncs. */
-  g_assert_cmpuint (nr_failed, >=, 4);
+  /* At least three scratch files and two syncs. */
+  g_assert_cmpuint (nr_failed, >=, 5);
   teardown ();
 }
 
@@ -185,7 +193,7 @@ fail_commit (void *opaque, GError **error)
 static void
 test_commit_callback (void)
 {
-  FleeceCutDisk cd[2];
+  FleeceCutDisk cd[3];
   g_autoptr (GError) error = NULL;
 
   setup ();
@@ -223,7 +231,7 @@ break_catalog (void *opaque, GError **error)
 static void
 test_catalog_gone (void)
 {
-  FleeceCutDisk cd[2];
+  FleeceCutDisk cd[3];
   g_autoptr (GError) error = NULL;
 
   setup ();
@@ -245,7 +253,7 @@ test_catalog_gone (void)
 static void
 test_catalog_gone_restart (void)
 {
-  FleeceCutDisk cd[2];
+  FleeceCutDisk cd[3];
   g_autoptr (GError) error = NULL;
 
   setup ();
@@ -345,7 +353,7 @@ test_bad_requests (void)
     "", ".", "..", "a/b", "a b", "\001", "ä",
     "12345678901234567890123456789012345678901234567890123456789012345",
   };
-  FleeceCutDisk cd[2];
+  FleeceCutDisk cd[3] = { 0 };
   g_autoptr (GError) error = NULL;
 
   setup ();
@@ -356,9 +364,9 @@ test_bad_requests (void)
     g_clear_error (&error);
   }
   cd[0] = (FleeceCutDisk) { .disk = fx->disk[0], .snapshot = "one" };
-  cd[1] = (FleeceCutDisk) { .disk = fx->disk[0], .snapshot = "two" };
+  cd[1] = cd[0];
   g_assert_false (fleece_cut (fx->f, cd, 2, NULL, NULL, &error));
-  g_assert_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID);
+  g_assert_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS);
   g_clear_error (&error);
   /* No disk at all: only the caller's transaction. */
   g_assert_true (fleece_cut (fx->f, cd, 0, NULL, NULL, &error));
