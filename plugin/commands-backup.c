@@ -7,7 +7,7 @@
 #include <nbdkit-plugin.h>
 
 #include "plugin/added-exports.h"
-#include "plugin/backup-plan.h"
+#include "plugin/backup-begin.h"
 #include "plugin/backup-push.h"
 #include "plugin/backup-store.h"
 #include "plugin/commands.h"
@@ -17,75 +17,6 @@
 #include "plugin/plugin.h"
 
 /* --- backup-begin --- */
-
-/* A client that asks for the map of a checkpoint by name must never get another
- * one, which may say less. */
-static bool
-check_map_name (const BackupDisk *bd, GError **error)
-{
-  uint64_t boundary;
-
-  if (strcmp (bd->bitmap, bd->since) == 0 ||
-      !checkpoint_boundary (plugin.catalog, bd->disk_name, bd->bitmap,
-                            &boundary, NULL))
-    return true;
-  command_set_error (error, "disk '%s': exportbitmap '%s' is the name of "
-                     "another checkpoint", bd->disk_name, bd->bitmap);
-  return false;
-}
-
-/* Were the checkpoints that the increments start from deleted, or made anew,
- * since the plan was made? */
-static bool
-check_increments (const Backup *backup, GError **error)
-{
-  for (size_t i = 0; i < backup->disks->len; i++) {
-    const BackupDisk *bd = backup->disks->pdata[i];
-    uint64_t boundary;
-
-    if (bd->since == NULL)
-      continue;
-    if (!checkpoint_boundary (plugin.catalog, bd->disk_name, bd->since,
-                              &boundary, NULL) ||
-        boundary != bd->since_boundary) {
-      command_set_error (error, "Checkpoint '%s' for incremental backup of "
-                         "disk '%s' not found", bd->since, bd->disk_name);
-      return false;
-    }
-    if (!check_map_name (bd, error))
-      return false;
-  }
-  return true;
-}
-
-typedef struct {
-  BackupPlan *plan;
-  BackupPush *push;             /* NULL: a pull */
-} Begin;
-
-/* In the cut's transaction. */
-static bool
-begin_commit (void *opaque, GError **error)
-{
-  const Begin *begin = opaque;
-  BackupPlan *plan = begin->plan;
-
-  if (!check_increments (plan->backup, error))
-    return false;
-  if (plan->checkpoint != NULL) {
-    for (guint i = 0; i < plan->cuts->len; i++) {
-      const FleeceCutDisk *cut = &g_array_index (plan->cuts, FleeceCutDisk, i);
-
-      if (g_ptr_array_find (plan->checkpoint_disks, cut->disk, NULL))
-        checkpoint_add_disk (plan->checkpoint, disk_name (cut->disk),
-                             plan->checkpoint->name, cut->boundary);
-    }
-    if (!checkpoint_insert (plugin.catalog, plan->checkpoint, error))
-      return false;
-  }
-  return backup_store_insert (plugin.catalog, plan->backup, error) &&
-    (begin->push == NULL || backup_push_store (begin->push, error));
-}
 
 /* Of a push. */
 static json_t *
@@ -130,73 +61,37 @@ describe_backup (const Backup *backup, json_t *disks)
 }
 
 static bool
-check_other_exports (const Backup *backup, GError **error)
+begin_commit (void *opaque, GError **error)
 {
-  for (size_t i = 0; i < backup->disks->len; i++) {
-    const BackupDisk *bd = backup->disks->pdata[i];
+  BackupBegin *begin = opaque;
 
-    g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, bd->export);
-
-    if (disk != NULL || added_export_has_name (bd->export)) {
-      command_set_error (error, "NBD server already has export named "
-                         "'%.200s'", bd->export);
-      return false;
-    }
-  }
-  return true;
+  return backup_begin_check (begin, error) &&
+    backup_begin_store (begin, error);
 }
 
 json_t *
 command_backup_begin (struct qmp_session *session, json_t *args,
                       GError **error)
 {
-  g_autoptr (BackupPlan) plan = backup_plan_new (args, error);
-  g_autoptr (BackupPush) push = NULL;
-  Begin begin = { plan, NULL };
-  Backup *backup;
+  g_autoptr (BackupBegin) begin = backup_begin_new (args, error);
+  const Backup *backup;
+  GArray *cuts;
   json_t *disks;
 
-  if (plan == NULL)
+  if (begin == NULL)
     return NULL;
-  backup = plan->backup;
-  if (!backup_table_reserve (plugin.backups, backup, error))
+  cuts = backup_begin_cuts (begin);
+  if (!fleece_cut (plugin.fleece, (FleeceCutDisk *) cuts->data, cuts->len,
+                   begin_commit, begin, error) ||
+      !backup_begin_finish (begin, error))
     return NULL;
-  /* After it: block-export-add and blockdev-add look at what is reserved. */
-  if (!check_other_exports (backup, error)) {
-    backup_table_remove (plugin.backups, backup);
-    return NULL;
-  }
-  for (size_t i = 0; i < backup->disks->len; i++) {
-    BackupDisk *bd = backup->disks->pdata[i];
-
-    bd->copied_before = backup_disk_copied (bd);
-  }
-  if (backup->push)
-    begin.push = push = backup_push_new (backup, error);
-  if ((backup->push && push == NULL) ||
-      !fleece_cut (plugin.fleece, (FleeceCutDisk *) plan->cuts->data,
-                   plan->cuts->len, begin_commit, &begin, error)) {
-    backup_table_remove (plugin.backups, backup);
-    return NULL;
-  }
+  backup = backup_begin_backup (begin);
   disks = json_array ();
   for (size_t i = 0; i < backup->disks->len; i++) {
-    FleeceCutDisk *cut = &g_array_index (plan->cuts, FleeceCutDisk, i);
-    BackupDisk *bd = backup->disks->pdata[i];
+    const BackupDisk *bd = backup->disks->pdata[i];
 
-    bd->snapshot = g_steal_pointer (&cut->out_snapshot);
     json_array_append_new (disks, backup->push ? describe_job (bd)
                            : describe_disk (bd));
-  }
-  lease_renew (backup);         /* before anybody looks when it ends */
-  backup_table_publish (plugin.backups, backup);
-  lease_renew (backup);         /* now that it is found */
-  keeper_wake (plugin.keeper);
-  if (backup->checkpoint != NULL)
-    command_checkpoint_event (backup->checkpoint, "created");
-  if (push != NULL && !backup_push_start (push, error)) {
-    json_decref (disks);
-    return NULL;
   }
   return describe_backup (backup, disks);
 }

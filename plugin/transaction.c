@@ -118,85 +118,6 @@ transaction_created (const Transaction *t)
   return first != NULL ? first->ckpt : NULL;
 }
 
-/* --- bitmaps in use */
-
-static pthread_mutex_t pins_lock = PTHREAD_MUTEX_INITIALIZER;
-/* id -> how often, without distinction, and by those who share; under pins_lock */
-static GHashTable *pins, *shared_pins;
-
-static gsize
-count_pins (GHashTable *table, int64_t id)
-{
-  return table == NULL ? 0
-    : GPOINTER_TO_SIZE (g_hash_table_lookup (table, GSIZE_TO_POINTER (
-                                               (gsize) id)));
-}
-
-static void
-set_pins (GHashTable **table, int64_t id, gsize nr)
-{
-  gpointer key = GSIZE_TO_POINTER ((gsize) id);
-
-  if (*table == NULL)
-    *table = g_hash_table_new (NULL, NULL);
-  if (nr > 0)
-    g_hash_table_insert (*table, key, GSIZE_TO_POINTER (nr));
-  else
-    g_hash_table_remove (*table, key);
-  if (g_hash_table_size (*table) == 0)
-    g_clear_pointer (table, g_hash_table_unref);
-}
-
-void
-bitmap_pin (int64_t id)
-{
-  SCOPED_LOCK (&pins_lock);
-
-  set_pins (&pins, id, count_pins (pins, id) + 1);
-}
-
-void
-bitmap_unpin (int64_t id)
-{
-  SCOPED_LOCK (&pins_lock);
-
-  set_pins (&pins, id, count_pins (pins, id) - 1);
-}
-
-void
-bitmap_pin_shared (int64_t id)
-{
-  SCOPED_LOCK (&pins_lock);
-
-  set_pins (&pins, id, count_pins (pins, id) + 1);
-  set_pins (&shared_pins, id, count_pins (shared_pins, id) + 1);
-}
-
-void
-bitmap_unpin_shared (int64_t id)
-{
-  SCOPED_LOCK (&pins_lock);
-
-  set_pins (&pins, id, count_pins (pins, id) - 1);
-  set_pins (&shared_pins, id, count_pins (shared_pins, id) - 1);
-}
-
-bool
-bitmap_is_pinned (int64_t id)
-{
-  SCOPED_LOCK (&pins_lock);
-
-  return count_pins (pins, id) > 0;
-}
-
-static bool
-is_pinned_alone (int64_t id)
-{
-  SCOPED_LOCK (&pins_lock);
-
-  return count_pins (pins, id) > count_pins (shared_pins, id);
-}
-
 /* --- what actions see */
 
 static int64_t
@@ -245,7 +166,7 @@ look_up_usable (Transaction *t, Disk *disk, const char *name,
     set_not_found (error, name);
     return NULL;
   }
-  if (edit->removed || (shared ? is_pinned_alone (edit->bm->id)
+  if (edit->removed || (shared ? bitmap_is_pinned_alone (edit->bm->id)
                         : bitmap_is_pinned (edit->bm->id))) {
     command_set_error (error, "Bitmap '%.1100s' is currently in use by "
                        "another operation and cannot be used", name);

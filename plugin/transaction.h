@@ -8,8 +8,6 @@
  *
  * Locking: one transaction at a time: transaction_new waits for the one before.
  * While there is one, no disk goes (added-disks.h): it may borrow them.
- * A pin (an export or a job that uses a bitmap) outlives transactions; pins have
- * a lock of their own, a leaf.
  */
 #ifndef TRANSACTION_H
 #define TRANSACTION_H
@@ -20,6 +18,7 @@
 #include "bitmap/checkpoint.h"
 #include "bitmap/named-bitmap.h"
 #include "fleece/fleece.h"
+#include "plugin/bitmap-pins.h"
 
 typedef struct Transaction Transaction;
 
@@ -72,14 +71,5 @@ bool transaction_has_name (Transaction *t, Disk *disk, const char *name,
                            bool *out_has, GError **error);
 /* Make the disk part of the cut, at least as fine as granularity (0: any). */
 void transaction_cut (Transaction *t, Disk *disk, uint32_t granularity);
-
-/* --- bitmaps in use */
-
-void bitmap_pin (int64_t id);                   /* catalog row */
-void bitmap_unpin (int64_t id);
-bool bitmap_is_pinned (int64_t id);             /* or shared */
-/* A hold that others of this kind do not mind. */
-void bitmap_pin_shared (int64_t id);
-void bitmap_unpin_shared (int64_t id);
 
 #endif
