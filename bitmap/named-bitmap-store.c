@@ -204,13 +204,14 @@ drop_unused_blobs (Catalog *cat, GError **error)
                    "  WHERE bitmap_blob.blob = change_blob.id)", 0, error);
 }
 
+/* snapshot: that keeps it; 0: it is a live one. */
 static bool
-put_row (Catalog *cat, NamedBitmap *bm, GError **error)
+put_row (Catalog *cat, NamedBitmap *bm, int64_t snapshot, GError **error)
 {
   sqlite3_stmt *stmt = catalog_stmt (cat,
     "INSERT INTO bitmap (id, disk, name, granularity, persistent, recording,"
-    "                    inconsistent, size)"
-    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+    "                    inconsistent, size, snapshot)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
     " ON CONFLICT (id) DO UPDATE SET persistent = excluded.persistent,"
     "   recording = excluded.recording, inconsistent = excluded.inconsistent,"
     "   size = excluded.size", error);
@@ -227,6 +228,8 @@ put_row (Catalog *cat, NamedBitmap *bm, GError **error)
   sqlite3_bind_int (stmt, 6, bm->recording);
   sqlite3_bind_int (stmt, 7, bm->inconsistent);
   sqlite3_bind_int64 (stmt, 8, (int64_t) bm->size);
+  if (snapshot != 0)
+    sqlite3_bind_int64 (stmt, 9, snapshot);
   ok = catalog_step_done (cat, stmt, error);
   sqlite3_clear_bindings (stmt);
   if (ok && bm->id == 0)
@@ -293,17 +296,8 @@ name_is_free (Catalog *cat, const NamedBitmap *bm, GError **error)
 }
 
 static bool
-put_all (Catalog *cat, NamedBitmap *bm, GError **error)
+put_parts (Catalog *cat, const NamedBitmap *bm, GError **error)
 {
-  FAIL_POINT ("N-put");
-  if ((bm->id == 0 && !name_is_free (cat, bm, error)) ||
-      !put_row (cat, bm, error) ||
-      !exec_int (cat, "DELETE FROM bitmap_interval WHERE bitmap = ?1", bm->id,
-                 error) ||
-      !exec_int (cat, "DELETE FROM bitmap_blob WHERE bitmap = ?1", bm->id,
-                 error))
-    return false;
-  FAIL_POINT ("N-parts");
   for (guint i = 0; i < bm->intervals->len; i++)
     if (!put_interval (cat, bm->id,
                        &g_array_index (bm->intervals, BitmapInterval, i),
@@ -313,6 +307,23 @@ put_all (Catalog *cat, NamedBitmap *bm, GError **error)
     if (!put_blob (cat, bm->id, &g_array_index (bm->blobs, BitmapBlob, i),
                    error))
       return false;
+  return true;
+}
+
+static bool
+put_all (Catalog *cat, NamedBitmap *bm, GError **error)
+{
+  FAIL_POINT ("N-put");
+  if ((bm->id == 0 && !name_is_free (cat, bm, error)) ||
+      !put_row (cat, bm, 0, error) ||
+      !exec_int (cat, "DELETE FROM bitmap_interval WHERE bitmap = ?1", bm->id,
+                 error) ||
+      !exec_int (cat, "DELETE FROM bitmap_blob WHERE bitmap = ?1", bm->id,
+                 error))
+    return false;
+  FAIL_POINT ("N-parts");
+  if (!put_parts (cat, bm, error))
+    return false;
   FAIL_POINT ("N-blobs");
   return drop_unused_blobs (cat, error);
 }
@@ -448,6 +459,42 @@ named_bitmap_freeze (Catalog *cat, int64_t disk, int64_t snapshot,
     return false;
   }
   FAIL_POINT ("N-freeze");
+  return catalog_commit (cat, error);
+}
+
+static bool
+delete_kept (Catalog *cat, int64_t snapshot, const char *name, GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat,
+    "DELETE FROM bitmap WHERE snapshot = ?1 AND name = ?2", error);
+  bool ok;
+
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, snapshot);
+  sqlite3_bind_text (stmt, 2, name, -1, SQLITE_STATIC);
+  ok = catalog_step_done (cat, stmt, error);
+  sqlite3_clear_bindings (stmt);
+  return ok;
+}
+
+bool
+named_bitmap_keep (Catalog *cat, int64_t snapshot, const char *name,
+                   NamedBitmap *bm, GError **error)
+{
+  bool ok;
+
+  if (!catalog_begin (cat, error))
+    return false;
+  ok = delete_kept (cat, snapshot, name, error);
+  if (ok && bm != NULL) {
+    bm->id = 0;
+    ok = put_row (cat, bm, snapshot, error) && put_parts (cat, bm, error);
+  }
+  if (!ok) {
+    catalog_rollback (cat);
+    return false;
+  }
   return catalog_commit (cat, error);
 }
 

@@ -158,6 +158,10 @@ bool named_bitmap_store_blob (Catalog *cat, const ChangeSet *set,
  * of a snapshot; they go with its row. */
 bool named_bitmap_freeze (Catalog *cat, int64_t disk, int64_t snapshot,
                           uint64_t boundary, GError **error);
+/* After it: what the snapshot keeps under that name is bm instead, which records
+ * nothing and gets an id; NULL: nothing. */
+bool named_bitmap_keep (Catalog *cat, int64_t snapshot, const char *name,
+                        NamedBitmap *bm, GError **error);
 /* The disk shrinks to size bytes: what may come back later is dirty. */
 bool named_bitmap_shrink (Catalog *cat, int64_t disk, uint64_t size,
                           GError **error);

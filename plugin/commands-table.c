@@ -313,6 +313,7 @@ static const struct qmp_arg args_block_job_set_speed[] = {
 
 static const struct qmp_branch actions[] = {
   { "abort", NULL },
+  { "backup-begin", args_backup_begin },
   { "block-dirty-bitmap-add", args_bitmap_add },
   { "block-dirty-bitmap-clear", args_bitmap },
   { "block-dirty-bitmap-disable", args_bitmap },

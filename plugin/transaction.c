@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <config.h>
 
-#include <stdatomic.h>
 #include <string.h>
 
 #include "plugin/commands.h"
@@ -9,42 +8,7 @@
 #include "plugin/job-populate.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
-#include "plugin/transaction.h"
-
-/* A bitmap that the transaction has looked at. */
-typedef struct {
-  Disk *disk;
-  NamedBitmap *bm;
-  bool changed, removed;
-} Edit;
-
-struct Transaction {
-  GPtrArray *edits;             /* of Edit */
-  GArray *cuts;                 /* of FleeceCutDisk, no disk twice */
-  GPtrArray *created;           /* of PendingCheckpoint */
-  GPtrArray *deleted;           /* of PendingDelete */
-  GArray *jobs;                 /* of PendingJob */
-  JobGroup *group;              /* of all jobs; NULL: each its own */
-  bool done;                    /* committed: the jobs run */
-};
-
-typedef struct {
-  Job *job;
-  Disk *disk;                   /* whose cut makes its snapshot; NULL: none */
-  bool resumable;
-} PendingJob;
-
-typedef struct {
-  Checkpoint *ckpt;
-  GPtrArray *disks;             /* of Disk, a reference each */
-} PendingCheckpoint;
-
-typedef struct {
-  char *name;
-  CheckpointDelete how;
-  bool keep;                    /* their bitmaps */
-  GPtrArray *deleted;           /* of char *, what went */
-} PendingDelete;
+#include "plugin/transaction-internal.h"
 
 static pthread_mutex_t transaction_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -58,12 +22,14 @@ edit_free (gpointer data)
 }
 
 static void
-pending_checkpoint_free (gpointer data)
+pending_create_free (gpointer data)
 {
-  PendingCheckpoint *pending = data;
+  PendingCreate *pending = data;
 
   checkpoint_free (pending->ckpt);
-  g_ptr_array_unref (pending->disks);
+  g_clear_pointer (&pending->disks, g_ptr_array_unref);
+  backup_begin_free (pending->begin);
+  g_clear_pointer (&pending->seen, g_ptr_array_unref);
   g_free (pending);
 }
 
@@ -86,7 +52,7 @@ transaction_new (void)
   t = g_new0 (Transaction, 1);
   t->edits = g_ptr_array_new_with_free_func (edit_free);
   t->cuts = g_array_new (FALSE, TRUE, sizeof (FleeceCutDisk));
-  t->created = g_ptr_array_new_with_free_func (pending_checkpoint_free);
+  t->created = g_ptr_array_new_with_free_func (pending_create_free);
   t->deleted = g_ptr_array_new_with_free_func (pending_delete_free);
   t->jobs = g_array_new (FALSE, FALSE, sizeof (PendingJob));
   return t;
@@ -112,19 +78,13 @@ transaction_free (Transaction *t)
 const Checkpoint *
 transaction_created (const Transaction *t)
 {
-  const PendingCheckpoint *first = t->created->len > 0 ? t->created->pdata[0]
+  const PendingCreate *first = t->created->len > 0 ? t->created->pdata[0]
     : NULL;
 
   return first != NULL ? first->ckpt : NULL;
 }
 
 /* --- what actions see */
-
-static int64_t
-disk_row (Disk *disk)
-{
-  return epoch_log_disk_id (disk_epoch_log (disk));
-}
 
 /* NULL without an error: there is none. */
 static Edit *
@@ -344,6 +304,31 @@ transaction_cut (Transaction *t, Disk *disk, uint32_t granularity)
 
 /* --- checkpoints */
 
+/* The one that is made; NULL: none. */
+static const Checkpoint *
+checkpoint_of (const PendingCreate *pending)
+{
+  return pending->begin != NULL ? backup_begin_checkpoint (pending->begin)
+    : pending->ckpt;
+}
+
+/* ckpt: NULL is fine. */
+static bool
+check_not_created (const Transaction *t, const Checkpoint *ckpt,
+                   GError **error)
+{
+  for (guint i = 0; ckpt != NULL && i < t->created->len; i++) {
+    const Checkpoint *other = checkpoint_of (t->created->pdata[i]);
+
+    if (other != NULL && strcmp (other->name, ckpt->name) == 0) {
+      command_set_error (error, "a checkpoint or bitmap called '%.1100s' "
+                         "exists already", ckpt->name);
+      return false;
+    }
+  }
+  return true;
+}
+
 bool
 action_checkpoint_create (Transaction *t, json_t *args, GError **error)
 {
@@ -351,8 +336,8 @@ action_checkpoint_create (Transaction *t, json_t *args, GError **error)
   g_autoptr (GPtrArray) disks =
     command_checkpoint_disks (json_object_get (args, "disks"), all->disk,
                               all->len, error);
-  PendingCheckpoint *pending;
-  Checkpoint *ckpt;
+  g_autoptr (Checkpoint) ckpt = NULL;
+  PendingCreate *pending;
 
   if (disks == NULL)
     return false;
@@ -361,22 +346,12 @@ action_checkpoint_create (Transaction *t, json_t *args, GError **error)
   ckpt = command_new_checkpoint (qmp_get_str (args, "name"),
                                  qmp_get_str (args, "description"),
                                  g_get_real_time () / G_USEC_PER_SEC, error);
-  if (ckpt == NULL)
+  if (ckpt == NULL || !check_not_created (t, ckpt, error))
     return false;
-  for (guint i = 0; i < t->created->len; i++) {
-    const PendingCheckpoint *other = t->created->pdata[i];
-
-    if (strcmp (other->ckpt->name, ckpt->name) == 0) {
-      command_set_error (error, "a checkpoint or bitmap called '%.1100s' "
-                         "exists already", ckpt->name);
-      checkpoint_free (ckpt);
-      return false;
-    }
-  }
   for (guint i = 0; i < disks->len; i++)
     transaction_cut (t, disks->pdata[i], 0);
-  pending = g_new0 (PendingCheckpoint, 1);
-  pending->ckpt = ckpt;
+  pending = g_new0 (PendingCreate, 1);
+  pending->ckpt = g_steal_pointer (&ckpt);
   pending->disks = g_steal_pointer (&disks);
   g_ptr_array_add (t->created, pending);
   return true;
@@ -408,10 +383,96 @@ action_checkpoint_delete (Transaction *t, json_t *args, GError **error)
   return true;
 }
 
-/* --- jobs */
+/* --- backups */
 
-/* A name that no backup's snapshot has. */
-#define JOB_SNAPSHOT "..job"
+/* Does an earlier action delete it? */
+static bool
+is_going (const Transaction *t, const char *name)
+{
+  g_autoptr (Checkpoint) ckpt =
+    checkpoint_lookup (plugin.catalog, name, NULL);
+  bool itself = true;
+
+  while (ckpt != NULL) {
+    Checkpoint *parent;
+
+    for (guint i = 0; i < t->deleted->len; i++) {
+      const PendingDelete *pending = t->deleted->pdata[i];
+
+      if (strcmp (pending->name, ckpt->name) == 0 &&
+          pending->how != (itself ? CHECKPOINT_DELETE_CHILDREN
+                           : CHECKPOINT_DELETE_ONE))
+        return true;
+    }
+    itself = false;
+    parent = ckpt->parent == NULL ? NULL
+      : checkpoint_lookup (plugin.catalog, ckpt->parent, NULL);
+    checkpoint_free (ckpt);
+    ckpt = parent;
+  }
+  return false;
+}
+
+static bool
+check_increments (const Transaction *t, const Backup *backup, GError **error)
+{
+  for (guint i = 0; t->deleted->len > 0 && i < backup->disks->len; i++) {
+    const BackupDisk *bd = backup->disks->pdata[i];
+
+    if (bd->since != NULL && is_going (t, bd->since)) {
+      command_set_error (error, "Checkpoint '%.200s' for incremental backup of "
+                         "disk '%s' not found", bd->since, bd->disk_name);
+      return false;
+    }
+  }
+  return true;
+}
+
+/* What the catalog does not have yet, but the snapshot is to show. */
+static GPtrArray *
+changed_bitmaps (const Transaction *t, const Backup *backup)
+{
+  GPtrArray *seen = g_ptr_array_new_with_free_func (edit_free);
+
+  for (guint i = 0; i < t->edits->len; i++) {
+    const Edit *edit = t->edits->pdata[i];
+    bool shown = false;
+
+    for (guint d = 0; d < backup->disks->len; d++)
+      shown |= ((BackupDisk *) backup->disks->pdata[d])->disk == edit->disk;
+    if (shown && (edit->changed || edit->removed)) {
+      Edit *copy = g_new0 (Edit, 1);
+
+      *copy = *edit;
+      copy->bm = named_bitmap_copy (edit->bm);
+      g_ptr_array_add (seen, copy);
+    }
+  }
+  return seen;
+}
+
+bool
+action_backup_begin (Transaction *t, json_t *args, GError **error)
+{
+  g_autoptr (BackupBegin) begin = backup_begin_new (args, error);
+  PendingCreate *pending;
+  const GArray *cuts;
+
+  if (begin == NULL ||
+      !check_not_created (t, backup_begin_checkpoint (begin), error) ||
+      !check_increments (t, backup_begin_backup (begin), error))
+    return false;
+  cuts = backup_begin_cuts (begin);
+  for (guint i = 0; i < cuts->len; i++)
+    transaction_cut (t, g_array_index (cuts, FleeceCutDisk, i).disk, 0);
+  pending = g_new0 (PendingCreate, 1);
+  pending->seen = changed_bitmaps (t, backup_begin_backup (begin));
+  pending->begin = g_steal_pointer (&begin);
+  g_ptr_array_add (t->created, pending);
+  return true;
+}
+
+/* --- jobs */
 
 bool
 action_backup (Transaction *t, json_t *args, GError **error)
@@ -439,276 +500,11 @@ action_populate (Transaction *t, json_t *args, GError **error)
   return true;
 }
 
-/* Jobs that were interrupted have theirs from before. */
-static char *
-new_snapshot_name (Disk *disk)
-{
-  static atomic_uint last;
-
-  for (;;) {
-    g_autofree char *name = g_strdup_printf (JOB_SNAPSHOT "%u",
-                                             atomic_fetch_add (&last, 1));
-    g_autoptr (Snapshot) snap = disk_find_snapshot (disk, name);
-
-    if (snap == NULL)
-      return g_steal_pointer (&name);
-  }
-}
-
-/* A snapshot of each disk that a job reads; of all its jobs here. */
-static void
-ask_for_snapshots (Transaction *t, GPtrArray *names)
-{
-  for (guint c = 0; c < t->cuts->len; c++) {
-    FleeceCutDisk *cut = &g_array_index (t->cuts, FleeceCutDisk, c);
-
-    for (guint i = 0; i < t->jobs->len; i++)
-      if (g_array_index (t->jobs, PendingJob, i).disk == cut->disk &&
-          cut->snapshot == NULL) {
-        char *name = new_snapshot_name (cut->disk);
-
-        g_ptr_array_add (names, name);
-        cut->snapshot = name;
-      }
-  }
-}
-
-/* Nothing can fail any more but a thread that cannot be made. */
-static bool
-start_jobs (Transaction *t, GError **error)
-{
-  bool ok = true;
-
-  for (guint c = 0; c < t->cuts->len; c++) {
-    FleeceCutDisk *cut = &g_array_index (t->cuts, FleeceCutDisk, c);
-    JobSnapshot *shared;
-
-    if (cut->out_snapshot == NULL)
-      continue;
-    shared = job_snapshot_new (g_steal_pointer (&cut->out_snapshot));
-    for (guint i = 0; i < t->jobs->len; i++) {
-      const PendingJob *pending = &g_array_index (t->jobs, PendingJob, i);
-
-      if (pending->disk == cut->disk)
-        backup_job_set_snapshot (pending->job, shared);
-    }
-    job_snapshot_unref (shared);
-  }
-  t->done = true;
-  for (guint i = 0; i < t->jobs->len; i++) {
-    Job *job = g_array_index (t->jobs, PendingJob, i).job;
-
-    if (!ok || !job_start (job, error)) {
-      job_abandon (job);
-      ok = false;
-    }
-  }
-  return ok;
-}
-
 bool
 action_abort (Transaction *t, json_t *args, GError **error)
 {
   command_set_error (error, "Transaction aborted using Abort action");
   return false;
-}
-
-/* --- commit */
-
-static const FleeceCutDisk *
-find_cut (const Transaction *t, const Disk *disk)
-{
-  for (guint i = 0; i < t->cuts->len; i++) {
-    const FleeceCutDisk *cut = &g_array_index (t->cuts, FleeceCutDisk, i);
-
-    if (cut->disk == disk)
-      return cut;
-  }
-  return NULL;
-}
-
-static bool
-create_checkpoint (Transaction *t, PendingCheckpoint *pending, GError **error)
-{
-  for (guint i = 0; i < pending->disks->len; i++) {
-    Disk *disk = pending->disks->pdata[i];
-
-    checkpoint_add_disk (pending->ckpt, disk_name (disk), pending->ckpt->name,
-                         find_cut (t, disk)->boundary);
-  }
-  return checkpoint_insert (plugin.catalog, pending->ckpt, error);
-}
-
-/* What a checkpoint that has gone told of its disks, as bitmaps of its name. */
-static bool
-keep_bitmaps (const Checkpoint *ckpt, GError **error)
-{
-  for (guint i = 0; i < ckpt->disks->len; i++) {
-    const CheckpointDisk *cd = ckpt->disks->pdata[i];
-    g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, cd->disk);
-    g_autoptr (NamedBitmap) bm = NULL;
-
-    if (disk == NULL) {
-      command_set_error (error, "disk '%s' is not served now: its bitmap "
-                         "'%.1100s' cannot be kept", cd->disk, cd->bitmap);
-      return false;
-    }
-    bm = named_bitmap_new_since (disk_row (disk), cd->bitmap,
-                                 disk_granularity (disk), disk_size (disk),
-                                 cd->boundary);
-    bm->persistent = true;
-    if (!named_bitmap_put (plugin.catalog, bm, error))
-      return false;
-  }
-  return true;
-}
-
-static bool
-delete_checkpoints (PendingDelete *pending, GError **error)
-{
-  g_autoptr (GPtrArray) all = checkpoint_list (plugin.catalog, error);
-
-  if (all == NULL ||
-      !checkpoint_delete (plugin.catalog, pending->name, pending->how,
-                          &pending->deleted, error))
-    return false;
-  for (guint i = 0; pending->keep && i < all->len; i++) {
-    const Checkpoint *ckpt = all->pdata[i];
-
-    if (g_ptr_array_find_with_equal_func (pending->deleted, ckpt->name,
-                                          g_str_equal, NULL) &&
-        !keep_bitmaps (ckpt, error))
-      return false;
-  }
-  return true;
-}
-
-/* They outlive the server.  Not a group with one that does not: those end
- * together. */
-static bool
-store_jobs (Transaction *t, GError **error)
-{
-  const PendingJob *pending = (const PendingJob *) t->jobs->data;
-  bool all = true;
-
-  for (guint i = 0; i < t->jobs->len; i++)
-    all &= pending[i].resumable;
-  for (guint i = 0; i < t->jobs->len; i++) {
-    const Job *first = t->group != NULL ? pending->job : pending[i].job;
-    const char *snapshot = pending[i].disk == NULL ? NULL
-      : find_cut (t, pending[i].disk)->snapshot;
-
-    if ((t->group != NULL ? all : pending[i].resumable) &&
-        !backup_job_store (pending[i].job, snapshot, job_id (first), error))
-      return false;
-  }
-  return true;
-}
-
-/* In the cut's transaction.  What goes makes room for names that come. */
-static bool
-write_rows (void *opaque, GError **error)
-{
-  Transaction *t = opaque;
-
-  for (guint i = 0; i < t->deleted->len; i++)
-    if (!delete_checkpoints (t->deleted->pdata[i], error))
-      return false;
-  for (guint i = 0; i < t->edits->len; i++) {
-    const Edit *edit = t->edits->pdata[i];
-
-    if (edit->removed && edit->bm->id != 0 &&
-        !named_bitmap_delete (plugin.catalog, edit->bm->id, error))
-      return false;
-  }
-  for (guint i = 0; i < t->edits->len; i++) {
-    Edit *edit = t->edits->pdata[i];
-
-    if (edit->removed || !edit->changed)
-      continue;
-    for (guint c = 0; c < t->cuts->len; c++) {
-      const FleeceCutDisk *cut = &g_array_index (t->cuts, FleeceCutDisk, c);
-
-      named_bitmap_resolve (edit->bm, disk_row (cut->disk), cut->boundary);
-    }
-    if (!named_bitmap_put (plugin.catalog, edit->bm, error))
-      return false;
-  }
-  for (guint i = 0; i < t->created->len; i++)
-    if (!create_checkpoint (t, t->created->pdata[i], error))
-      return false;
-  return store_jobs (t, error);
-}
-
-static bool
-write_without_cut (Transaction *t, GError **error)
-{
-  if (!catalog_begin (plugin.catalog, error))
-    return false;
-  if (!write_rows (t, error)) {
-    catalog_rollback (plugin.catalog);
-    return false;
-  }
-  return catalog_commit (plugin.catalog, error);
-}
-
-/* Every disk whose cut a bitmap waits for. */
-static void
-collect_cuts (Transaction *t)
-{
-  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
-
-  for (guint i = 0; i < t->edits->len; i++) {
-    const Edit *edit = t->edits->pdata[i];
-
-    if (edit->removed || !edit->changed)
-      continue;
-    for (guint d = 0; d < disks->len; d++) {
-      Disk *disk = disks->disk[d];
-
-      if (named_bitmap_needs_cut (edit->bm, disk_row (disk)))
-        transaction_cut (t, disk, disk == edit->disk && edit->bm->recording ?
-                         edit->bm->granularity : 0);
-    }
-  }
-}
-
-static void
-announce (Transaction *t)
-{
-  for (guint i = 0; i < t->deleted->len; i++) {
-    const PendingDelete *pending = t->deleted->pdata[i];
-
-    for (guint j = 0; j < pending->deleted->len; j++)
-      command_checkpoint_event (pending->deleted->pdata[j], "deleted");
-  }
-  for (guint i = 0; i < t->created->len; i++) {
-    const PendingCheckpoint *pending = t->created->pdata[i];
-
-    command_checkpoint_event (pending->ckpt->name, "created");
-  }
-}
-
-bool
-transaction_commit (Transaction *t, GError **error)
-{
-  g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
-  bool ok;
-
-  collect_cuts (t);
-  ask_for_snapshots (t, names);
-  if (t->cuts->len > 0)
-    ok = fleece_cut (plugin.fleece, (FleeceCutDisk *) t->cuts->data,
-                     t->cuts->len, write_rows, t, error);
-  else
-    ok = write_without_cut (t, error);
-  if (!ok)
-    return false;
-  announce (t);
-  ok = start_jobs (t, error);
-  command_forget_epochs ();
-  keeper_wake (plugin.keeper);
-  return ok;
 }
 
 /* --- the command --- */
@@ -718,6 +514,7 @@ static const struct {
   bool (*run) (Transaction *t, json_t *args, GError **error);
 } actions[] = {
   { "abort", action_abort },
+  { "backup-begin", action_backup_begin },
   { "block-dirty-bitmap-add", action_bitmap_add },
   { "block-dirty-bitmap-clear", action_bitmap_clear },
   { "block-dirty-bitmap-disable", action_bitmap_disable },

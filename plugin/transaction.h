@@ -44,6 +44,7 @@ bool action_checkpoint_create (Transaction *t, json_t *args, GError **error);
 bool action_checkpoint_delete (Transaction *t, json_t *args, GError **error);
 bool action_backup (Transaction *t, json_t *args, GError **error);
 bool action_populate (Transaction *t, json_t *args, GError **error);
+bool action_backup_begin (Transaction *t, json_t *args, GError **error);
 bool action_abort (Transaction *t, json_t *args, GError **error);
 
 /* --- for actions */

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* transaction-internal.h - what a transaction has gathered, for transaction.c and
+ * transaction-commit.c.  Under the transaction's lock. */
+#ifndef TRANSACTION_INTERNAL_H
+#define TRANSACTION_INTERNAL_H
+
+#include "plugin/backup-begin.h"
+#include "plugin/job.h"
+#include "plugin/transaction.h"
+
+/* A bitmap that the transaction has looked at. */
+typedef struct {
+  Disk *disk;
+  NamedBitmap *bm;
+  bool changed, removed;
+} Edit;
+
+typedef struct {
+  Job *job;
+  Disk *disk;                   /* whose cut makes its snapshot; NULL: none */
+  bool resumable;
+} PendingJob;
+
+typedef struct {
+  Checkpoint *ckpt;
+  GPtrArray *disks;             /* of Disk, a reference each */
+  /* A backup instead, with a checkpoint or without. */
+  BackupBegin *begin;
+  GPtrArray *seen;              /* of Edit: its disks' bitmaps, as changed by the
+                                 * actions before it */
+  guint first_cut;              /* of its snapshots, one a disk */
+} PendingCreate;
+
+typedef struct {
+  char *name;
+  CheckpointDelete how;
+  bool keep;                    /* their bitmaps */
+  GPtrArray *deleted;           /* of char *, what went */
+} PendingDelete;
+
+struct Transaction {
+  GPtrArray *edits;             /* of Edit */
+  /* Of FleeceCutDisk, no disk twice; at the commit, behind these, one more for each
+   * snapshot of a backup. */
+  GArray *cuts;
+  GPtrArray *created;           /* of PendingCreate */
+  GPtrArray *deleted;           /* of PendingDelete */
+  GArray *jobs;                 /* of PendingJob */
+  JobGroup *group;              /* of all jobs; NULL: each its own */
+  bool done;                    /* committed: the jobs run */
+};
+
+static inline int64_t
+disk_row (Disk *disk)
+{
+  return epoch_log_disk_id (disk_epoch_log (disk));
+}
+
+#endif
