@@ -6,8 +6,10 @@ fails leaves nothing, and a server that dies leaves all of it or nothing."""
 import contextlib
 import glob
 import os
+import random
 import signal
 import sqlite3
+import threading
 
 import fixture
 import pointrig
@@ -224,6 +226,49 @@ q.command("backup-end", id="s2")
 assert read("vda@s1") == images["vda"]
 q.command("backup-end", id="s1")
 assert everything()[-1] == []
+
+# --- one instant, while a guest writes
+
+copy = target("job")
+stop = threading.Event()
+
+
+def guest():
+    rnd = random.Random(1)
+    h = t.connect("vda")
+    while not stop.is_set():
+        h.pwrite(bytes([rnd.randrange(256)]) * 4096,
+                 rnd.randrange(SIZE // 4096) * 4096)
+    h.shutdown()
+
+
+thread = threading.Thread(target=guest)
+thread.start()
+try:
+    for n in range(5):
+        transaction(
+            bitmap("add", "vda", f"w{n}"),
+            action("backup-begin", id="w1", checkpoint={"name": f"w{n}c"}),
+            action("blockdev-backup", device="vda", target="job", sync="full",
+                   job_id="j"),
+            action("backup-begin", id="w2", incremental="y"))
+        wait_jobs()
+        seen = read("vda@w1")
+        assert read("vda@w2") == seen and content(copy) == seen, n
+        assert dirty("vda@w1", "y") == dirty("vda@w2", "y")
+        if n > 0:
+            # What the last one does not have is what the map says.
+            since = dirty("vda@w2", f"w{n - 1}c")
+            assert since == dirty("vda@w2", f"w{n - 1}")
+            for at in range(0, SIZE, 65536):
+                assert at in since or \
+                    seen[at:at + 65536] == last[at:at + 65536], (n, at)
+        last = seen
+        for id in ("w1", "w2") if n % 2 else ("w2", "w1"):
+            q.command("backup-end", id=id)
+finally:
+    stop.set()
+    thread.join()
 
 # --- the server dies at each step
 
