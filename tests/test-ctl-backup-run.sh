@@ -146,6 +146,19 @@ good vda
 run vda --to "$to" --full
 said "vda: full backup"
 
+# The mark that a full copy leaves if it is killed on the way: another full copy.
+sed -i 's/"complete"/"in-progress"/' "$to/vda.raw.fleececopy"
+run vda --to "$to"
+said "full copy, since its image is unfinished"
+good vda
+# And over an image that is a copy of what no run to this folder made.
+fleecectl checkpoint create other
+sed -i 's/"checkpoint": *"[^"]*"/"checkpoint": "other"/' "$to/vda.raw.fleececopy"
+run vda --to "$to"
+said "full copy, since its image is of another checkpoint"
+good vda
+fleecectl checkpoint delete other
+
 # --- restore ---
 run vda vdb --to "$to"
 cp "$tmpdir/vda.raw" "$tmpdir/then"

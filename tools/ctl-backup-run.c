@@ -222,7 +222,7 @@ list_has (const json_t *list, const char *text)
 }
 
 /* Is the image what the manifest says, or what can be repaired (*out_force)?
- * NULL, or why not.
+ * NULL, or why not; *out_force then means nothing.
  */
 static const char *
 check_image (const struct run *run, const json_t *entry, const char *disk,
@@ -277,9 +277,11 @@ plan_part (struct run *run, const char *disk)
     why = "the checkpoint of its last backup is gone";
   else
     why = check_image (run, entry, disk, &part->force);
-  if (why != NULL)
+  if (why != NULL) {
+    part->force = false;        /* is for updates only */
     fprintf (stderr, "fleecectl: disk '%s': a full copy, since %s\n", shown,
              why);
+  }
   else
     part->since = g_strdup (since);
   return true;
