@@ -3,8 +3,6 @@
  * bitmap_blob and change_blob. */
 #include "config.h"
 
-#include <string.h>
-
 #include "bitmap/bitmap-error.h"
 #include "bitmap/dirty-bitmap.h"
 #include "bitmap/fail-point.h"
@@ -26,10 +24,9 @@ typedef struct {
 
 typedef void (*RowFn) (Listing *listing, sqlite3_stmt *stmt);
 
-/* sql: a literal; its ?1 is the disk and ?2 the snapshot, where 0 stands for
- * NULL.  fn: for each row. */
+/* sql: a literal; its ?1 is the disk and ?2 key.  fn: for each row. */
 static bool
-each_row (Catalog *cat, const char *sql, int64_t snapshot, RowFn fn,
+each_row (Catalog *cat, const char *sql, int64_t key, RowFn fn,
           Listing *listing, GError **error)
 {
   sqlite3_stmt *stmt = catalog_stmt (cat, sql, error);
@@ -38,7 +35,7 @@ each_row (Catalog *cat, const char *sql, int64_t snapshot, RowFn fn,
   if (stmt == NULL)
     return false;
   sqlite3_bind_int64 (stmt, 1, listing->disk);
-  sqlite3_bind_int64 (stmt, 2, snapshot);
+  sqlite3_bind_int64 (stmt, 2, key);
   while ((rc = catalog_step_row (cat, stmt, error)) == 1)
     fn (listing, stmt);
   return rc == 0;
@@ -99,6 +96,7 @@ add_blob_of_row (Listing *listing, sqlite3_stmt *stmt)
     g_array_append_val (bm->blobs, blob);
 }
 
+/* snapshot: 0 stands for NULL. */
 static GPtrArray *
 list_all (Catalog *cat, int64_t disk, int64_t snapshot, GError **error)
 {
@@ -143,19 +141,57 @@ named_bitmap_list (Catalog *cat, int64_t disk, int64_t snapshot,
   return list;
 }
 
+/* The row of that name, into the list.  Two statements: each of the partial
+ * indexes serves only one that has its condition. */
+static bool
+find_row (Catalog *cat, Listing *listing, int64_t snapshot, const char *name,
+          GError **error)
+{
+  sqlite3_stmt *stmt = catalog_stmt (cat, snapshot == 0 ?
+    "SELECT id, name, granularity, persistent, recording, inconsistent, size"
+    " FROM bitmap WHERE disk = ?1 AND name = ?2 AND snapshot IS NULL" :
+    "SELECT id, name, granularity, persistent, recording, inconsistent, size"
+    " FROM bitmap WHERE +disk = ?1 AND name = ?2 AND snapshot = ?3", error);
+  int rc;
+
+  if (stmt == NULL)
+    return false;
+  sqlite3_bind_int64 (stmt, 1, listing->disk);
+  sqlite3_bind_text (stmt, 2, name, -1, SQLITE_STATIC);
+  if (snapshot != 0)
+    sqlite3_bind_int64 (stmt, 3, snapshot);
+  while ((rc = catalog_step_row (cat, stmt, error)) == 1)
+    add_bitmap (listing, stmt);
+  sqlite3_clear_bindings (stmt);
+  return rc == 0;
+}
+
+/* Costs the same however many there are: a transaction looks up thousands. */
 NamedBitmap *
 named_bitmap_find (Catalog *cat, int64_t disk, int64_t snapshot,
                    const char *name, GError **error)
 {
-  g_autoptr (GPtrArray) list = list_all (cat, disk, snapshot, error);
+  g_autoptr (GPtrArray) list = g_ptr_array_new_with_free_func (free_element);
+  g_autoptr (GHashTable) by_id = g_hash_table_new (g_int64_hash,
+                                                   g_int64_equal);
+  Listing listing = { disk, list, by_id };
+  NamedBitmap *bm = NULL;
+  bool ok;
 
-  for (guint i = 0; list != NULL && i < list->len; i++) {
-    NamedBitmap *bm = list->pdata[i];
-
-    if (strcmp (bm->name, name) == 0)
-      return named_bitmap_copy (bm);
+  catalog_lock (cat);
+  ok = find_row (cat, &listing, snapshot, name, error);
+  if (ok && list->len > 0) {
+    bm = list->pdata[0];
+    ok =
+      each_row (cat, "SELECT bitmap, disk, from_epoch, to_epoch, granularity"
+                " FROM bitmap_interval WHERE bitmap = ?2", bm->id,
+                add_interval, &listing, error) &&
+      each_row (cat, "SELECT bitmap, blob, granularity FROM bitmap_blob"
+                " WHERE bitmap = ?2", bm->id, add_blob_of_row, &listing,
+                error);
   }
-  return NULL;
+  catalog_unlock (cat);
+  return ok && bm != NULL ? g_ptr_array_steal_index (list, 0) : NULL;
 }
 
 bool
