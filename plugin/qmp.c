@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "plugin/qmp.h"
+#include "plugin/qmp-uint64.h"
 
 /* Replies are ASCII, as QEMU's. */
 #define DUMP_FLAGS (JSON_COMPACT | JSON_ENSURE_ASCII | JSON_ENCODE_ANY)
@@ -39,6 +40,7 @@ to_line (json_t *line)
                        "{\"error\":{\"class\":\"GenericError\","
                        "\"desc\":\"cannot encode the reply\"}}");
   free (dump);
+  qmp_uint64_unmark (text);
   return g_string_append (text, "\r\n");
 }
 
@@ -65,6 +67,8 @@ type_name (QmpType type)
 static bool
 type_matches (QmpType type, const json_t *value)
 {
+  if (qmp_uint64_is (value))
+    return type == QMP_ANY;
   switch (type) {
   case QMP_BOOL: return json_is_boolean (value);
   case QMP_INT: return json_is_integer (value);
@@ -104,7 +108,7 @@ check_union (const struct qmp_branch *branches, json_t *item,
   json_t *type = json_object_get (item, "type");
   const struct qmp_branch *b = branches;
 
-  if (json_is_string (type)) {
+  if (json_is_string (type) && !qmp_uint64_is (type)) {
     while (b->type != NULL && strcmp (b->type, json_string_value (type)) != 0)
       b++;
     if (b->type == NULL) {
@@ -123,7 +127,7 @@ check_item (const struct qmp_arg *arg, json_t *item, const char *path,
 {
   g_autofree char *prefix = g_strconcat (path, ".", NULL);
 
-  if (json_is_string (item) &&
+  if (json_is_string (item) && !qmp_uint64_is (item) &&
       (arg->type == QMP_STRS || arg->type == QMP_STRS_OR_OBJECTS))
     return true;
   if (arg->type == QMP_STRS)
@@ -153,8 +157,16 @@ static bool
 check_value (const struct qmp_arg *arg, json_t *value, const char *path,
              GError **error)
 {
-  if (!type_matches (arg->type, value))
+  if (!type_matches (arg->type, value)) {
+    /* QEMU reads a uint32_t as an unsigned number of 64 bits. */
+    if (arg->type == QMP_INT && arg->max == UINT32_MAX &&
+        (json_is_real (value) || qmp_uint64_is (value))) {
+      set_error (error, "Parameter '%s' expects %s", path,
+                 json_is_real (value) ? "uint64" : arg->range);
+      return false;
+    }
     return wrong_type (path, type_name (arg->type), error);
+  }
   switch (arg->type) {
   case QMP_INT:
     if (json_integer_value (value) < arg->min ||
@@ -252,7 +264,7 @@ check_request (json_t *request, GError **error)
   }
   json_object_foreach (request, key, value) {
     if (strcmp (key, "execute") == 0) {
-      if (!json_is_string (value)) {
+      if (!json_is_string (value) || qmp_uint64_is (value)) {
         set_error (error, "QMP input member 'execute' must be a string");
         return NULL;
       }
@@ -351,7 +363,7 @@ qmp_error_reply (const char *desc)
   return to_line (error_object (error));
 }
 
-/* jansson says a duplicate key and NUL in its own words. */
+/* jansson says a duplicate key in its own words. */
 static GString *
 parse_failure (const json_error_t *why)
 {
@@ -371,11 +383,16 @@ qmp_handle (const struct qmp_command *table, struct qmp_session *session,
 {
   g_autoptr (GError) error = NULL;
   g_autoptr (json_t) request = NULL;
+  GString *marked;
   json_error_t why;
   json_t *result, *reply, *id;
 
-  request = json_loadb (text, length,
-                        JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+  marked = qmp_uint64_mark (text, length);
+  if (marked == NULL)
+    return qmp_error_reply ("JSON parse error, \\u0000 is not allowed");
+  request = json_loadb (marked->str, marked->len, JSON_REJECT_DUPLICATES |
+                        JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+  g_string_free (marked, TRUE);
   if (request == NULL)
     return parse_failure (&why);
 

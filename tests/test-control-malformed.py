@@ -3,7 +3,7 @@
 """Every command of the schema with each argument missing, of each wrong type,
 and beside an unknown one; valid requests with random damage; 64 MiB of
 brackets: each is one error of the right class, the same as QEMU's where it has
-the command, and the server goes on."""
+the command, and the server goes on.  Integers of any size are numbers."""
 import json
 import os
 import random
@@ -110,6 +110,54 @@ for name, command in schema.commands.items():
 assert count > 1000, count
 assert qemu is None or compared > 500, compared
 print(count, "faults,", compared, "of them compared")
+
+# --- integers around 2^63 and 2^64 ---
+INTEGER = "expected: integer"
+
+
+def both(text):
+    """What ours and, if it is there, QEMU reply."""
+    replies = []
+    for c in (q, qemu):
+        if c:
+            c.file.write(text.encode())
+            c.file.flush()
+            replies.append(c.read())
+    return replies
+
+
+for number in (-2**63 - 1, -2**63, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30):
+    exact = -2**63 <= number < 2**64
+    for value in (str(number), f'[{{"a":{number}}},"{number}",{number}]'):
+        for reply in both('{"execute":"nobody","id":%s}' % value):
+            assert reply["error"]["class"] == "CommandNotFound", reply
+            want = json.loads(value, parse_int=int if exact else float)
+            assert reply["id"] == want, (value, reply)
+            assert not exact or repr(reply["id"]) == repr(want), (value, reply)
+for number in (2**63, 2**64 - 1, 2**64, -2**63 - 1):
+    exact = -2**63 <= number < 2**64
+    for command, arguments, says in (
+            ("block-dirty-bitmap-add", '"node":"n","name":"b","granularity":%d',
+             f"expects {'uint32_t' if exact else 'uint64'}"),
+            ("block-job-set-speed", '"device":"n","speed":%d', INTEGER),
+            ("block_resize", '"node-name":"n","size":%d', INTEGER),
+            ("blockdev-backup", '"device":"n","target":"t","sync":"full",'
+             '"speed":%d', INTEGER),
+            ("blockdev-del", '"node-name":%d', "expected: string"),
+            ("block-dirty-bitmap-merge", '"node":"n","target":"t","bitmaps":'
+             '[%d]', "expected: "),
+            ("nbd-server-stop", '"x":%d', "'x' is unexpected")):
+        replies = both('{"execute":"%s","id":7,"arguments":{%s}}' %
+                       (command, arguments % number))
+        for reply in replies:
+            assert reply["id"] == 7, (command, number, reply)
+            assert reply["error"]["class"] == "GenericError", reply
+            assert says in reply["error"]["desc"], (command, number, reply)
+for text, says in (('{"execute":%d}' % (2**64 - 1), "'execute' must be"),
+                   (f"[{2**64 - 1}]", "must be a JSON object"),
+                   (f'{{{2**63}:1}}', "JSON parse error")):
+    for reply in both(text):
+        assert says in reply["error"]["desc"], (text, reply)
 
 # --- damage ---
 seed = int(os.environ.get("SEED", random.randrange(1 << 32)))

@@ -119,8 +119,6 @@ for text, desc in (
         ("%s\n", "JSON parse error"),
         ('{"execute":"query-version","execute":"quit"}',
          "JSON parse error, duplicate key"),
-        ('{"execute":"query-version","id":99999999999999999999}',
-         "JSON parse error"),
         ('{"execute":"query-version","id":1e999}', "JSON parse error"),
         ('{"execute":"query\\u0000version"}', "JSON parse error"),
         ('{"execute":"\\ud800"}', "JSON parse error"),
