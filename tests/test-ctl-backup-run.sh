@@ -111,6 +111,7 @@ io vda -c 'write -P 5 2M 64k'
 killed KILL thaw killed 137
 fleecectl --json backup list | grep -q '"killed"' || fail "there is no backup"
 fleecectl --json backup list | grep -q '"lease": 600' || fail "it has no lease"
+grep -q '"vda"' "$to/running.json" || fail "whose is it?"
 run vda --to "$to"
 said "ended backup 'killed'"
 said 'vda: incremental'
@@ -121,6 +122,8 @@ killed TERM thaw stopped 143
 said interrupted
 [ "$(fleecectl --json backup list)" = "[]" ] || fail "a backup is left"
 ! checkpoints | grep -q stopped || fail "its checkpoint is left"
+[[ $(of_disk vda unfinished) = *stopped* ]] || fail "vda's image is untouched"
+[ "$(of_disk vdb unfinished)" = None ] || fail "$(of_disk vdb unfinished)"
 run vda --to "$to"
 said 'vda: incremental'
 good vda

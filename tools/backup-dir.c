@@ -207,22 +207,26 @@ backup_dir_save (const BackupDir *dir, GError **error)
 }
 
 char *
-backup_dir_running (const BackupDir *dir)
+backup_dir_running (const BackupDir *dir, json_t **out_disks)
 {
   json_t *value = NULL;
   char *id = NULL;
 
   if (load (dir->fd, RUNNING, &value, NULL) == 1)
     id = g_strdup (json_string_value (json_object_get (value, "id")));
+  if (id != NULL)
+    *out_disks = json_incref (json_object_get (value, "disks"));
   json_decref (value);
   return id;
 }
 
 bool
-backup_dir_set_running (const BackupDir *dir, const char *id, GError **error)
+backup_dir_set_running (const BackupDir *dir, const char *id, json_t *disks,
+                        GError **error)
 {
   if (id != NULL)
-    return save (dir, RUNNING, json_pack ("{s:s}", "id", id), error);
+    return save (dir, RUNNING, json_pack ("{s:s, s:o}", "id", id,
+                                          "disks", disks), error);
   if ((unlinkat (dir->fd, RUNNING, 0) == -1 && errno != ENOENT) ||
       fsync (dir->fd) == -1)
     return set_errno (error, "cannot remove '%s/" RUNNING "'", dir->path);

@@ -15,7 +15,8 @@
  *                        the image may hold blocks of these, all of which
  *                        changed since `checkpoint`, so that the next update
  *                        repairs it
- *   running.json         {"id": ...}: a run under way, or one that was killed
+ *   running.json         {"id": ..., "disks": [...]}: a run under way, or one
+ *                        that was killed
  *
  * Both are replaced by rename after fsync.  One process at a time: flock on the
  * folder.
@@ -52,10 +53,13 @@ json_t *backup_dir_find (const BackupDir *dir, const char *disk);
 void backup_dir_put (BackupDir *dir, json_t *entry);
 bool backup_dir_save (const BackupDir *dir, GError **error);
 
-/* The id in running.json, NULL if there is none; g_free. */
-char *backup_dir_running (const BackupDir *dir);
-/* id NULL: no run any more. */
+/* The id in running.json (g_free), and the names of its disks (json_decref;
+ * NULL: not on record); NULL if there is none.
+ */
+char *backup_dir_running (const BackupDir *dir, json_t **out_disks);
+/* Takes disks.  id NULL: no run any more. */
 bool backup_dir_set_running (const BackupDir *dir, const char *id,
+                             json_t *disks,
                              GError **error);
 
 /* SHA-256 in hexadecimal and the size in bytes.  stop: looked at now and then;

@@ -113,9 +113,35 @@ is_in_manifest (const BackupDir *dir, const char *id)
   return false;
 }
 
-/* The images may hold blocks of it. */
 static bool
-note_unfinished (BackupDir *dir, const char *id)
+list_has (const json_t *list, const char *text)
+{
+  const json_t *item;
+  size_t i;
+
+  json_array_foreach (list, i, item)
+    if (g_strcmp0 (json_string_value (item), text) == 0)
+      return true;
+  return false;
+}
+
+/* The names of the run's disks, an array. */
+static json_t *
+disk_names (const struct run *run)
+{
+  json_t *names = json_array ();
+
+  for (unsigned i = 0; i < run->parts->len; i++) {
+    const struct part *part = run->parts->pdata[i];
+
+    json_array_append_new (names, json_string (part->disk));
+  }
+  return names;
+}
+
+/* The images of these disks may hold blocks of it; NULL: of all. */
+static bool
+note_unfinished (BackupDir *dir, const char *id, const json_t *disks)
 {
   g_autoptr (GError) error = NULL;
   json_t *entry;
@@ -124,6 +150,8 @@ note_unfinished (BackupDir *dir, const char *id)
   json_array_foreach (dir->disks, i, entry) {
     json_t *list = json_object_get (entry, "unfinished");
 
+    if (disks != NULL && !list_has (disks, ctl_get (entry, "disk")))
+      continue;
     if (!json_is_array (list)) {
       list = json_array ();
       json_object_set_new (entry, "unfinished", list);
@@ -142,16 +170,18 @@ note_unfinished (BackupDir *dir, const char *id)
 static bool
 clean_up (struct run *run)
 {
-  g_autofree char *id = backup_dir_running (run->dir);
   g_autoptr (GError) error = NULL;
-  bool good, exists;
+  json_t *disks = NULL;
+  g_autofree char *id = backup_dir_running (run->dir, &disks);
+  bool good, exists, ok;
 
   if (id == NULL)
     return true;
   good = is_in_manifest (run->dir, id);
-  if (!backup_exists (run->ctl, id, &exists))
-    return false;
-  if (!good && !note_unfinished (run->dir, id))
+  ok = backup_exists (run->ctl, id, &exists) &&
+       (good || note_unfinished (run->dir, id, disks));
+  json_decref (disks);
+  if (!ok)
     return false;
   if (exists) {
     json_t *reply =
@@ -164,7 +194,7 @@ clean_up (struct run *run)
     fprintf (stderr, "fleecectl: ended backup '%s' of a run that came to no "
              "end\n", id);
   }
-  if (!backup_dir_set_running (run->dir, NULL, &error)) {
+  if (!backup_dir_set_running (run->dir, NULL, NULL, &error)) {
     ctl_fail ("%s", error->message);
     return false;
   }
@@ -206,18 +236,6 @@ has_checkpoint (const struct run *run, const char *name, const char *disk)
       json_array_foreach (json_object_get (ckpt, "disks"), j, cd)
         if (disk == NULL || g_strcmp0 (ctl_get (cd, "disk"), disk) == 0)
           return true;
-  return false;
-}
-
-static bool
-list_has (const json_t *list, const char *text)
-{
-  const json_t *item;
-  size_t i;
-
-  json_array_foreach (list, i, item)
-    if (g_strcmp0 (json_string_value (item), text) == 0)
-      return true;
   return false;
 }
 
@@ -346,7 +364,7 @@ begin (struct run *run, unsigned timeout_s)
   Hook *hook = NULL;
   json_t *reply = NULL;
 
-  if (!backup_dir_set_running (run->dir, run->id, &error)) {
+  if (!backup_dir_set_running (run->dir, run->id, disk_names (run), &error)) {
     ctl_fail ("%s", error->message);
     return false;
   }
@@ -519,11 +537,15 @@ finish (struct run *run, bool good)
   bool ok = true;
 
   g_clear_pointer (&run->lease, lease_drop);
-  if (!good && run->begun)
-    ok = note_unfinished (run->dir, run->id);
+  if (!good && run->begun) {
+    json_t *disks = disk_names (run);
+
+    ok = note_unfinished (run->dir, run->id, disks);
+    json_decref (disks);
+  }
   if (run->begun && !end_backup (run, !good))
     return false;               /* running.json stays for the next run */
-  if (ok && !backup_dir_set_running (run->dir, NULL, &error)) {
+  if (ok && !backup_dir_set_running (run->dir, NULL, NULL, &error)) {
     ctl_fail ("%s", error->message);
     ok = false;
   }
