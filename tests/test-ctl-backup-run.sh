@@ -171,6 +171,9 @@ fleecectl restore run "$to" vda >"$tmpdir/out" 2>&1
 nbdcopy "$(uri vda)" "$tmpdir/now"
 cmp "$tmpdir/now" "$tmpdir/then"
 ! cmp -s "$tmpdir/vdb.raw" "$to/vdb.raw" || fail "vdb was restored as well"
+fleecectl --json restore run "$to" vda >"$tmpdir/out" 2>"$tmpdir/err"
+[ "$(grep '"disk":' "$tmpdir/out" | tr -d ' ,')" = '"disk":"vda"' ] ||
+  fail "$(cat "$tmpdir/out")"
 expect_error "no backup of disk 'vdc'" fleecectl restore run "$to" vdc
 fleecectl disk resize vdb 5M
 expect_error 'disk resize' fleecectl restore run "$to" vdb

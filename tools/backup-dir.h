@@ -59,8 +59,7 @@ bool backup_dir_save (const BackupDir *dir, GError **error);
 char *backup_dir_running (const BackupDir *dir, json_t **out_disks);
 /* Takes disks.  id NULL: no run any more. */
 bool backup_dir_set_running (const BackupDir *dir, const char *id,
-                             json_t *disks,
-                             GError **error);
+                             json_t *disks, GError **error);
 
 /* SHA-256 in hexadecimal and the size in bytes.  stop: looked at now and then;
  * NULL with *error then, and if the file cannot be read.

@@ -720,6 +720,7 @@ restore_run (struct ctl *ctl)
   g_autoptr (BackupDir) dir = NULL;
   g_autofree char *uri = run_export_uri (ctl, "x");
   struct run run = { .ctl = ctl };
+  json_t *restored;
   bool ok = true;
 
   if (uri == NULL)
@@ -735,13 +736,16 @@ restore_run (struct ctl *ctl)
   /* All are checked before any is touched. */
   for (unsigned i = 1; ok && i < words->len; i++)
     ok = check_restore (&run, words->pdata[i]);
+  restored = json_array ();
   for (unsigned i = 1; ok && i < words->len; i++) {
     ok = restore_one (&run, words->pdata[i]);
+    json_array_append (restored, backup_dir_find (dir, words->pdata[i]));
     if (ok && !ctl->json)
       printf ("%s: restored\n", ctl_word (ctl, i));
   }
   if (ok)
-    ctl_print_json (ctl, dir->disks);
+    ctl_print_json (ctl, restored);
+  json_decref (restored);
   json_decref (run.blocks);
   if (!ok)
     run_die_if_interrupted ();
