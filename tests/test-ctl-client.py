@@ -251,6 +251,22 @@ for tracking, shown in (
     else:
         assert f"  {shown}\n" in out, (shown, out)
 
+# Only what is not exact is a warning.
+for tracking, warns in (
+        ({"clean": False, "recovery": "bounded", "reason": "r",
+          "over-reported": 0, "bad-sectors": 0}, False),
+        ({"clean": False, "recovery": "bounded", "reason": "r",
+          "over-reported": 65536, "bad-sectors": 0}, True),
+        ({"clean": False, "recovery": "exact", "reason": "r",
+          "over-reported": 0, "bad-sectors": 1}, True),
+        ({"clean": False, "recovery": "all-dirty", "reason": "r",
+          "over-reported": 0, "bad-sectors": 0}, True)):
+    disks = [{"device": "vda", "inserted": {"tracking": tracking}}]
+    status, out, _ = ctl(scripted(disks, [], [], [], [], []), "status")
+    assert status == 0
+    assert ("warning: disk 'vda'" in out, "no warnings" in out,
+            "exact" in out.splitlines()[1]) == (warns, not warns, not warns), out
+
 
 def checkpoint(name, parent=None, current=False, **kwargs):
     c = {"name": name, "current": current, "creation-time": 1772366400,

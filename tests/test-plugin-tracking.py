@@ -33,6 +33,7 @@ x = tracking(q)
 assert x["recovery"] == "exact" and x["over-reported"] == 0, x
 assert x["bad-sectors"] == 0 and "error" not in x, x
 assert "recovered exactly" in t.fleecectl("disk", "list")
+assert "no warnings" in t.fleecectl("status"), t.fleecectl("status")
 
 # --- a power cut: bounded ---
 t.connect("vda").pwrite(b"b" * K, 6 * K)
@@ -45,6 +46,7 @@ more = x["over-reported"]
 assert more == 1 << 20, x       # one region
 assert "recovered, 1.0 MiB more than changed reported" in \
     t.fleecectl("disk", "list"), t.fleecectl("disk", "list")
+assert "warning: disk 'vda': recovered, 1.0 MiB" in t.fleecectl("status")
 
 # --- and a damaged map ---
 server.kill()

@@ -65,6 +65,23 @@ ctl_tracking_text (const json_t *inserted)
     : g_steal_pointer (&text);
 }
 
+bool
+ctl_tracking_exact (const json_t *inserted)
+{
+  const json_t *tracking = json_object_get (inserted, "tracking");
+  const json_t *more = json_object_get (tracking, "over-reported");
+  const char *recovery = ctl_get (tracking, "recovery");
+
+  if (json_object_get (tracking, "error") != NULL)
+    return false;
+  if (!json_is_false (json_object_get (tracking, "clean")))
+    return true;
+  return json_integer_value (json_object_get (tracking, "bad-sectors")) == 0 &&
+         (g_strcmp0 (recovery, "exact") == 0 ||
+          (g_strcmp0 (recovery, "bounded") == 0 && json_is_integer (more) &&
+           json_integer_value (more) == 0));
+}
+
 static int
 disk_list (struct ctl *ctl)
 {

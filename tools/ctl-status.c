@@ -55,7 +55,7 @@ check_disks (struct status *s)
     g_autofree char *tracking = ctl_tracking_text (inserted);
     const char *io = ctl_get (disk, "io-status");
 
-    if (tracking != NULL)
+    if (tracking != NULL && !ctl_tracking_exact (inserted))
       warn (s, "disk '%s': %s", name_of (disk, "device"), tracking);
     if (io != NULL && strcmp (io, "ok") != 0)
       warn (s, "disk '%s': I/O status %s", name_of (disk, "device"), io);
@@ -175,13 +175,12 @@ print_disks (const struct status *s)
     const json_t *inserted = json_object_get (disk, "inserted");
     const json_t *image = json_object_get (inserted, "image");
     const json_t *tracking = json_object_get (inserted, "tracking");
-    g_autofree char *wrong = ctl_tracking_text (inserted);
 
     table_cell (table, ctl_get (disk, "device"));
     table_cell_take (table, ctl_get_size (image, "virtual-size"));
     table_cell_take (table, ctl_get_size (image, "actual-size"));
-    table_cell (table, tracking == NULL ? NULL : wrong == NULL ? "exact"
-                : "see below");
+    table_cell (table, tracking == NULL ? NULL
+                : ctl_tracking_exact (inserted) ? "exact" : "see below");
     table_cell_take (table, g_strdup_printf (
       "%lld", (long long) json_integer_value (json_object_get (tracking,
                                                                "snapshots"))));

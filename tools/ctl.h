@@ -95,6 +95,8 @@ void ctl_print_backups (const struct ctl *ctl, const json_t *backups);
  * since; NULL: nothing.  inserted: of query-block.  g_free.
  */
 char *ctl_tracking_text (const json_t *inserted);
+/* Does just that count as changed which has?  Also after a recovery. */
+bool ctl_tracking_exact (const json_t *inserted);
 
 /* --- jobs: ctl-job.c, ctl-watch.c --- */
 
