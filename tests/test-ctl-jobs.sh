@@ -83,6 +83,8 @@ shows '32\.0 MiB/s' job list
 expect_error 'bytes a second' fleecectl job speed slow fast
 fleecectl job speed slow 0
 fleecectl job list --watch >"$tmpdir/out"
+# What was done before has no rate.
+head -n 1 "$tmpdir/out" | grep -q '  0 B/s  ' || fail "$(cat "$tmpdir/out")"
 grep -Eq '^slow .* of .*  (running|concluded)$' "$tmpdir/out" ||
   fail "$(cat "$tmpdir/out")"
 grep -q "^job 'slow' is done$" "$tmpdir/out" || fail "$(cat "$tmpdir/out")"

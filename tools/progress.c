@@ -59,7 +59,11 @@ progress_new (enum progress_style style, const char *verb)
   p->verb = verb;
   p->utf8 = strcmp (nl_langinfo (CODESET), "UTF-8") == 0;
   p->last_percent = -1;
-  take_sample (p, g_get_monotonic_time (), 0);
+  /* A picture may be of what began long ago: its first call of progress_text
+   * says how much had been done by then.
+   */
+  if (style != PROGRESS_NONE)
+    take_sample (p, g_get_monotonic_time (), 0);
   return p;
 }
 

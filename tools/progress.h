@@ -31,7 +31,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (Progress, progress_free)
  */
 void progress_update (Progress *p, uint64_t done, uint64_t total);
 
-/* The line that a bar would be, without drawing it; for pictures of several.
+/* The line that a bar would be, without drawing it; for pictures of several,
+ * with PROGRESS_NONE.  What is done by the first call is not part of the rate.
  * g_free.
  */
 char *progress_text (Progress *p, uint64_t done, uint64_t total);
