@@ -177,8 +177,39 @@ fleecectl --json restore run "$to" vda >"$tmpdir/out" 2>"$tmpdir/err"
 expect_error "no backup of disk 'vdc'" fleecectl restore run "$to" vdc
 fleecectl disk resize vdb 5M
 expect_error 'disk resize' fleecectl restore run "$to" vdb
+
+# --- another size ---
+# Longer: so becomes the image.  Not by whole granules, written to or not.
 run vdb --to "$to"
-said "the disk has another size than its image"
+said 'vdb: incremental'
+good vdb
+fleecectl disk resize vdb 5251072
+io vdb -c 'write -P 4 5249536 1536'
+run vdb --to "$to"
+said 'vdb: incremental'
+good vdb
+# After a run that was killed as it updated the image, too.
+fleecectl disk resize vdb 6M
+sed -i -e 's/"complete"/"in-progress"/' \
+  -e "s/{/{\"since\": \"$(of_disk vdb checkpoint)\",/" "$to/vdb.raw.fleececopy"
+run vdb --to "$to"
+said 'vdb: incremental'
+good vdb
+# Shorter and then longer: what was there is gone.
+fleecectl disk resize vdb 1M
+fleecectl disk resize vdb 7M
+run vdb --to "$to"
+said 'vdb: incremental'
+good vdb
+fleecectl disk resize vdb 3M
+run vdb --to "$to"
+said "a full copy, since the disk is smaller than its image"
+good vdb
+# The image was made longer, and that is all that came of it.
+truncate -s 4M "$to/vdb.raw"
+fleecectl disk resize vdb 4M
+run vdb --to "$to"
+said "a full copy, since its image was modified"
 good vdb
 
 # Two at a time.

@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "tools/backup-dir.h"
 #include "tools/copy-mark.h"
@@ -58,6 +59,7 @@ struct part {
   char *since;                  /* NULL: a full copy */
   char *replaced;               /* the image's checkpoint so far, or NULL */
   bool force;                   /* an unfinished image: see the top */
+  int64_t grow_from;            /* the disk has grown since; bytes; else -1 */
 };
 
 struct run {
@@ -239,13 +241,14 @@ has_checkpoint (const struct run *run, const char *name, const char *disk)
   return false;
 }
 
-/* Is the image what the manifest says, or what can be repaired (*out_force)?
- * NULL, or why not; *out_force then means nothing.
+/* Is the image what the manifest says, or what can be repaired (part->force)
+ * or made longer (part->grow_from)?  NULL, or why not; these two then mean
+ * nothing.
  */
 static const char *
-check_image (const struct run *run, const json_t *entry, const char *disk,
-             bool *out_force)
+check_image (const struct run *run, const json_t *entry, struct part *part)
 {
+  const char *disk = part->disk;
   g_autofree char *image = backup_dir_image (run->dir, disk);
   g_autofree char *mark_path = g_strconcat (image, MARK_SUFFIX, NULL);
   const char *since = ctl_get (entry, "checkpoint");
@@ -255,21 +258,24 @@ check_image (const struct run *run, const json_t *entry, const char *disk,
 
   if (stat (image, &st) == -1 || !S_ISREG (st.st_mode))
     return "its image is gone";
-  if (st.st_size != disk_size (run, disk))
-    return "the disk has another size than its image";
+  if (st.st_size > disk_size (run, disk))
+    return "the disk is smaller than its image";
+  if (st.st_size < disk_size (run, disk))
+    part->grow_from = st.st_size;
   if (mark_load (mark_path, &mark, NULL) != 1 || strcmp (mark.disk, disk) != 0)
     return "its image has no mark that says what it is";
   if (!mark.complete) {
-    *out_force = true;
+    part->force = true;
     return g_strcmp0 (mark.since, since) == 0 ? NULL
       : "its image is unfinished";
   }
   mtime = g_strdup_printf ("%lld.%09ld", (long long) st.st_mtim.tv_sec,
                            (long) st.st_mtim.tv_nsec);
-  if (mark.mtime != NULL && strcmp (mark.mtime, mtime) != 0)
+  if ((mark.mtime != NULL && strcmp (mark.mtime, mtime) != 0) ||
+      (uint64_t) st.st_size != mark.size)
     return "its image was modified";
-  *out_force = strcmp (mark.checkpoint, since) != 0;
-  return !*out_force ||
+  part->force = strcmp (mark.checkpoint, since) != 0;
+  return !part->force ||
     list_has (json_object_get (entry, "unfinished"), mark.checkpoint) ? NULL
     : "its image is of another checkpoint";
 }
@@ -283,6 +289,7 @@ plan_part (struct run *run, const char *disk)
   g_autofree char *shown = human_escape (disk, 100);
 
   part->disk = disk;
+  part->grow_from = -1;
   part->replaced = g_strdup (since);
   g_ptr_array_add (run->parts, part);
   if (find_block (run, disk) == NULL) {
@@ -294,9 +301,10 @@ plan_part (struct run *run, const char *disk)
   if (!has_checkpoint (run, since, disk))
     why = "the checkpoint of its last backup is gone";
   else
-    why = check_image (run, entry, disk, &part->force);
+    why = check_image (run, entry, part);
   if (why != NULL) {
-    part->force = false;        /* is for updates only */
+    part->force = false;        /* these are for updates only */
+    part->grow_from = -1;
     fprintf (stderr, "fleecectl: disk '%s': a full copy, since %s\n", shown,
              why);
   }
@@ -385,8 +393,41 @@ begin (struct run *run, unsigned timeout_s)
 
 /* --- copy, digest, manifest --- */
 
+/* To the size that the disk has now: zeroes, and what the disk has there
+ * counts as changed since.  The mark is of the old size, so --force is needed
+ * from here on; after a crash before fleececopy renews it the image counts as
+ * modified.
+ */
 static bool
-copy (const struct run *run, const struct part *part)
+grow_image (const struct run *run, struct part *part, const char *image)
+{
+  if (truncate (image, disk_size (run, part->disk)) == -1) {
+    ctl_fail ("cannot make '%s' longer: %s", image, g_strerror (errno));
+    return false;
+  }
+  part->force = true;
+  return true;
+}
+
+/* fleececopy --force leaves no mark if the disk had yet another size than the
+ * image when it came to it: the image is then a copy of nothing.
+ */
+static bool
+check_copy (const struct run *run, const struct part *part, const char *image)
+{
+  g_autofree char *mark_path = g_strconcat (image, MARK_SUFFIX, NULL);
+  g_auto (Mark) mark = { 0 };
+
+  if (mark_load (mark_path, &mark, NULL) == 1 && mark.complete &&
+      strcmp (mark.checkpoint, run->id) == 0)
+    return true;
+  ctl_fail ("'%s' is no copy of disk '%s': its size changed meanwhile", image,
+            part->disk);
+  return false;
+}
+
+static bool
+copy (const struct run *run, struct part *part)
 {
   g_autofree char *export = g_strconcat (part->disk, "@", run->id, NULL);
   g_autofree char *uri = run_export_uri (run->ctl, export);
@@ -394,7 +435,8 @@ copy (const struct run *run, const struct part *part)
   const char *argv[12];
   unsigned n = 0;
 
-  if (uri == NULL)
+  if (uri == NULL ||
+      (part->grow_from >= 0 && !grow_image (run, part, image)))
     return false;
   if (part->since != NULL) {
     argv[n++] = "--since";
@@ -413,7 +455,7 @@ copy (const struct run *run, const struct part *part)
   fprintf (stderr, "%s: %s%s\n", part->disk,
            part->since != NULL ? "what changed since " : "all of it",
            part->since != NULL ? part->since : "");
-  return run_fleececopy (run->ctl, argv);
+  return run_fleececopy (run->ctl, argv) && check_copy (run, part, image);
 }
 
 static bool
