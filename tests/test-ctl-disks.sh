@@ -79,7 +79,19 @@ shows '^vdb +b .*64\.0 KiB' bitmap list
 fleecectl bitmap add vda c
 fleecectl bitmap populate vda c --from vdb --job p --watch >/dev/null
 shows '^vda +c .*64\.0 KiB' bitmap list
-fleecectl bitmap populate vda c --pattern all --watch >/dev/null
+fleecectl bitmap clear vda c
+fleecectl bitmap add vdb d
+fleecectl bitmap add vdb e
+fleecectl bitmap populate vda c --from vdb --also vdb:d --also vdb:e --watch \
+  >/dev/null
+shows '^vda +c .*64\.0 KiB' bitmap list
+shows '^vdb +d .*64\.0 KiB' bitmap list
+shows '^vdb +e .*64\.0 KiB' bitmap list
+fleecectl bitmap populate vda c --pattern all --also vdb:e --watch >/dev/null
+shows '^vdb +e .*1\.0 MiB' bitmap list
+fleecectl bitmap populate vdb d --pattern allocation-top --watch >/dev/null
+wrong_usage fleecectl bitmap populate vda c --also vdb
+expect_error none fleecectl bitmap populate vda c --also vdb:none
 shows '^vda +c .*1\.0 MiB' bitmap list
 wrong_usage fleecectl bitmap populate vda c --pattern all --from vdb
 

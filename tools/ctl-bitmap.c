@@ -52,38 +52,40 @@ static const struct arg_spec merge_options[] = {
   { NULL }
 };
 
-/* A disk's name has no colon, a bitmap's may. */
-static json_t *
-foreign_source (const struct ctl *ctl, const char *text)
+/* Adds each DISK:BITMAP that the option has; false after a message.  A disk's
+ * name has no colon, a bitmap's may.
+ */
+static bool
+add_pairs (const struct ctl *ctl, const char *option, json_t *list)
 {
-  const char *colon = strchr (text, ':');
-  g_autofree char *disk = NULL;
+  const GPtrArray *values = args_values (ctl->args, option);
 
-  if (colon == NULL || colon == text || colon[1] == '\0') {
-    ctl_usage (ctl, "--from needs DISK:BITMAP, not '%s'", text);
-    return NULL;
+  for (unsigned i = 0; i < values->len; i++) {
+    const char *text = values->pdata[i], *colon = strchr (text, ':');
+    g_autofree char *disk = NULL;
+
+    if (colon == NULL || colon == text || colon[1] == '\0') {
+      ctl_usage (ctl, "--%s needs DISK:BITMAP, not '%s'", option, text);
+      return false;
+    }
+    disk = g_strndup (text, colon - text);
+    json_array_append_new (list, json_pack ("{s:s, s:s}", "node", disk,
+                                            "name", colon + 1));
   }
-  disk = g_strndup (text, colon - text);
-  return json_pack ("{s:s, s:s}", "node", disk, "name", colon + 1);
+  return true;
 }
 
 static int
 merge (struct ctl *ctl)
 {
   const GPtrArray *words = args_words (ctl->args);
-  const GPtrArray *from = args_values (ctl->args, "from");
   json_t *sources = json_array ();
 
   for (unsigned i = 2; i < words->len; i++)
     json_array_append_new (sources, json_string (words->pdata[i]));
-  for (unsigned i = 0; i < from->len; i++) {
-    json_t *source = foreign_source (ctl, from->pdata[i]);
-
-    if (source == NULL) {
-      json_decref (sources);
-      return EXIT_USAGE;
-    }
-    json_array_append_new (sources, source);
+  if (!add_pairs (ctl, "from", sources)) {
+    json_decref (sources);
+    return EXIT_USAGE;
   }
   if (json_array_size (sources) == 0) {
     json_decref (sources);
@@ -164,6 +166,7 @@ list (struct ctl *ctl)
 static const struct arg_spec populate_options[] = {
   { "pattern", "PATTERN", "allocation-top (default) or all" },
   { "from", "NODE", "what is allocated on this disk or snapshot", true },
+  { "also", "DISK:BITMAP", "add it to this bitmap, too", true },
   { "job", "JOB", "its id; default: the disk's name" },
   { "watch", NULL, "show progress until it has ended" },
   { NULL }
@@ -175,20 +178,28 @@ populate (struct ctl *ctl)
   const char *pattern = args_value (ctl->args, "pattern");
   const char *job = args_value (ctl->args, "job");
   const GPtrArray *from = args_values (ctl->args, "from");
-  json_t *arguments, *sources;
+  json_t *arguments, *sources, *targets;
   int status;
 
   if (pattern != NULL && from->len > 0)
     return ctl_usage (ctl, "--pattern and --from exclude each other");
   if (job == NULL)
     job = ctl_word (ctl, 0);
-  arguments = json_pack ("{s:s, s:s, s:s}", "job-id", job,
-                         "node", ctl_word (ctl, 0), "name", ctl_word (ctl, 1));
-  if (from->len == 0)
-    json_object_set_new (arguments, "pattern", json_string (
-      pattern != NULL ? pattern : "allocation-top"));
+  targets = json_pack ("[{s:s, s:s}]", "node", ctl_word (ctl, 0),
+                       "name", ctl_word (ctl, 1));
+  if (!add_pairs (ctl, "also", targets)) {
+    json_decref (targets);
+    return EXIT_USAGE;
+  }
+  arguments = json_pack ("{s:s, s:o}", "job-id", job, "targets", targets);
+  /* The command takes allocation-top for one target only. */
+  if (pattern != NULL && strcmp (pattern, "allocation-top") != 0)
+    json_object_set_new (arguments, "pattern", json_string (pattern));
   else {
     sources = json_array ();
+    if (from->len == 0)
+      json_array_append_new (sources, json_pack (
+        "{s:s, s:s}", "pattern", "allocation", "node", ctl_word (ctl, 0)));
     for (unsigned i = 0; i < from->len; i++)
       json_array_append_new (sources, json_pack (
         "{s:s, s:s}", "pattern", "allocation", "node", from->pdata[i]));
