@@ -41,10 +41,7 @@ json_t *
 command_quit (struct qmp_session *session, json_t *args, GError **error)
 {
   added_export_delete_all ();
-  control_event (plugin.control, "SHUTDOWN",
-                 json_pack ("{s:b, s:s}", "guest", 0,
-                            "reason", "host-qmp-quit"));
-  control_close_after_reply (session);
+  control_quit (session);
   nbdkit_shutdown ();
   return json_object ();
 }

@@ -60,7 +60,7 @@ typedef struct {
 
   /* The worker's. */
   struct qmp_session session;
-  bool close_after_reply;
+  bool quits;                   /* the command that runs is quit */
 
   /* Under control->lock. */
   GQueue requests;              /* of Request */
@@ -73,6 +73,7 @@ typedef struct {
   uint64_t lost_events;         /* not queued, and not told yet */
   bool negotiated;              /* wants events */
   bool busy;                    /* a command is running */
+  GString *last_reply;          /* to quit, until control_stop; or NULL */
   bool closing;                 /* takes no more requests; end when sent */
   bool deaf;                    /* the peer is gone: nothing is queued in out */
   bool ended;                   /* the worker shall stop */
@@ -94,7 +95,8 @@ struct Control {
   unsigned nr_busy;             /* commands that are running; under lock */
   bool draining;                /* no further ones; under lock */
   bool stop;                    /* under lock */
-  bool said_shutdown;           /* or SERVER_REEXEC; under lock */
+  bool said_reexec;             /* SERVER_REEXEC; under lock */
+  bool quit;                    /* a client wants the end; under lock */
 };
 
 Control *
@@ -165,7 +167,7 @@ static bool
 may_run_locked (const Client *client)
 {
   return client->requests.length > 0 && !client->closing &&
-    unread_locked (client) < MAX_UNREAD;
+    client->last_reply == NULL && unread_locked (client) < MAX_UNREAD;
 }
 
 /* NULL: the worker shall end. */
@@ -208,10 +210,11 @@ worker_thread (void *opaque)
     request_free (request);
 
     pthread_mutex_lock (&control->lock);
-    if (!client->deaf)
+    if (client->quits)
+      client->last_reply = g_steal_pointer (&reply);
+    else if (!client->deaf)
       g_string_append_len (client->out, reply->str, reply->len);
     client->negotiated = client->session.negotiated;
-    client->closing |= client->close_after_reply;
     client->busy = false;
     control->nr_busy--;
     pthread_cond_broadcast (&control->cond);
@@ -351,7 +354,8 @@ send_output_locked (Client *client)
 static bool
 is_finished_locked (const Client *client)
 {
-  if (client->busy || unread_locked (client) > 0)
+  if (client->busy || unread_locked (client) > 0 ||
+      (client->last_reply != NULL && !client->deaf))
     return false;
   return client->closing ||
     (client->eof && client->requests.length == 0 &&
@@ -366,6 +370,8 @@ client_free (Client *client)
   qmp_scan_free (client->scan);
   g_queue_clear_full (&client->requests, request_free);
   g_string_free (client->out, TRUE);
+  if (client->last_reply != NULL)
+    g_string_free (client->last_reply, TRUE);
   g_queue_clear_full (&client->events, g_free);
   g_free (client);
 }
@@ -603,8 +609,8 @@ control_event (Control *control, const char *name, json_t *data)
   if (control == NULL || !control->started)
     return;
   pthread_mutex_lock (&control->lock);
-  if (strcmp (name, "SHUTDOWN") == 0 || strcmp (name, "SERVER_REEXEC") == 0)
-    control->said_shutdown = true;
+  if (strcmp (name, "SERVER_REEXEC") == 0)
+    control->said_reexec = true;
   for (size_t i = 0; i < control->clients->len; i++) {
     Client *client = control->clients->pdata[i];
 
@@ -626,11 +632,13 @@ control_event (Control *control, const char *name, json_t *data)
 }
 
 void
-control_close_after_reply (struct qmp_session *session)
+control_quit (struct qmp_session *session)
 {
   Client *client = session->opaque;
+  SCOPED_LOCK (&client->control->lock);
 
-  client->close_after_reply = true;
+  client->quits = true;
+  client->control->quit = true;
 }
 
 int
@@ -657,22 +665,37 @@ control_drain (Control *control)
     pthread_cond_wait (&control->cond, &control->lock);
 }
 
+/* Nothing comes after it. */
+static void
+queue_last_reply_locked (Client *client)
+{
+  if (client->last_reply == NULL)
+    return;
+  if (!client->deaf)
+    g_string_append_len (client->out, client->last_reply->str,
+                         client->last_reply->len);
+  client->closing = true;
+}
+
 void
 control_stop (Control *control)
 {
-  bool said;
+  bool said, quit;
 
   if (!control->started)
     return;
   pthread_mutex_lock (&control->lock);
-  said = control->said_shutdown;
+  said = control->said_reexec;
+  quit = control->quit;
   pthread_mutex_unlock (&control->lock);
   if (!said)
     control_event (control, "SHUTDOWN",
-                   json_pack ("{s:b, s:s}", "guest", 0,
-                              "reason", "host-signal"));
+                   json_pack ("{s:b, s:s}", "guest", 0, "reason",
+                              quit ? "host-qmp-quit" : "host-signal"));
 
   pthread_mutex_lock (&control->lock);
+  for (size_t i = 0; i < control->clients->len; i++)
+    queue_last_reply_locked (control->clients->pdata[i]);
   control->stop = true;
   pthread_cond_broadcast (&control->cond);
   pthread_mutex_unlock (&control->lock);

@@ -36,9 +36,9 @@ bool control_start (Control *control, const struct qmp_command *table,
  * wait. */
 void control_event (Control *control, const char *name, json_t *data);
 
-/* For the command quit, from its own function: close the client whose command
- * is running once its reply is through. */
-void control_close_after_reply (struct qmp_session *session);
+/* For the command quit, from its own function: its reply is sent by
+ * control_stop, behind all events, and then its client is closed. */
+void control_quit (struct qmp_session *session);
 
 /* Waits for the commands that are running and lets no other one begin; events
  * still go out.  Not from a command.  NULL is fine. */

@@ -26,7 +26,21 @@ def restart(how):
     if how == "kill":
         server.kill()
     else:
+        other = t.qmp()
+        running = [j["id"] for j in q.command("query-jobs")
+                   if j["status"] == "running"]
+        for c in (q, other):
+            c.events.clear()
         q.command("quit")
+        # Whoever has sent it, the end of a job is told before the server's.
+        while not other.events or other.events[-1]["event"] != "SHUTDOWN":
+            other.events.append(other.read())
+        for c in (q, other):
+            assert c.events[-1]["event"] == "SHUTDOWN", c.events
+            assert c.events[-1]["data"]["reason"] == "host-qmp-quit"
+            assert [e["data"]["id"] for e in c.events
+                    if e["event"] == "JOB_STATUS_CHANGE"
+                    and e["data"]["status"] == "paused"] == running, c.events
         assert server.stop()
     server = t.start_disks(f"disk=vda:{path}")
     q = t.qmp()
