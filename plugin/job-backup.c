@@ -403,8 +403,17 @@ static bool
 find_target (BackupJob *b, const char *device, const char *target,
              GError **error)
 {
+  g_autoptr (Disk) served = fleece_find_disk (plugin.fleece, target);
+
   if (strcmp (device, target) == 0) {
     command_set_error (error, "Source and target cannot be the same");
+    return false;
+  }
+  if (served != NULL) {
+    command_set_error (error, "Disk '%s' cannot be a target: it is served, and "
+                       "guests write to it; serve it no more and open its "
+                       "image by blockdev-add without 'disk'",
+                       disk_name (served));
     return false;
   }
   b->target = node_find (target, error);

@@ -282,6 +282,9 @@ for arguments, desc in (
          "(4096) is less than backup cluster size (65536)"),
         ({"sync": "full", "target": "vda"}, "Source and target cannot be the "
          "same"),
+        ({"sync": "full", "target": "vdb"}, "Disk 'vdb' cannot be a target: it "
+         "is served, and guests write to it; serve it no more and open its "
+         "image by blockdev-add without 'disk'"),
         ({"sync": "full", "speed": -1}, "Parameter 'speed' expects a "
          "non-negative value")):
     arguments.setdefault("target", "good")
