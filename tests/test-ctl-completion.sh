@@ -8,6 +8,8 @@ start_disks disk=vda:"$tmpdir/vda.raw" disk=sdb:"$tmpdir/sdb.raw"
 fleecectl checkpoint create mon
 fleecectl bitmap add sdb daily
 fleecectl backup begin --disk vda --id open >"$tmpdir/out"
+truncate -s 1M "$tmpdir/target.raw"
+fleecectl node add target "$tmpdir/target.raw"
 mkdir "$tmpdir/cwd"
 touch "$tmpdir/cwd/file.json"
 cd "$tmpdir/cwd"
@@ -52,6 +54,16 @@ completes "--keep" checkpoint prune --k
 completes "--keep-checkpoints" backup run vda --to x --ke
 completes "--utc" --u
 completes "file.json" transaction f
+completes "bitmap full incremental none top" backup push vda t --sync ""
+completes "always never on-success" backup push vda t --bitmap-mode ""
+completes "stop" backup push vda t --on-source-error s
+completes "break-guest-write break-snapshot" backup begin --on-cbw-error b
+completes "all allocation-top" bitmap populate vda b --pattern ""
+completes "ignore unmap" node add t t.raw --discard ""
+completes "query-block query-block-exports query-block-jobs" qmp query-bl
+completes "" qmp query-block ""
+completes "sdb target vda" backup push vda ""
+completes "target" node delete ""
 completes "sdb vda" --control "$control" disk resize ""
 completes "" --control /nowhere disk resize ""
 

@@ -15,7 +15,7 @@ static const struct arg_spec no_options[] = { { NULL } };
 
 static const struct arg_spec add_options[] = {
   { "read-only", NULL, "nobody may write to it" },
-  { "discard", "MODE", "unmap: zeroes may become holes; or ignore" },
+  { "discard", "MODE", "unmap (zeroes may become holes) or ignore" },
   { NULL }
 };
 
