@@ -71,6 +71,33 @@ fleecectl backup end bad --failed
 fleecectl checkpoint list >"$tmpdir/out"
 ! grep -q bad "$tmpdir/out" || fail "a failed backup's checkpoint is left"
 
+# What differs from disk to disk.
+shows '^own +vda +all-vda +- +base:allocation *$' \
+  backup begin --id own --incremental first --disk vda,mode=full,export=all-vda \
+  --disk vdb,export=new-vdb,bitmap=changed,incremental=mon,scratch="$tmpdir/old"
+grep -Eq '^own +vdb +new-vdb +mon .*qemu:dirty-bitmap:changed' "$tmpdir/out" ||
+  fail "$(cat "$tmpdir/out")"
+[ -e "$tmpdir/old" ] || fail "no scratch file"
+nbdinfo "$(uri new-vdb)" >"$tmpdir/out"
+fleecectl backup end own
+[ ! -e "$tmpdir/old" ] || fail "the scratch file is left"
+touch "$tmpdir/mine"
+fleecectl backup begin --id reuse --reuse-external --scratch-limit 1M \
+  --disk vda,scratch="$tmpdir/mine" >"$tmpdir/out"
+[ -s "$tmpdir/mine" ] || fail "it is not used"
+shows '1\.0 MiB +0' backup list
+fleecectl backup end reuse
+[ -e "$tmpdir/mine" ] && [ ! -s "$tmpdir/mine" ] || fail "it was not kept"
+expect_error "no key 'mod'" fleecectl backup begin --disk vda,mod=full
+expect_error 'not KEY=VALUE' fleecectl backup begin --disk vda,mode
+expect_error 'not KEY=VALUE' fleecectl backup begin --disk vda,
+expect_error 'scratch is there twice' \
+  fleecectl backup begin --disk vda,scratch=a,scratch=b
+expect_error "backupmode" fleecectl backup begin --disk vda,mode=half
+expect_error 'scratch' fleecectl backup begin --reuse-external --disk vda
+expect_error . fleecectl backup begin --disk ''
+shows '^BACKUP *$' backup list
+
 # Deleting one leaves the others as they were.
 fleecectl checkpoint delete first
 expect_error first fleecectl checkpoint delete first

@@ -11,11 +11,12 @@
 
 static const struct arg_spec begin_options[] = {
   { "id", "ID", "its name; default: the checkpoint's, or the time" },
-  { "disk", "DISK", "a disk to back up; needed", true },
+  { "disk", "DISK", "needed; DISK or DISK,KEY=VALUE,...", true },
   { "checkpoint", "NAME", "also create this checkpoint, at the same instant" },
   { "description", "TEXT", "of the checkpoint" },
   { "incremental", "NAME", "offer what changed since this checkpoint" },
   { "scratch-limit", "SIZE", "most that old data may take, a disk" },
+  { "reuse-external", NULL, "the files of scratch= exist and are kept" },
   { "on-cbw-error", "WHAT", "break-snapshot (default) or break-guest-write" },
   { "cbw-timeout", "SECONDS", "longest that a write may be held up" },
   { "durable", NULL, "let the snapshot survive power loss" },
@@ -34,6 +35,72 @@ ctl_get_lease (const struct ctl *ctl, uint64_t *out)
   return false;
 }
 
+/* What may follow the disk's name, and the member that it stands for. */
+static const struct disk_key {
+  const char *name, *member;
+  bool of_scratch;
+} disk_keys[] = {
+  { "mode", "backupmode" },
+  { "incremental", "incremental" },
+  { "export", "exportname" },
+  { "bitmap", "exportbitmap" },
+  { "scratch", "file", true },
+};
+
+/* text: "KEY=VALUE"; modified.  false after a message. */
+static bool
+take_disk_key (const struct ctl *ctl, char *text, json_t *disk,
+               json_t *scratch)
+{
+  char *value = strchr (text, '=');
+
+  if (value == NULL || value[1] == '\0') {
+    ctl_usage (ctl, "--disk %s: '%s' is not KEY=VALUE", ctl_get (disk, "disk"),
+               text);
+    return false;
+  }
+  *value++ = '\0';
+  for (size_t i = 0; i < G_N_ELEMENTS (disk_keys); i++) {
+    const struct disk_key *key = &disk_keys[i];
+    json_t *to = key->of_scratch ? scratch : disk;
+
+    if (strcmp (text, key->name) != 0)
+      continue;
+    if (json_object_get (to, key->member) != NULL) {
+      ctl_usage (ctl, "--disk %s: %s is there twice", ctl_get (disk, "disk"),
+                 text);
+      return false;
+    }
+    json_object_set_new (to, key->member, json_string (value));
+    return true;
+  }
+  ctl_usage (ctl, "--disk %s: there is no key '%s'; use mode, incremental, "
+             "export, bitmap or scratch", ctl_get (disk, "disk"), text);
+  return false;
+}
+
+/* text: "DISK[,KEY=VALUE]..."; no disk's name has a comma.  scratch: what all
+ * disks have.  NULL after a message.
+ */
+static json_t *
+begin_disk (const struct ctl *ctl, const char *text, const json_t *scratch)
+{
+  g_auto (GStrv) parts = g_strsplit (text, ",", -1);
+  json_t *own = json_deep_copy (scratch);
+  json_t *disk = json_pack ("{s:s}", "disk", parts[0] != NULL ? parts[0] : "");
+
+  for (unsigned i = 1; parts[0] != NULL && parts[i] != NULL; i++)
+    if (!take_disk_key (ctl, parts[i], disk, own)) {
+      json_decref (own);
+      json_decref (disk);
+      return NULL;
+    }
+  if (json_object_size (own) > 0)
+    json_object_set (disk, "scratch", own);
+  json_decref (own);
+  return disk;
+}
+
 /* NULL after a message. */
 static json_t *
 begin_disks (const struct ctl *ctl)
@@ -44,11 +111,12 @@ begin_disks (const struct ctl *ctl)
   if (!ctl_put_size (ctl, scratch, "limit", "scratch-limit"))
     g_clear_pointer (&list, json_decref);
   for (unsigned i = 0; list != NULL && i < disks->len; i++) {
-    json_t *disk = json_pack ("{s:s}", "disk", disks->pdata[i]);
+    json_t *disk = begin_disk (ctl, disks->pdata[i], scratch);
 
-    if (json_object_size (scratch) > 0)
-      json_object_set (disk, "scratch", scratch);
-    json_array_append_new (list, disk);
+    if (disk == NULL)
+      g_clear_pointer (&list, json_decref);
+    else
+      json_array_append_new (list, disk);
   }
   json_decref (scratch);
   return list;
@@ -108,6 +176,7 @@ begin (struct ctl *ctl)
   ctl_put_string (ctl, arguments, "incremental", "incremental");
   ctl_put_string (ctl, arguments, "on-cbw-error", "on-cbw-error");
   ctl_put_flag (ctl, arguments, "durable", "durable");
+  ctl_put_flag (ctl, arguments, "reuse-external", "reuse-external");
   if (timeout != NULL)
     json_object_set_new (arguments, "cbw-timeout", json_integer (seconds));
   if (lease > 0)
