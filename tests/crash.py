@@ -138,7 +138,8 @@ def check_image(image, acked, maybe, inflight):
     """Each sector is acknowledged, trimmed or an unfinished request's."""
     for at in differing(acked, image):
         got = bytes(image[at:at + SECTOR])
-        if at // SECTOR in maybe and got == ZEROES:
+        # The last one may be short.
+        if at // SECTOR in maybe and got == ZEROES[:len(got)]:
             continue
         assert any(op.may_be(at, got) for op in inflight), \
             f"sector {at} has {got[:32]}, acknowledged was " \

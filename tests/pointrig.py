@@ -150,7 +150,8 @@ class Journal(crash.Journal):
         old, self.size = self.size, size
         del self.acked[size:]
         self.acked += bytes(size - len(self.acked))
-        self.maybe = {s for s in self.maybe if s < size // crash.SECTOR}
+        # With the one cut in two: what is left of it may be zero as well.
+        self.maybe = {s for s in self.maybe if s * crash.SECTOR < size}
         new, end = crash.between(old, size), crash.between(0, size)
         self.must_dirty = self.must_dirty & end | crash.added(old, size)
         # A shrunk disk's last granule is marked with what was cut off.
