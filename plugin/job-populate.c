@@ -364,8 +364,8 @@ add_allocation (PopulateJob *p, const char *node, GError **error)
 }
 
 static bool
-add_source (PopulateJob *p, Transaction *t, GPtrArray *own, json_t *item,
-            GError **error)
+add_source (PopulateJob *p, Transaction *t, GPtrArray *own, size_t index,
+            json_t *item, GError **error)
 {
   const char *pattern = qmp_get_str (item, "pattern");
   const char *node = qmp_get_str (item, "node");
@@ -379,7 +379,7 @@ add_source (PopulateJob *p, Transaction *t, GPtrArray *own, json_t *item,
     return true;
   }
   if (node == NULL || (name == NULL && strcmp (pattern, "bitmap") == 0)) {
-    command_set_error (error, "Parameter 'sources.%s' is missing",
+    command_set_error (error, "Parameter 'sources[%zu].%s' is missing", index,
                        node == NULL ? "node" : "name");
     return false;
   }
@@ -417,7 +417,7 @@ find_sources (PopulateJob *p, Transaction *t, GPtrArray *own, json_t *args,
     return false;
   }
   json_array_foreach (list, i, item)
-    if (!add_source (p, t, own, item, error))
+    if (!add_source (p, t, own, i, item, error))
       return false;
   return true;
 }

@@ -199,7 +199,10 @@ for arguments, desc in (
             {"pattern": "allocation", "node": "no"}]}, "Node 'no' not found"),
         ({"node": "vda", "name": "off", "sources": [{"pattern": "bitmap",
                                                      "node": "vda"}]},
-         "Parameter 'sources.name' is missing"),
+         "Parameter 'sources[0].name' is missing"),
+        ({"node": "vda", "name": "off", "sources": [
+            {"pattern": "all"}, {"pattern": "allocation"}]},
+         "Parameter 'sources[1].node' is missing"),
         ({"node": "vda", "name": "off", "sources": [
             {"pattern": "bitmap", "node": "vda", "name": "no"}]},
          "Dirty bitmap 'no' not found"),
