@@ -352,6 +352,7 @@ check_perf (BackupJob *b, json_t *args, GError **error)
   json_t *perf = json_object_get (args, "x-perf");
   int64_t workers = qmp_get_int (perf, "max-workers", 4);
   int64_t chunk = qmp_get_int (perf, "max-chunk", 0);
+  int64_t cluster = qmp_get_int (perf, "min-cluster-size", 0);
 
   if (workers < 1 || workers > INT32_MAX) {
     command_set_error (error, "max-workers must be between 1 and %d",
@@ -366,6 +367,10 @@ check_perf (BackupJob *b, json_t *args, GError **error)
   if (chunk > 0 && chunk < 65536) {
     command_set_error (error, "Required max-chunk (%" G_GINT64_FORMAT
                        ") is less than backup cluster size (65536)", chunk);
+    return false;
+  }
+  if ((cluster & (cluster - 1)) != 0) {         /* 0: not given */
+    command_set_error (error, "min-cluster-size needs to be a power of 2");
     return false;
   }
   b->chunk = chunk == 0 ? BACKUP_CHUNK

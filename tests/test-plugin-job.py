@@ -280,6 +280,8 @@ for arguments, desc in (
          "between 1 and 2147483647"),
         ({"sync": "full", "x_perf": {"max-chunk": 4096}}, "Required max-chunk "
          "(4096) is less than backup cluster size (65536)"),
+        ({"sync": "full", "x_perf": {"min-cluster-size": 1000}},
+         "min-cluster-size needs to be a power of 2"),
         ({"sync": "full", "target": "vda"}, "Source and target cannot be the "
          "same"),
         ({"sync": "full", "target": "vdb"}, "Disk 'vdb' cannot be a target: it "
