@@ -8,6 +8,14 @@
 bool
 granule_check (uint64_t disk_size, uint32_t granularity, GError **error)
 {
+  /* First: granule_fit has no granularity to offer then. */
+  if (disk_size > GRANULES_MAX * GRANULARITY_MAX) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "disk size %" G_GUINT64_FORMAT " bytes is above the limit of "
+                 "%" G_GUINT64_FORMAT " for tracking", disk_size,
+                 GRANULES_MAX * GRANULARITY_MAX);
+    return false;
+  }
   if ((granularity & (granularity - 1)) != 0 ||
       granularity < GRANULARITY_MIN || granularity > GRANULARITY_MAX) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
@@ -15,25 +23,12 @@ granule_check (uint64_t disk_size, uint32_t granularity, GError **error)
                  granularity, GRANULARITY_MIN, GRANULARITY_MAX);
     return false;
   }
-  if (disk_size > DISK_SIZE_MAX) {
-    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                 "disk size %" G_GUINT64_FORMAT " bytes is above the limit of "
-                 "%" G_GUINT64_FORMAT, disk_size, DISK_SIZE_MAX);
-    return false;
-  }
   if (granule_count (disk_size, granularity) > GRANULES_MAX) {
-    uint32_t fit = granule_fit (disk_size, granularity);
-
-    if (fit != 0)
-      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                   "granularity %u bytes is too fine for a disk of "
-                   "%" G_GUINT64_FORMAT " bytes: the least is %u",
-                   granularity, disk_size, fit);
-    else
-      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                   "disk size %" G_GUINT64_FORMAT " bytes is above the limit "
-                   "of %" G_GUINT64_FORMAT " for tracking",
-                   disk_size, GRANULES_MAX * GRANULARITY_MAX);
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "granularity %u bytes is too fine for a disk of "
+                 "%" G_GUINT64_FORMAT " bytes: the least is %u",
+                 granularity, disk_size,
+                 granule_fit (disk_size, granularity));
     return false;
   }
   return true;

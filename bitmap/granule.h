@@ -12,7 +12,6 @@
 #include <glib.h>
 
 #define GRANULES_MAX  (UINT64_C (1) << 32)
-#define DISK_SIZE_MAX ((uint64_t) INT64_MAX)
 
 /* Granules that disk_size bytes take; the last may be short. */
 static inline uint64_t

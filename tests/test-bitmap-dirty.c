@@ -197,6 +197,7 @@ test_bad_geometry (void)
   expect_invalid (1 << 20, 2 << 20, "4096..1048576");
   expect_invalid (UINT64_C (1) << 63, 1 << 20, "disk size");
   expect_invalid (G_MAXINT64, 1 << 20, "above the limit");
+  expect_invalid ((UINT64_C (1) << 52) + 1, 0, "limit of 4503599627370496");
   expect_invalid ((UINT64_C (1) << 44) + 1, 4096, "the least is 8192");
 }
 

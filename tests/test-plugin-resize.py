@@ -52,6 +52,10 @@ refused("Cannot find device=''", size=M)
 refused("not the same", device="vda", size=M, **{"node-name": "vdb"})
 refused("Parameter 'size' expects a >0 size", device="vda", size=-1)
 refused("Parameter 'size' is missing", device="vda")
+for size in (2 ** 52 + 1, 2 ** 62, 2 ** 63 - 1):
+    refused(f"disk size {size} bytes is above the limit of {2 ** 52}",
+            device="vda", size=size)
+assert os.stat(image).st_size == 8 * M
 
 old = t.connect("vda")
 old.pwrite(b"a" * 8 * M, 0)
