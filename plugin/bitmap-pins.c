@@ -9,6 +9,7 @@
 static pthread_mutex_t pins_lock = PTHREAD_MUTEX_INITIALIZER;
 /* id -> how often, without distinction, and by those who share; under pins_lock */
 static GHashTable *pins, *shared_pins;
+static GHashTable *shown_until; /* id -> boundary; under pins_lock */
 
 static gsize
 count_pins (GHashTable *table, int64_t id)
@@ -47,6 +48,7 @@ bitmap_unpin (int64_t id)
   SCOPED_LOCK (&pins_lock);
 
   set_pins (&pins, id, count_pins (pins, id) - 1);
+  set_pins (&shown_until, id, 0);
 }
 
 void
@@ -81,4 +83,20 @@ bitmap_is_pinned_alone (int64_t id)
   SCOPED_LOCK (&pins_lock);
 
   return count_pins (pins, id) > count_pins (shared_pins, id);
+}
+
+void
+bitmap_show_until (int64_t id, uint64_t boundary)
+{
+  SCOPED_LOCK (&pins_lock);
+
+  set_pins (&shown_until, id, boundary);
+}
+
+uint64_t
+bitmap_shown_until (int64_t id)
+{
+  SCOPED_LOCK (&pins_lock);
+
+  return count_pins (shown_until, id);
 }

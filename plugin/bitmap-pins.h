@@ -18,4 +18,9 @@ void bitmap_pin_shared (int64_t id);
 void bitmap_unpin_shared (int64_t id);
 bool bitmap_is_pinned_alone (int64_t id);       /* not only shared */
 
+/* While pinned, by who has pinned it alone: it is shown as it was at a cut
+ * (boundary).  bitmap_unpin ends that. */
+void bitmap_show_until (int64_t id, uint64_t boundary);
+uint64_t bitmap_shown_until (int64_t id);       /* 0: as it is */
+
 #endif

@@ -91,6 +91,25 @@ add_constants (json_t *inserted)
                                   "direct", 0, "no-flush", 0));
 }
 
+/* Those that jobs hold are counted as they were when the job began.  They still say
+ * whether they record: what comes after is noted in the same row. */
+static NamedBitmapCount *
+count_shown (Disk *disk, const GPtrArray *list, GError **error)
+{
+  g_autoptr (GPtrArray) shown =
+    g_ptr_array_new_with_free_func ((GDestroyNotify) named_bitmap_free);
+
+  for (guint i = 0; i < list->len; i++) {
+    NamedBitmap *bm = named_bitmap_copy (list->pdata[i]);
+    uint64_t until = bitmap_shown_until (bm->id);
+
+    if (until != 0)
+      named_bitmap_end_at (bm, until);
+    g_ptr_array_add (shown, bm);
+  }
+  return command_count_bitmaps (disk, shown, error);
+}
+
 /* NULL: it has none. */
 static json_t *
 bitmaps_of (Disk *disk)
@@ -105,7 +124,7 @@ bitmaps_of (Disk *disk)
   if (list != NULL && list->len == 0)
     return NULL;
   if (list != NULL)
-    counts = command_count_bitmaps (disk, list, &error);
+    counts = count_shown (disk, list, &error);
   if (counts == NULL) {
     nbdkit_error ("disk '%s': cannot list its bitmaps: %s", disk_name (disk),
                   error->message);

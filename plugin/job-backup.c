@@ -559,6 +559,14 @@ backup_job_new (Transaction *t, json_t *args, JobGroup *group,
   return job;
 }
 
+/* As QEMU: until the job ends, its bitmap is what it was at the start. */
+static void
+show_frozen (const BackupJob *b)
+{
+  if (b->bitmap_row != 0)
+    bitmap_show_until (b->bitmap_row, snapshot_boundary (b->snap));
+}
+
 void
 backup_job_set_snapshot (Job *job, JobSnapshot *shared)
 {
@@ -567,6 +575,7 @@ backup_job_set_snapshot (Job *job, JobSnapshot *shared)
   atomic_fetch_add (&shared->refs, 1);
   b->shared = shared;
   b->snap = shared->snap;
+  show_frozen (b);
 }
 
 Job *
@@ -745,6 +754,7 @@ restore (BackupJob *b, const JobRow *row, JobSnapshot *shared, GError **error)
                        reason != NULL ? reason : "unknown");
     return false;
   }
+  show_frozen (b);
   return restore_progress (b, row, error);
 }
 

@@ -6,7 +6,7 @@
  * epochs up to the job's cut; what guests write meanwhile are the epochs after it.
  * So there is no successor to make or to merge back: success drops the first half
  * of its row, in one transaction with all jobs of the group, and failure changes
- * nothing.
+ * nothing.  Queries count the first half alone meanwhile.
  *
  * A stop of the server, in order or not, does not end it: see job-store.h.  Made
  * again, it opens its target when it is resumed, since that may have to be started

@@ -152,7 +152,7 @@ q.command("blockdev-backup", device="vda", target="inc", sync="incremental",
           bitmap="b0", job_id="j", auto_finalize=False, auto_dismiss=False)
 wait_event("BLOCK_JOB_PENDING", id="j")
 guest["vda"].pwrite(b"after", 2 * MIB)
-assert count("b0") == 3 * 65536
+assert count("b0") == 2 * 65536         # as it was when the job began
 q.command("job-finalize", id="j")
 wait_event("JOB_STATUS_CHANGE", id="j", status="concluded")
 assert count("b0") == 65536
