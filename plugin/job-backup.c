@@ -118,6 +118,17 @@ store_todo (BackupJob *b, GError **error)
   return job_store_set_map (plugin.catalog, job_id (b->job), b->todo, error);
 }
 
+int64_t
+backup_patience (void *opaque)
+{
+  const BackupJob *b = opaque;
+
+  if (job_is_cancelled (b->job))
+    return b->overwritten ? BACKUP_DRAIN_TIME : BACKUP_PATIENCE;
+  return job_is_suspended (b->job) || job_wants_pause (b->job) ?
+    BACKUP_PATIENCE : INT64_MAX;
+}
+
 static bool
 backup_run (Job *job, void *opaque, GError **error)
 {
@@ -129,6 +140,7 @@ backup_run (Job *job, void *opaque, GError **error)
   }
   if (b->target == NULL && !backup_reopen_target (b))
     return false;
+  node_set_patience (b->target, backup_patience, b);
   if (b->overwritten)
     return backup_copy_overwritten (b, error);
   if (b->todo == NULL)
@@ -215,8 +227,10 @@ let_go (BackupJob *b)
   if (b->filter != NULL)
     node_remove_filter (b->filter);
   g_clear_pointer (&b->filter, g_free);
-  if (b->target != NULL)
+  if (b->target != NULL) {
+    node_set_patience (b->target, NULL, NULL);
     node_release (b->target);
+  }
 }
 
 static void

@@ -112,6 +112,19 @@ set_error (BackupJob *b, int err)
     b->err = err;
 }
 
+/* After an error.  False: the job is to fail, or to end. */
+static bool
+may_retry (BackupJob *b, JobOnError policy, bool reading, int err)
+{
+  /* Given up since the job is to pause or to end, and no error.  The server may stop,
+   * and the job not know yet. */
+  if (!reading && err == ECANCELED) {
+    job_wait (b->job, LOOK_MS);
+    return job_pause_point (b->job, 0);
+  }
+  return job_io_error (b->job, policy, reading, err);
+}
+
 static bool
 copy_chunk (BackupJob *b, void *buf, uint64_t offset, uint64_t length)
 {
@@ -121,8 +134,8 @@ copy_chunk (BackupJob *b, void *buf, uint64_t offset, uint64_t length)
 
     if (r == 0)
       return true;
-    if (!job_io_error (b->job, copy.reading ? b->on_source : b->on_target,
-                       copy.reading, -r)) {
+    if (!may_retry (b, copy.reading ? b->on_source : b->on_target,
+                    copy.reading, -r)) {
       set_error (b, -r);
       return false;
     }
@@ -258,7 +271,7 @@ flush_or_retry (BackupJob *b, bool *out_again)
 {
   int r = flush (b, out_again);
 
-  if (r == 0 || job_io_error (b->job, b->on_target, false, -r))
+  if (r == 0 || may_retry (b, b->on_target, false, -r))
     return true;
   set_error (b, -r);
   return false;

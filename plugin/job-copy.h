@@ -77,6 +77,12 @@ typedef struct {
 
 #define BACKUP_IDLE UINT64_MAX
 
+/* How long a request to the target may take once the job is to end or to pause; and
+ * in sync mode none, where being cancelled is the normal end.  Microseconds. */
+#define BACKUP_PATIENCE (3 * G_USEC_PER_SEC)
+#define BACKUP_DRAIN_TIME (10 * G_USEC_PER_SEC)
+int64_t backup_patience (void *b);              /* a NodePatience */
+
 /* Once there is a target.  False: an error, or it shall end. */
 bool backup_copy (BackupJob *b, GError **error);
 bool backup_copy_overwritten (BackupJob *b, GError **error);

@@ -47,11 +47,14 @@ check_reopened (BackupJob *b, Node *node, GError **error)
     command_set_error (error, "node '%s' has %" G_GUINT64_FORMAT " bytes now, "
                        "and the disk %" G_GUINT64_FORMAT, node_name (node),
                        node_size (node), snapshot_size (b->snap));
-  else if (!check_content (b, node))
+  else if (check_content (b, node))
+    return true;
+  else if (node_given_up (node))
+    command_set_error (error, "node '%s': its server does not answer",
+                       node_name (node));
+  else
     command_set_error (error, "node '%s' does not have what was copied to it "
                        "before: it is another one", node_name (node));
-  else
-    return true;
   return false;
 }
 
@@ -67,10 +70,12 @@ try_target (BackupJob *b, GError **error)
   node = node_find (name, error);
   if (node == NULL || !node_claim (node, "backup", error))
     return false;
+  node_set_patience (node, backup_patience, b);
   if (check_reopened (b, node, error)) {
     b->target = g_steal_pointer (&node);
     return true;
   }
+  node_set_patience (node, NULL, NULL);
   node_release (node);
   if (added)                    /* or it is in the way of the right one */
     node_delete (name, NULL);

@@ -23,6 +23,14 @@
 #define ZERO_BUFFER (UINT32_C (1) << 20)
 #define NBD_ZERO_MAX (UINT32_C (1) << 30)
 
+/* How long an NBD server may take, microseconds: until it is connected, ... */
+#define CONNECT_TIME (10 * G_USEC_PER_SEC)
+/* ... for any request while we stop, and to close a connection. */
+#define STOP_TIME (3 * G_USEC_PER_SEC)
+#define CLOSE_TIME G_USEC_PER_SEC
+/* How often who waits for it looks whether to go on, milliseconds. */
+#define LOOK_MS 100
+
 struct Node {
   atomic_uint refs;
 
@@ -35,18 +43,90 @@ struct Node {
   bool read_only, may_punch;
 
   StorageFile *file;            /* NULL: NBD, or a filter */
-  struct nbd_handle *nbd[NBD_CONNECTIONS];
+  struct nbd_handle *nbd[NBD_CONNECTIONS];      /* or NULL: given up */
   unsigned nr_nbd;
   bool nbd_can_zero, nbd_can_flush;
   pthread_mutex_t nbd_lock[NBD_CONNECTIONS];    /* and nbd[] under it */
   atomic_uint next_nbd;
   atomic_uint reconnects;
+  atomic_bool given_up;         /* requests fail while patience is limited */
+
+  /* The user's, while there is no request. */
+  NodePatience patience;        /* NULL: for ever */
+  void *patience_opaque;
 
   const char *user;             /* NULL: nobody; under table_lock */
 };
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static GPtrArray *table;        /* of Node, a reference each; under table_lock */
+static atomic_bool stopping;
+
+/* --- waiting for an NBD server --- */
+
+static int64_t
+patience_of (const Node *node)
+{
+  int64_t patience = node->patience != NULL ?
+    node->patience (node->patience_opaque) : INT64_MAX;
+
+  return atomic_load (&stopping) ? MIN (patience, STOP_TIME) : patience;
+}
+
+/* -errno of what has just failed. */
+static int
+last_nbd_error (void)
+{
+  int err = nbd_get_errno ();
+
+  return err != 0 ? -err : -EIO;
+}
+
+/* Of a request, or, without a cookie, until it is connected.  0, -ECANCELED: given
+ * up, -ETIMEDOUT: not connected in time, or another -errno as nbd_get_error has it. */
+static int
+wait_nbd (const Node *node, struct nbd_handle *h, int64_t cookie)
+{
+  int64_t start = g_get_monotonic_time ();
+
+  for (;;) {
+    int64_t waited;
+    int r = cookie != 0 ? nbd_aio_command_completed (h, (uint64_t) cookie)
+      : nbd_aio_is_connecting (h) == 0;
+
+    if (r == 1 && cookie == 0 && nbd_aio_is_ready (h) != 1)
+      return -ENOTCONN;
+    if (r == 1)
+      return 0;
+    if (r == 0)
+      r = nbd_poll (h, LOOK_MS);
+    if (r == -1)
+      return last_nbd_error ();
+    waited = g_get_monotonic_time () - start;
+    if (waited < LOOK_MS * 1000)
+      continue;
+    if (waited >= patience_of (node))
+      return -ECANCELED;
+    if (cookie == 0 && waited >= CONNECT_TIME)
+      return -ETIMEDOUT;
+  }
+}
+
+/* Asks the server to close, and waits for that, but not for ever: what it has open
+ * may be wanted by others. */
+static void
+disconnect_nbd (struct nbd_handle *h)
+{
+  int64_t until = g_get_monotonic_time () + CLOSE_TIME;
+
+  if (h == NULL)
+    return;
+  if (nbd_aio_is_ready (h) == 1 && nbd_aio_disconnect (h, 0) == 0)
+    while (nbd_aio_is_closed (h) != 1 && nbd_aio_is_dead (h) != 1 &&
+           g_get_monotonic_time () < until && nbd_poll (h, LOOK_MS) != -1)
+      ;
+  nbd_close (h);
+}
 
 void
 node_unref (Node *node)
@@ -56,8 +136,10 @@ node_unref (Node *node)
   if (node->file != NULL)
     node->file->ops->close (node->file);
   for (unsigned i = 0; i < node->nr_nbd; i++) {
-    nbd_shutdown (node->nbd[i], 0);
-    nbd_close (node->nbd[i]);
+    if (atomic_load (&node->given_up))
+      nbd_close (node->nbd[i]);
+    else
+      disconnect_nbd (node->nbd[i]);
     pthread_mutex_destroy (&node->nbd_lock[i]);
   }
   g_free (node->name);
@@ -113,7 +195,10 @@ open_file (Node *node, json_t *file, bool must_be_block, GError **error)
 static bool
 set_nbd_error (Node *node, GError **error)
 {
-  command_set_error (error, "Node '%s': %s", node->name, nbd_get_error ());
+  const char *why = nbd_get_error ();
+
+  command_set_error (error, "Node '%s': %s", node->name,
+                     why != NULL ? why : "cannot be connected");
   return false;
 }
 
@@ -134,7 +219,7 @@ connect_nbd (Node *node, json_t *args, struct nbd_handle *h, GError **error)
       command_set_error (error, "Parameter 'server.path' is missing");
       return false;
     }
-    r = nbd_connect_unix (h, path);
+    r = nbd_aio_connect_unix (h, path);
   }
   else {
     const char *host = qmp_get_str (server, "host");
@@ -145,9 +230,16 @@ connect_nbd (Node *node, json_t *args, struct nbd_handle *h, GError **error)
                          host == NULL ? "host" : "port");
       return false;
     }
-    r = nbd_connect_tcp (h, host, port);
+    r = nbd_aio_connect_tcp (h, host, port);
   }
-  return r == 0 || set_nbd_error (node, error);
+  if (r == 0)
+    r = wait_nbd (node, h, 0);
+  if (r != -ETIMEDOUT && r != -ECANCELED)
+    return r == 0 || set_nbd_error (node, error);
+  command_set_error (error, "Node '%s': its server does not answer: %s",
+                     node->name, r == -ETIMEDOUT ?
+                     "not connected after 10 seconds" : "given up");
+  return false;
 }
 
 static bool
@@ -397,6 +489,19 @@ node_release (Node *node)
   node->user = NULL;
 }
 
+void
+node_set_patience (Node *node, NodePatience patience, void *opaque)
+{
+  node->patience = patience;
+  node->patience_opaque = opaque;
+}
+
+bool
+node_given_up (const Node *node)
+{
+  return atomic_load (&node->given_up);
+}
+
 const char *
 node_name (const Node *node)
 {
@@ -429,12 +534,10 @@ node_parallel (const Node *node)
 
 /* --- I/O --- */
 
-static int
-nbd_result (int r)
+static bool
+is_ready (Node *node, unsigned i)
 {
-  int err = r == 0 ? 0 : nbd_get_errno ();
-
-  return r == 0 ? 0 : err != 0 ? -err : -EIO;
+  return node->nbd[i] != NULL && nbd_aio_is_ready (node->nbd[i]) == 1;
 }
 
 /* A server that has ended may be there again.  lock of i held; 0 or -errno. */
@@ -444,7 +547,7 @@ revive_nbd (Node *node, unsigned i)
   g_autoptr (GError) error = NULL;
   struct nbd_handle *h;
 
-  if (nbd_aio_is_ready (node->nbd[i]) == 1)
+  if (is_ready (node, i))
     return 0;
   h = nbd_create ();
   if (h == NULL)
@@ -452,13 +555,12 @@ revive_nbd (Node *node, unsigned i)
   if (!connect_nbd (node, protocol_options (node->options), h, &error)) {
     nbdkit_debug ("%s", error->message);
     nbd_close (h);
-    return -ENOTCONN;
+    return patience_of (node) != INT64_MAX ? -ECANCELED : -ENOTCONN;
   }
   if ((uint64_t) nbd_get_size (h) != node->size || nbd_is_read_only (h) == 1) {
     nbdkit_error ("warning: node '%s': its server is there again, but the "
                   "export has another size or is read-only", node->name);
-    nbd_shutdown (h, 0);
-    nbd_close (h);
+    disconnect_nbd (h);
     return -ESTALE;
   }
   nbd_close (node->nbd[i]);
@@ -474,45 +576,74 @@ typedef struct {
   uint64_t offset;
 } NbdRequest;
 
-static int
+static int64_t
 do_pread (struct nbd_handle *h, const NbdRequest *r)
 {
-  return nbd_pread (h, r->buf, r->length, r->offset, 0);
+  return nbd_aio_pread (h, r->buf, r->length, r->offset,
+                        NBD_NULL_COMPLETION, 0);
 }
 
-static int
+static int64_t
 do_pwrite (struct nbd_handle *h, const NbdRequest *r)
 {
-  return nbd_pwrite (h, r->data, r->length, r->offset, 0);
+  return nbd_aio_pwrite (h, r->data, r->length, r->offset,
+                         NBD_NULL_COMPLETION, 0);
 }
 
-static int
+static int64_t
 do_zero (struct nbd_handle *h, const NbdRequest *r)
 {
-  return nbd_zero (h, r->length, r->offset, 0);
+  return nbd_aio_zero (h, r->length, r->offset,
+                       NBD_NULL_COMPLETION, 0);
 }
 
-static int
+static int64_t
 do_flush (struct nbd_handle *h, const NbdRequest *r)
 {
-  return nbd_flush (h, 0);
+  return nbd_aio_flush (h,
+                        NBD_NULL_COMPLETION, 0);
+}
+
+/* Nobody waits any longer for what the server may or may not do.  lock of i held. */
+static int
+give_up (Node *node, unsigned i)
+{
+  nbd_close (node->nbd[i]);
+  node->nbd[i] = NULL;
+  if (!atomic_exchange (&node->given_up, true))
+    nbdkit_error ("warning: node '%s': its server does not answer: its "
+                  "connections are given up", node->name);
+  return -ECANCELED;
 }
 
 /* On a connection of its own for each of a few threads.  That one is dead is found
  * out by the request that fails: it is made again. */
 static int
-run_nbd (Node *node, int (*fn) (struct nbd_handle *h, const NbdRequest *r),
+run_nbd (Node *node, int64_t (*fn) (struct nbd_handle *h, const NbdRequest *r),
          const NbdRequest *request)
 {
   unsigned i = atomic_fetch_add (&node->next_nbd, 1) % node->nr_nbd;
   SCOPED_LOCK (&node->nbd_lock[i]);
 
   for (bool again = false; ; again = true) {
-    int r = revive_nbd (node, i);
+    int64_t cookie;
+    int r;
 
-    if (r == 0)
-      r = nbd_result (fn (node->nbd[i], request));
-    if (r == 0 || again || nbd_aio_is_ready (node->nbd[i]) == 1)
+    /* No other connection of it needs to be tried, nor a new one. */
+    if (atomic_load (&node->given_up)) {
+      if (patience_of (node) != INT64_MAX)
+        return give_up (node, i);
+      atomic_store (&node->given_up, false);
+    }
+    r = revive_nbd (node, i);
+    if (r == 0) {
+      cookie = fn (node->nbd[i], request);
+      r = cookie > 0 ? wait_nbd (node, node->nbd[i], cookie)
+        : last_nbd_error ();
+    }
+    if (r == -ECANCELED)
+      return give_up (node, i);
+    if (r == 0 || again || is_ready (node, i))
       return r;
   }
 }
@@ -619,6 +750,12 @@ node_list (json_t *list)
       "file", qmp_text (node->filename != NULL ? node->filename : ""),
       "ro", node->read_only, "image", image));
   }
+}
+
+void
+node_stop (void)
+{
+  atomic_store (&stopping, true);
 }
 
 void

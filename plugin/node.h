@@ -49,6 +49,16 @@ unsigned node_reconnects (const Node *node);
 /* Requests that are worth having in flight at once. */
 unsigned node_parallel (const Node *node);
 
+/* How long a request may take, microseconds; INT64_MAX: as long as it wants.  Asked
+ * again and again by those that wait, any thread. */
+typedef int64_t (*NodePatience) (void *opaque);
+/* By who has claimed it, before its first request and, with NULL, after its last.
+ * Without: INT64_MAX. */
+void node_set_patience (Node *node, NodePatience patience, void *opaque);
+/* Of an NBD node: it took longer.  All requests fail with ECANCELED then, until there
+ * is no limit any more. */
+bool node_given_up (const Node *node);
+
 /* 0 or -errno; any thread. */
 int node_pread (Node *node, void *buf, size_t length, uint64_t offset);
 int node_pwrite (Node *node, const void *buf, size_t length, uint64_t offset);
@@ -58,6 +68,9 @@ int node_flush (Node *node);
 
 /* Entries of query-named-block-nodes. */
 void node_list (json_t *list);
+/* The server stops: from now on nobody waits for more than 3 seconds for an NBD server
+ * that does not answer. */
+void node_stop (void);
 void node_free_all (void);
 
 #endif

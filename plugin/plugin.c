@@ -378,6 +378,7 @@ fleece_plugin_after_fork (void)
   }
   /* The server ends now, perhaps without .cleanup and .unload. */
   lease_stop ();
+  node_stop ();
   job_stop_all ();
   keeper_stop (plugin.keeper);
   if (plugin.control != NULL)
@@ -391,6 +392,7 @@ fleece_plugin_cleanup (void)
 {
   GError *error = NULL;
 
+  node_stop ();                 /* a command may be waiting for one */
   /* No command finds half of all this gone, or begins a job after the last. */
   control_drain (plugin.control);
   /* While clients can still be told. */
