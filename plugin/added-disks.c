@@ -360,7 +360,7 @@ withdraw (Disk *disk)
 bool
 added_disk_add (json_t *args, GError **error)
 {
-  g_autoptr (Transaction) t = transaction_new ();
+  G_GNUC_UNUSED g_autoptr (Transaction) t = transaction_new ();
   const char *name = qmp_get_str (args, "node-name");
   const char *driver, *path = find_path (args, &driver, error);
   Disk *disk;
@@ -459,7 +459,7 @@ hide_unused (Disk *disk, GError **error)
 bool
 added_disk_delete (const char *name, bool *out_found, GError **error)
 {
-  g_autoptr (Transaction) t = transaction_new ();
+  G_GNUC_UNUSED g_autoptr (Transaction) t = transaction_new ();
   g_autofree char *group = group_of (name);
   g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
 
