@@ -27,11 +27,15 @@ command_block_resize (struct qmp_session *session, json_t *args,
                        "the same disk", device, node);
     return NULL;
   }
-  if (device == NULL)
-    device = node != NULL ? node : "";
-  disk = command_find_disk (device, error);
-  if (disk == NULL)
+  if (device != NULL || node != NULL)
+    disk = fleece_find_disk (plugin.fleece, device != NULL ? device : node);
+  if (disk == NULL) {
+    command_set_error (error, "Cannot find device='%.100s' nor "
+                       "node-name='%.100s'", device != NULL ? device : "",
+                       node != NULL ? node : "");
     return NULL;
+  }
+  device = disk_name (disk);
   job = job_find_of_disk (device);
   if (job != NULL) {            /* its copy has the size of before */
     command_set_error (error, "disk '%s' is in use by job '%s'", device, job);

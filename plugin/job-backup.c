@@ -508,8 +508,10 @@ add_filter (BackupJob *b, GError **error)
 
   if (name == NULL)
     return true;
-  if (!node_add_filter (name, b->disk, error))
+  if (!node_add_filter (name, b->disk, error)) {
+    g_prefix_error (error, "Could not create node: ");
     return false;
+  }
   b->filter = g_strdup (name);
   return true;
 }

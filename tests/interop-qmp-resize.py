@@ -89,3 +89,6 @@ for _ in range(STEPS):
 assert shrunk > 0, shrunk
 for size in (-1, -512):
     both("block_resize", node_name="vda", size=size)
+both("block_resize", device="nobody", size=512)
+both("block_resize", node_name="nobody", size=512)
+both("block_resize", size=512)

@@ -39,16 +39,18 @@ def refused(text, **args):
 add("t0")
 add("t1")
 for name in ("vda", "t0", "t1"):
-    refused(f"Duplicate nodes with node-name='{name}'", filter_node_name=name)
-refused("Invalid node-name: '1f'", filter_node_name="1f")
-refused("Invalid node-name: ''", filter_node_name="")
+    refused(f"Could not create node: Duplicate nodes with node-name='{name}'",
+            filter_node_name=name)
+refused("Could not create node: Invalid node-name: '1f'",
+        filter_node_name="1f")
+refused("Could not create node: Invalid node-name: ''", filter_node_name="")
 
 backup(filter_node_name="f")
 f = node("f")
 assert f["drv"] == "copy-before-write" and f["file"] == path, f
 assert f["image"]["virtual-size"] == M, f
 assert backup(q.error, job_id="k", target="t1", filter_node_name="f")["desc"] \
-    == "Duplicate nodes with node-name='f'"
+    == "Could not create node: Duplicate nodes with node-name='f'"
 assert q.error("blockdev-add", driver="file", node_name="f",
                filename=t.disk("f", M))["desc"] == \
     "Duplicate nodes with node-name='f'"
