@@ -45,7 +45,7 @@ static int port = -1;           /* the second serial port */
 static atomic_uint_fast64_t done[CHAINS + 1];
 static atomic_bool stopping;
 
-static void
+static void __attribute__ ((format (printf, 1, 2)))
 say (const char *format, ...)
 {
   char line[256];
