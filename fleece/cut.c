@@ -431,8 +431,6 @@ flip (Cut *cut)
 
   pthread_mutex_lock (&f->flip_lock);
   cut->counter = atomic_load (&f->cut_counter) + 1;
-  for (size_t i = 0; i < cut->nr; i++)
-    add_layer (&cut->part[i]);
   for (size_t i = 0; i < cut->nr; i++) {
     CutPart *p = &cut->part[i];
     Disk *disk = p->disk;
@@ -440,6 +438,9 @@ flip (Cut *cut)
 
     if (p->first != NULL)
       continue;
+    /* All parts of a disk stand together. */
+    for (size_t j = i; j < cut->nr && cut->part[j].disk == disk; j++)
+      add_layer (&cut->part[j]);
     now = atomic_load (&disk->newest);
     p->seg->first_counter = cut->counter;
     p->seg->layer_counter = p->new_layer ? cut->counter : now->layer_counter;
