@@ -438,7 +438,8 @@ find_target (BackupJob *b, const char *device, const char *target,
   b->target = node_find (target, error);
   if (b->target == NULL)
     return false;
-  b->target_options = json_incref (node_options (b->target));
+  /* A copy, here and below: jansson looks at its counts without a lock. */
+  b->target_options = json_deep_copy (node_options (b->target));
   if (node_size (b->target) != source_size (b)) {
     command_set_error (error, "Source and target image have different sizes");
     return false;
@@ -495,7 +496,7 @@ backup_new_job (json_t *args)
   BackupJob *b = g_new0 (BackupJob, 1);
 
   pthread_mutex_init (&b->lock, NULL);
-  b->args = json_incref (args);
+  b->args = json_deep_copy (args);
   b->on_source = job_on_error (qmp_get_str (args, "on-source-error"));
   b->on_target = job_on_error (qmp_get_str (args, "on-target-error"));
   return b;
@@ -654,8 +655,8 @@ backup_job_store (Job *job, const char *snapshot, const char *group,
                             : snapshot_name (b->snap));
   row->backup = b->copy.commit != NULL ? g_strdup (b->backup->id) : NULL;
   row->group = g_strdup (group);
-  row->arguments = json_incref (b->args);
-  row->target = json_incref (b->target_options);
+  row->arguments = json_deep_copy (b->args);
+  row->target = json_deep_copy (b->target_options);
   row->speed = job_speed (job);
   if (!job_store_insert (plugin.catalog, row, error))
     return false;
@@ -816,7 +817,7 @@ backup_job_restore (const JobRow *row, JobGroup *group, const BackupCopy *copy,
 
   b->device = g_strdup (row->disk_name);
   b->group = g_strdup (row->group);
-  b->target_options = row->target != NULL ? json_incref (row->target) : NULL;
+  b->target_options = row->target != NULL ? json_deep_copy (row->target) : NULL;
   if (copy != NULL) {
     b->copy = *copy;
     b->backup = backup_ref (copy->backup);

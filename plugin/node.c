@@ -387,7 +387,7 @@ node_add (json_t *args, GError **error)
   node = g_new0 (Node, 1);
   atomic_init (&node->refs, 1);
   node->name = g_strdup (name);
-  node->options = json_incref (args);
+  node->options = json_deep_copy (args);
   node->read_only = qmp_get_bool (args, "read-only", false);
   node->may_punch = discard != NULL && strcmp (discard, "unmap") == 0;
   if (!open_node (node, args, error))

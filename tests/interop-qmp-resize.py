@@ -75,9 +75,11 @@ for _ in range(STEPS):
         qsd.command("block-export-add", type="nbd", id="vda", name="vda",
                     node_name="vda", writable=True)
         handles = t.connect("vda"), t.connect_uri(qsd.uri("vda"))
-        for h in handles:
-            if size < old:
+        if size < old:
+            both("block-dirty-bitmap-enable", node="vda", name="d")
+            for h in handles:
                 h.pwrite(bytes(512), size - 512)
+            both("block-dirty-bitmap-disable", node="vda", name="d")
         if size > old:
             qsd.command("block-dirty-bitmap-enable", node="vda", name="d")
             handles[1].pwrite(bytes(size - old), old)
