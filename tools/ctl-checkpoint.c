@@ -18,21 +18,29 @@ static const struct arg_spec create_options[] = {
   { NULL }
 };
 
+/* Those of --disk; none: all that the server has. */
+static void
+put_disks (struct ctl *ctl, json_t *arguments)
+{
+  const GPtrArray *disks = args_values (ctl->args, "disk");
+  json_t *list;
+
+  if (disks->len == 0)
+    return;
+  list = json_array ();
+  for (unsigned i = 0; i < disks->len; i++)
+    json_array_append_new (list, json_pack ("{s:s}", "disk",
+                                            disks->pdata[i]));
+  json_object_set_new (arguments, "disks", list);
+}
+
 static int
 create (struct ctl *ctl)
 {
-  const GPtrArray *disks = args_values (ctl->args, "disk");
   json_t *arguments = json_pack ("{s:s}", "name", ctl_word (ctl, 0));
 
   ctl_put_string (ctl, arguments, "description", "description");
-  if (disks->len > 0) {
-    json_t *list = json_array ();
-
-    for (unsigned i = 0; i < disks->len; i++)
-      json_array_append_new (list, json_pack ("{s:s}", "disk",
-                                              disks->pdata[i]));
-    json_object_set_new (arguments, "disks", list);
-  }
+  put_disks (ctl, arguments);
   return ctl_simple (ctl, "checkpoint-create", arguments, NULL);
 }
 
@@ -323,7 +331,6 @@ static int
 redefine (struct ctl *ctl)
 {
   const char *when = args_value (ctl->args, "time");
-  const GPtrArray *disks = args_values (ctl->args, "disk");
   json_t *arguments;
   uint64_t seconds;
 
@@ -334,14 +341,7 @@ redefine (struct ctl *ctl)
   ctl_put_string (ctl, arguments, "parent", "parent");
   ctl_put_string (ctl, arguments, "description", "description");
   ctl_put_flag (ctl, arguments, "redefine-validate", "validate");
-  if (disks->len > 0) {
-    json_t *list = json_array ();
-
-    for (unsigned i = 0; i < disks->len; i++)
-      json_array_append_new (list, json_pack ("{s:s}", "disk",
-                                              disks->pdata[i]));
-    json_object_set_new (arguments, "disks", list);
-  }
+  put_disks (ctl, arguments);
   return ctl_simple (ctl, "checkpoint-create", arguments, NULL);
 }
 
