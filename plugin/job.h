@@ -82,7 +82,7 @@ void job_set_done (Job *job, uint64_t done);
 void job_advance (Job *job, uint64_t bytes);
 uint64_t job_done (Job *job);
 uint64_t job_speed (Job *job);                  /* as it is now */
-/* Shall it end for good; for now, since the server stops; pause? */
+/* Shall it: end for good; end, to go on at the next start; pause? */
 bool job_is_cancelled (Job *job);
 bool job_is_suspended (Job *job);
 bool job_wants_pause (Job *job);

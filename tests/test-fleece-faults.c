@@ -93,27 +93,34 @@ life_after_it (void)
   g_assert_true (cut (NULL, false, boundary, NULL));
 }
 
+/* What the last life promised can be told. */
+static void
+expect_boundary_after_power_loss (void)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (ChangeSet) set = NULL;
+
+  sim_disk_lose_power (fail_at);
+  sim_empty_folder (sim.runtime_folder);
+  sim_start ();
+  set = epoch_log_changed (disk_epoch_log (disk[0]), *boundary, 0, NULL,
+                           &error);
+  g_assert_no_error (error);
+  g_assert_true (sim_stop ());
+}
+
 static void
 test_failed_commit (void)
 {
   uint64_t calls;
 
   for (fail_at = 0; ; fail_at++) {
-    g_autoptr (GError) error = NULL;
-    g_autoptr (ChangeSet) set = NULL;
-
     set_up ();
     in_child (life_with_failing_commit);
     calls = sim_disk_fault_calls ();
     sim_disk_fault (NULL);
     in_child (life_after_it);
-    sim_disk_lose_power (fail_at);
-    sim_empty_folder (sim.runtime_folder);
-    sim_start ();
-    set = epoch_log_changed (disk_epoch_log (disk[0]), *boundary, 0, NULL,
-                             &error);
-    g_assert_no_error (error);
-    g_assert_true (sim_stop ());
+    expect_boundary_after_power_loss ();
     if (calls <= fail_at)
       break;
   }
@@ -145,20 +152,11 @@ test_failed_sync_once (void)
   uint64_t calls;
 
   for (fail_at = 0; ; fail_at += 3) {
-    g_autoptr (GError) error = NULL;
-    g_autoptr (ChangeSet) set = NULL;
-
     set_up ();
     in_child (life_goes_on);
     calls = sim_disk_fault_calls ();
     sim_disk_fault (NULL);
-    sim_disk_lose_power (fail_at);
-    sim_empty_folder (sim.runtime_folder);
-    sim_start ();
-    set = epoch_log_changed (disk_epoch_log (disk[0]), *boundary, 0, NULL,
-                             &error);
-    g_assert_no_error (error);
-    g_assert_true (sim_stop ());
+    expect_boundary_after_power_loss ();
     if (calls <= fail_at)
       break;
   }
