@@ -17,13 +17,15 @@
 requires_no_sanitizer
 requires_loop
 : "${CC:=cc}" "${HEADER_CFLAGS:=$(pkg-config --cflags glib-2.0 sqlite3)}"
+: "${PLUGIN_LIBS:=$(pkg-config --libs glib-2.0 sqlite3 libisal jansson libnbd)
+  -lroaring}"
 read -ra cc <<<"$CC"           # it may have arguments
 requires_cmd pkg-config
 
 plugin=$abs_top_builddir/plugin/.libs
 libs="$abs_top_builddir/fleece/.libs/libfleece.a
   $abs_top_builddir/bitmap/.libs/libbitmap.a
-  $(pkg-config --libs glib-2.0 sqlite3 libisal jansson) -lroaring -lpthread"
+  $PLUGIN_LIBS -lpthread"
 caught=0
 
 # As many crashes as it takes, at most; the campaign ends at the first loss.
