@@ -22,11 +22,6 @@
 #define CHECKPOINT_PAGES 64
 #define LOCK_NAME     "lock"
 
-/* A server that was just killed holds its lock for some ms more while the
- * kernel tears it down. */
-#define LOCK_RETRY_MS 2000
-#define LOCK_STEP_MS  20
-
 struct Catalog {
   /* Set in new, never changed. */
   char *dir;                    /* absolute */
@@ -81,14 +76,14 @@ lock_dir (Catalog *cat, GError **error)
   while (fcntl (cat->lock_fd, F_OFD_SETLK, &lock) == -1) {
     if (errno != EAGAIN && errno != EACCES && errno != EINTR)
       return fail_errno ("lock state directory", cat->dir, errno, error);
-    if (waited_ms >= LOCK_RETRY_MS) {
+    if (waited_ms >= CATALOG_LOCK_RETRY_MS) {
       g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
                    "state directory '%s' is in use by another process",
                    cat->dir);
       return false;
     }
-    g_usleep (LOCK_STEP_MS * 1000);
-    waited_ms += LOCK_STEP_MS;
+    g_usleep (CATALOG_LOCK_STEP_MS * 1000);
+    waited_ms += CATALOG_LOCK_STEP_MS;
   }
   return true;
 }
@@ -538,7 +533,7 @@ configure (Catalog *cat, GError **error)
 {
   sqlite3_wal_hook (cat->db, checkpoint, cat);
   sqlite3_extended_result_codes (cat->db, 1);
-  sqlite3_busy_timeout (cat->db, LOCK_RETRY_MS);
+  sqlite3_busy_timeout (cat->db, CATALOG_LOCK_RETRY_MS);
   if (sqlite3_db_readonly (cat->db, "main") == 1) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                  "catalog '%s' is read-only", cat->path);

@@ -23,8 +23,13 @@
 
 typedef struct Catalog Catalog;
 
+/* How long a start tries to take a lock: a server that was just killed holds its
+ * own for some ms more while the kernel tears it down. */
+#define CATALOG_LOCK_RETRY_MS 2000
+#define CATALOG_LOCK_STEP_MS  20
+
 /* Creates the directory (mode 0700) if it is missing, and locks it; retries for
- * 2 s, then BUSY, naming the directory. */
+ * CATALOG_LOCK_RETRY_MS, then BUSY, naming the directory. */
 Catalog *catalog_new (const char *state_dir, GError **error);
 
 /* name: of a registered sqlite3_vfs to open the database by, so that a test can

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "bitmap/bitmap-error.h"
+#include "bitmap/catalog.h"
 #include "bitmap/crc32c.h"
 #include "bitmap/fail-point.h"
 #include "bitmap/runtime.h"
@@ -118,6 +119,30 @@ not_mine (const char *path, GError **error)
   return false;
 }
 
+/* A copy of the state directory has its uuid as well.  The owner of the state
+ * directory may have to wait nevertheless: of a server that was killed the kernel
+ * closes one file after the other, and an image may take its time. */
+static bool
+lock_folder (Runtime *rt, GError **error)
+{
+  int waited_ms = 0;
+
+  while (flock (rt->fd, LOCK_EX | LOCK_NB) < 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR)
+      return fail ("lock runtime directory", rt->dir, errno, error);
+    if (waited_ms >= CATALOG_LOCK_RETRY_MS) {
+      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
+                   "runtime directory '%s' is in use: if the state directory "
+                   "is a copy of one that is in use, give it a runtime "
+                   "directory of its own", rt->dir);
+      return false;
+    }
+    g_usleep (CATALOG_LOCK_STEP_MS * 1000);
+    waited_ms += CATALOG_LOCK_STEP_MS;
+  }
+  return true;
+}
+
 /* The catalog's folder in parent, made if missing.  In /dev/shm anybody may have
  * put something else there: it has to be ours, and nobody else may make or
  * remove names in it. */
@@ -138,16 +163,7 @@ open_folder (Runtime *rt, int parent, GError **error)
   if (fstat (rt->fd, &st) == 0 && (st.st_mode & 077) != 0 &&
       fchmod (rt->fd, 0700) < 0)
     return fail ("protect runtime directory", rt->dir, errno, error);
-  /* A copy of the state directory has its uuid as well. */
-  if (flock (rt->fd, LOCK_EX | LOCK_NB) == 0)
-    return true;
-  if (errno != EWOULDBLOCK)
-    return fail ("lock runtime directory", rt->dir, errno, error);
-  g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
-               "runtime directory '%s' is in use: if the state directory is a "
-               "copy of one that is in use, give it a runtime directory of its "
-               "own", rt->dir);
-  return false;
+  return lock_folder (rt, error);
 }
 
 Runtime *

@@ -208,6 +208,26 @@ test_no_directory (void)
   g_assert_nonnull (strstr (error->message, "/proc/none"));
 }
 
+static void *
+open_when_free (void *dir)
+{
+  return open_runtime (dir);
+}
+
+/* Of a server that is being torn down, its folder is to be had soon. */
+static void
+test_given_back (void)
+{
+  char *dir = tmpfs_dir_new ();
+  Runtime *rt = open_runtime (dir);
+  GThread *thread = g_thread_new ("waits", open_when_free, dir);
+
+  g_usleep (50000);             /* most likely it waits by now; it must not fail */
+  runtime_free (rt);
+  runtime_free (g_thread_join (thread));
+  test_dir_free (dir);
+}
+
 static void
 test_in_use (void)
 {
@@ -232,5 +252,6 @@ main (int argc, char **argv)
   g_test_add_func ("/bitmap/runtime/not-ours", test_not_ours);
   g_test_add_func ("/bitmap/runtime/no-directory", test_no_directory);
   g_test_add_func ("/bitmap/runtime/in-use", test_in_use);
+  g_test_add_func ("/bitmap/runtime/given-back", test_given_back);
   return g_test_run ();
 }
