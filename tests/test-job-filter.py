@@ -71,6 +71,7 @@ q = t.qmp()
 assert node("f") == f
 q.command("job-cancel", id="j")
 fixture.wait_until("the filter to go", lambda: node("f") is None)
+fixture.wait_until("the job to go", lambda: not q.command("query-jobs"))
 
 # A transaction that fails leaves none.
 add("t0")

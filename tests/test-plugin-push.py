@@ -241,10 +241,10 @@ server.kill()
 t.lose_runtime()
 server = t.start_disks(*args)
 q = t.qmp()
-fixture.wait_until("it to fail", lambda: not q.command("query-backups"))
+fixture.wait_until("it to fail", lambda: not q.command("query-backups")
+                   and q.command("query-jobs")[0]["status"] == "concluded")
 job, = q.command("query-jobs")
-assert job["status"] == "concluded" and \
-    "its snapshot of disk 'vda' is lost" in job["error"], job
+assert "its snapshot of disk 'vda' is lost" in job["error"], job
 q.command("job-dismiss", id=job["id"])
 ended()
 assert checkpoints() == ["mon", "tue", "wed", "thu"]
