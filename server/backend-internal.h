@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* backend-internal.h - shared by backend.c and handle.c only. */
+/* backend-internal.h - shared by backend.c and handle*.c only. */
 #ifndef NBDFLEECE_BACKEND_INTERNAL_H
 #define NBDFLEECE_BACKEND_INTERNAL_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* conn-internal.h - the connection object, for conn.c and what it drives:
- * handshake.c, serve.c and steal.c.
+/* conn-internal.h - the connection object, for conn*.c and what they drive:
+ * handshake*.c, serve.c and steal.c.
  *
  * Phases: handshake (one thread), transmission (a leader and workers), gone.
  * Locks, in the order they may be taken: the list of connections (conn.c), the
@@ -87,9 +87,11 @@ struct conn {
 /* handshake.c.  true: c->handle is open, go on with transmission. */
 bool conn_handshake (struct conn *c);
 
-/* handshake.c.  Open the export that an earlier image had open for this client,
- * and select its contexts again.  false: reported; not possible. */
-bool conn_enter_again (struct conn *c, const char *name);
+/* enter.c.  For GO, EXPORT_NAME, SET_META_CONTEXT, and a client of an earlier
+ * image: after this, c->handle is of that export, its contexts in c->contexts
+ * are selected, and those chosen for another export are void.  false: not
+ * possible. */
+bool conn_enter_export (struct conn *c, const char *name);
 
 /* serve.c.  Transmission; ends with conn_finish, maybe on another thread. */
 void conn_serve (struct conn *c);

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* conn-handover.c - the clients stop at the border of a request, and go on in
+ * another image of this program (reexec.h).
+ */
+#include <config.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "conn-list.h"
+#include "context.h"
+#include "log.h"
+#include "pool.h"
+
+/* How long a handshake may go on while all wait for another image: clients that
+ * know what they want need a millisecond. */
+#define PARK_HANDSHAKE_SECONDS 1
+/* How long receiving blocks once everybody is to stop. */
+#define PARK_RECV_US 1000
+
+static atomic_bool parking;
+
+bool
+conn_is_parking (void)
+{
+  return atomic_load_explicit (&parking, memory_order_relaxed);
+}
+
+void
+conn_set_leader (struct conn *c, bool is_leader)
+{
+  pthread_mutex_lock (&c->lock);
+  if (is_leader)
+    c->leader = pthread_self ();
+  /* Whoever has lost the leadership may be late to say so. */
+  if (is_leader || pthread_equal (c->leader, pthread_self ()))
+    c->has_leader = is_leader;
+  pthread_mutex_unlock (&c->lock);
+}
+
+static void
+on_wake_up (int signum)
+{
+}
+
+/* Get the leader out of its receive.  Once the handler has run, the system
+ * restarts the call, and the socket's timeout, new by then, ends it; one that
+ * is not in the call meets the timeout when it is.  (A flag and EINTR alone
+ * would leave a gap between looking at the flag and the call.)  SA_RESTART: the
+ * thread may just as well be in a call of the plugin's. */
+static void
+stop_leader_locked (struct conn *c)
+{
+  struct timeval soon = { .tv_usec = PARK_RECV_US };
+
+  pthread_mutex_lock (&c->lock);
+  if (c->has_leader) {
+    setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
+    pthread_kill (c->leader, SIGURG);
+  }
+  pthread_mutex_unlock (&c->lock);
+}
+
+/* With clients.lock held.  false: some are still there after that time. */
+static bool
+wait_for_all_locked (unsigned seconds)
+{
+  struct timespec until;
+  int err = 0;
+
+  clock_gettime (CLOCK_REALTIME, &until);
+  until.tv_sec += seconds;
+  while (clients.conns->len > 0 && err != ETIMEDOUT)
+    err = pthread_cond_timedwait (&clients.left, &clients.lock, &until);
+  return clients.conns->len == 0;
+}
+
+static void
+close_handshakes_locked (void)
+{
+  for (guint i = 0; i < clients.conns->len; i++) {
+    struct conn *c = g_ptr_array_index (clients.conns, i);
+
+    pthread_mutex_lock (&c->lock);
+    if (!c->has_leader) {
+      atomic_store (&c->closing, true);
+      shutdown (c->fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock (&c->lock);
+  }
+}
+
+void
+conn_park_all (void)
+{
+  struct sigaction sa = { .sa_handler = on_wake_up, .sa_flags = SA_RESTART };
+
+  sigaction (SIGURG, &sa, NULL);
+  pthread_mutex_lock (&clients.lock);
+  atomic_store (&parking, true);
+  for (guint i = 0; i < clients.conns->len; i++)
+    stop_leader_locked (g_ptr_array_index (clients.conns, i));
+  if (!wait_for_all_locked (PARK_HANDSHAKE_SECONDS)) {
+    backend_stop_waiting (clients.settings.backend);
+    close_handshakes_locked ();
+    if (!wait_for_all_locked (GRACE_SECONDS))
+      conn_shutdown_all_locked (SHUT_RDWR);
+    while (clients.conns->len > 0)      /* the plugin is at work for them */
+      pthread_cond_wait (&clients.left, &clients.lock);
+  }
+  pthread_mutex_unlock (&clients.lock);
+}
+
+static void
+hand_over_one (Handover *h, struct conn *c)
+{
+  struct handover_conn *out = handover_add_conn (h);
+  GByteArray *unparsed = c->unparsed ? c->unparsed : g_byte_array_new ();
+
+  out->number = c->number;
+  out->fd = c->fd;
+  out->listener = c->listener;
+  out->listener_max = c->listener_max;
+  out->export_name = g_strdup (c->export_name);
+  out->mode = c->mode;
+  out->info = c->info;
+  out->bytes_read = atomic_load (&c->bytes_read);
+  out->bytes_written = atomic_load (&c->bytes_written);
+  out->requests = atomic_load (&c->requests);
+  out->extents = atomic_load (&c->extents);
+  for (size_t i = 0; i < metactx_set_count (c->contexts); i++)
+    g_ptr_array_add (out->contexts,
+                     g_strdup (metactx_set_get (c->contexts, i)->name));
+  out->unparsed = g_byte_array_free_to_bytes (unparsed);
+  c->unparsed = NULL;
+  c->fd = -1;
+  conn_free (c);
+}
+
+void
+conn_hand_over (Handover *h)
+{
+  pthread_mutex_lock (&clients.lock);
+  for (guint i = 0; i < clients.parked->len; i++)
+    hand_over_one (h, clients.parked->pdata[i]);
+  g_ptr_array_set_size (clients.parked, 0);
+  h->last_conn_number = clients.last_number;
+  pthread_mutex_unlock (&clients.lock);
+}
+
+static bool
+same_info (const struct export_info *a, const struct export_info *b)
+{
+  return a->flags == b->flags &&
+    a->block.min == b->block.min &&
+    a->block.preferred == b->block.preferred && a->block.max == b->block.max;
+}
+
+/* A client cannot be told that its export is another one now.  A disk that has
+ * been resized meanwhile is the same: it goes on with the size that it knows, and
+ * what lies past the end is refused if that is less by now. */
+static bool
+enter_again (struct conn *c)
+{
+  const struct export_info told = c->info;
+
+  if (!conn_enter_export (c, c->export_name))
+    return false;
+  if (!same_info (handle_info (c->handle), &told)) {
+    log_error ("export '%.128s' has changed: flags 0x%x, not 0x%x, or its "
+               "block sizes", c->export_name, handle_info (c->handle)->flags,
+               told.flags);
+    return false;
+  }
+  handle_limit_size (c->handle, told.size);
+  return true;
+}
+
+static void
+resumed_main (void *arg)
+{
+  struct conn *c = arg;
+
+  thread_context.conn = c;
+  thread_context.plugin_name = backend_name (c->b);
+  c->entered = backend_enter (c->b);
+  if (c->entered && backend_preconnect (c->b, c->settings->readonly) &&
+      enter_again (c))
+    conn_serve (c);
+  else {
+    log_error ("cannot go on with this client: it is disconnected");
+    conn_finish (c);
+  }
+}
+
+void
+conn_resume (const struct handover_conn *from)
+{
+  struct timeval for_ever = { 0 };
+  struct conn *c = conn_new (from->fd);
+
+  setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &for_ever, sizeof for_ever);
+  c->number = from->number;
+  c->listener = from->listener;
+  c->listener_max = from->listener_max;
+  c->mode = from->mode;
+  c->info = from->info;
+  c->export_name = g_strdup (from->export_name);
+  atomic_init (&c->bytes_read, from->bytes_read);
+  atomic_init (&c->bytes_written, from->bytes_written);
+  atomic_init (&c->requests, from->requests);
+  atomic_init (&c->extents, from->extents);
+  if (from->contexts->len > 0)
+    c->contexts = metactx_set_new (c->export_name);
+  for (guint i = 0; i < from->contexts->len; i++) {
+    struct metactx *ctx = metactx_set_add (c->contexts,
+                                           from->contexts->pdata[i]);
+
+    ctx->is_base = strcmp (ctx->name, METACTX_BASE_ALLOCATION) == 0;
+  }
+  if (g_bytes_get_size (from->unparsed) > 0)
+    c->inherited = g_bytes_ref (from->unparsed);
+
+  pthread_mutex_lock (&clients.lock);
+  g_ptr_array_add (clients.conns, c);
+  pthread_mutex_unlock (&clients.lock);
+  if (!pool_run (resumed_main, c)) {
+    log_error ("client dropped: cannot start a thread: %m");
+    pthread_mutex_lock (&clients.lock);
+    g_ptr_array_remove_fast (clients.conns, c);
+    conn_free (c);
+    pthread_mutex_unlock (&clients.lock);
+  }
+}
+
+void
+conn_set_last_number (unsigned number)
+{
+  clients.last_number = number;
+}
