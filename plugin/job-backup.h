@@ -16,6 +16,7 @@
 #define JOB_BACKUP_H
 
 #include "plugin/backup.h"
+#include "plugin/job-snapshot.h"
 #include "plugin/job.h"
 #include "plugin/job-store.h"
 #include "plugin/transaction.h"
@@ -46,13 +47,7 @@ Job *backup_job_new_copy (const BackupCopy *copy, JobGroup *group,
 /* After the cut, before job_start.  Borrowed from the backup. */
 void backup_job_set_source (Job *job, Snapshot *snap);
 
-/* After the cut, before job_start.  snap: a reference that the jobs of a disk share:
- * the last one ends the snapshot. */
-typedef struct JobSnapshot JobSnapshot;
-JobSnapshot *job_snapshot_new (Snapshot *snap); /* takes the reference */
-Snapshot *job_snapshot_get (JobSnapshot *snap); /* borrowed */
-void job_snapshot_unref (JobSnapshot *snap);    /* NULL is fine */
-void job_snapshot_leave (JobSnapshot *snap);    /* the last does not end it */
+/* After the cut, before job_start. */
 void backup_job_set_snapshot (Job *job, JobSnapshot *snap);
 
 /* In the transaction of the cut: from now on it outlives the server.  snapshot: its
