@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-internal.h - what job.c, where jobs live, and job-verbs.c, what commands do
- * with them, share. */
+/* job-internal.h - what job.c, where jobs live, job-driver.c, what those do that work
+ * for them, and job-verbs.c, what commands do with them, share. */
 #ifndef JOB_INTERNAL_H
 #define JOB_INTERNAL_H
 
@@ -53,6 +53,9 @@ extern GPtrArray *jobs;                 /* of Job; under job_lock */
 
 void job_init (void);                   /* before any of these is used */
 Job *job_find_locked (const char *id);  /* NULL: none */
+/* And tells everybody. */
+void job_set_status_locked (Job *job, JobStatus status);
+bool job_must_end_locked (const Job *job);      /* or be suspended */
 /* The last that is heard of it; job is gone. */
 void job_dismiss_locked (Job *job);
 

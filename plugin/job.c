@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -69,8 +68,8 @@ job_group_unref (JobGroup *group)
 
 /* --- states --- */
 
-static void
-set_status_locked (Job *job, JobStatus status)
+void
+job_set_status_locked (Job *job, JobStatus status)
 {
   job->status = status;
   control_event (plugin.control, "JOB_STATUS_CHANGE",
@@ -119,12 +118,12 @@ forget_locked (Job *job)
 void
 job_dismiss_locked (Job *job)
 {
-  set_status_locked (job, NULL_STATUS);
+  job_set_status_locked (job, NULL_STATUS);
   forget_locked (job);
 }
 
-static bool
-must_end_locked (const Job *job)
+bool
+job_must_end_locked (const Job *job)
 {
   return job->cancelled || job->suspended;
 }
@@ -173,7 +172,7 @@ job_new (const JobDriver *driver, void *opaque, const JobOptions *options,
     job->group->refs++;
   g_ptr_array_add (job->group->jobs, job);
   g_ptr_array_add (jobs, job);
-  set_status_locked (job, CREATED);
+  job_set_status_locked (job, CREATED);
   return job;
 }
 
@@ -198,13 +197,13 @@ enter_waiting_locked (Job *job)
   JobGroup *group = job->group;
   bool all_auto = true;
 
-  set_status_locked (job, WAITING);
+  job_set_status_locked (job, WAITING);
   if (!all_waiting_locked (group))
     return;
   for (guint i = 0; i < group->jobs->len; i++) {
     Job *member = group->jobs->pdata[i];
 
-    set_status_locked (member, PENDING);
+    job_set_status_locked (member, PENDING);
     if (!member->auto_finalize)
       control_event (plugin.control, "BLOCK_JOB_PENDING",
                      json_pack ("{s:s, s:s}", "id", member->id,
@@ -264,7 +263,7 @@ settle_locked (Job *job)
 
   enter_waiting_locked (job);
   while (!group->failed && !group->committed &&
-         (group->committing || !must_end_locked (job))) {
+         (group->committing || !job_must_end_locked (job))) {
     /* Members leave only after the group is settled: the first is there. */
     if (group->finalize && group->jobs->pdata[0] == job) {
       g_autoptr (GError) error = NULL;
@@ -310,13 +309,13 @@ end_locked (Job *job, bool ok)
 {
   if (!ok) {
     fail_group_locked (job);
-    set_status_locked (job, ABORTING);
+    job_set_status_locked (job, ABORTING);
   }
   pthread_mutex_unlock (&job_lock);
   job->driver->end (job, job->opaque, ok);
   pthread_mutex_lock (&job_lock);
   send_end_locked (job, ok);
-  set_status_locked (job, CONCLUDED);
+  job_set_status_locked (job, CONCLUDED);
   if (job->auto_dismiss)
     job_dismiss_locked (job);
 }
@@ -328,7 +327,7 @@ suspend_locked (Job *job)
   bool paused = job->pause_wanted;
 
   if (job->status != PAUSED)
-    set_status_locked (job, PAUSED);
+    job_set_status_locked (job, PAUSED);
   pthread_mutex_unlock (&job_lock);
   job->driver->suspend (job, job->opaque, paused);
   pthread_mutex_lock (&job_lock);
@@ -343,9 +342,9 @@ job_thread (void *opaque)
   bool ok = job->driver->run (job, job->opaque, &error);
 
   pthread_mutex_lock (&job_lock);
-  if (!must_end_locked (job) && !ok)
+  if (!job_must_end_locked (job) && !ok)
     take_error_locked (job, error);
-  if (ok && !must_end_locked (job))
+  if (ok && !job_must_end_locked (job))
     ok = settle_locked (job);
   else
     ok = false;
@@ -367,7 +366,7 @@ job_start (Job *job, GError **error)
   SCOPED_LOCK (&job_lock);
 
   job->budget_at = g_get_monotonic_time ();
-  set_status_locked (job, job->pause_wanted ? PAUSED : RUNNING);
+  job_set_status_locked (job, job->pause_wanted ? PAUSED : RUNNING);
   err = thread_create (&thread, job_thread, job);
   if (err != 0) {
     command_set_error (error, "cannot start job '%s': %s", job->id,
@@ -385,8 +384,8 @@ job_abandon (Job *job)
   job->driver->end (job, job->opaque, false);
   SCOPED_LOCK (&job_lock);
   fail_group_locked (job);      /* some may have been started */
-  set_status_locked (job, ABORTING);
-  set_status_locked (job, CONCLUDED);
+  job_set_status_locked (job, ABORTING);
+  job_set_status_locked (job, CONCLUDED);
   job_dismiss_locked (job);
 }
 
@@ -404,235 +403,6 @@ job_set_resumable (Job *job)
   SCOPED_LOCK (&job_lock);
 
   job->resumable = true;
-}
-
-/* --- for drivers --- */
-
-static void
-wait_until_locked (int64_t when)
-{
-  struct timespec until = {
-    .tv_sec = when / G_USEC_PER_SEC,
-    .tv_nsec = when % G_USEC_PER_SEC * 1000,
-  };
-
-  pthread_cond_timedwait (&job_changed, &job_lock, &until);
-}
-
-/* A bucket of a tenth of a second's worth.  Comes back early for a pause. */
-static void
-throttle_locked (Job *job)
-{
-  while (!must_end_locked (job) && !job->pause_wanted && job->speed != 0) {
-    int64_t now = g_get_monotonic_time ();
-    int64_t most = (int64_t) MIN (job->speed / 10 + 1, (uint64_t) INT64_MAX);
-
-    job->budget += (int64_t) MIN ((double) (now - job->budget_at) *
-                                  (double) job->speed / G_USEC_PER_SEC, 9e18);
-    job->budget = MIN (job->budget, most);
-    job->budget_at = now;
-    if (job->budget >= 0)
-      return;
-    wait_until_locked (now + (int64_t) MIN ((double) -job->budget /
-                                            (double) job->speed *
-                                            G_USEC_PER_SEC + 1,
-                                            (double) G_USEC_PER_SEC));
-  }
-}
-
-static void
-pause_locked (Job *job)
-{
-  if (!job->pause_wanted || must_end_locked (job))
-    return;
-  if (job->driver->pausing != NULL) {
-    pthread_mutex_unlock (&job_lock);
-    job->driver->pausing (job, job->opaque);
-    pthread_mutex_lock (&job_lock);
-  }
-  if (!job->pause_wanted || must_end_locked (job))
-    return;
-  if (job->status != PAUSED)
-    set_status_locked (job, PAUSED);
-  while (job->pause_wanted && !must_end_locked (job))
-    pthread_cond_wait (&job_changed, &job_lock);
-  /* Several threads may have been in here. */
-  if (job->status == PAUSED && !job->suspended)
-    set_status_locked (job, RUNNING);
-  job->budget_at = g_get_monotonic_time ();
-}
-
-bool
-job_pause_point (Job *job, uint64_t bytes)
-{
-  SCOPED_LOCK (&job_lock);
-
-  job->budget -= job->speed == 0 ? 0
-    : (int64_t) MIN (bytes, (uint64_t) INT64_MAX / 2);
-  throttle_locked (job);
-  while (job->pause_wanted && !must_end_locked (job)) {
-    pause_locked (job);
-    throttle_locked (job);
-  }
-  return !must_end_locked (job);
-}
-
-bool
-job_is_cancelled (Job *job)
-{
-  SCOPED_LOCK (&job_lock);
-
-  return job->cancelled;
-}
-
-bool
-job_is_suspended (Job *job)
-{
-  SCOPED_LOCK (&job_lock);
-
-  return job->suspended;
-}
-
-bool
-job_wants_pause (Job *job)
-{
-  SCOPED_LOCK (&job_lock);
-
-  return job->pause_wanted;
-}
-
-void
-job_wait (Job *job, unsigned ms)
-{
-  int64_t until = g_get_monotonic_time () + (int64_t) ms * 1000;
-  SCOPED_LOCK (&job_lock);
-
-  while (!must_end_locked (job) && !job->pause_wanted &&
-         g_get_monotonic_time () < until)
-    wait_until_locked (until);
-}
-
-uint64_t
-job_done (Job *job)
-{
-  SCOPED_LOCK (&job_lock);
-
-  return job->done;
-}
-
-uint64_t
-job_speed (Job *job)
-{
-  SCOPED_LOCK (&job_lock);
-
-  return job->speed;
-}
-
-void
-job_set_done (Job *job, uint64_t done)
-{
-  SCOPED_LOCK (&job_lock);
-
-  job->done = done;
-}
-
-void
-job_set_total (Job *job, uint64_t total)
-{
-  SCOPED_LOCK (&job_lock);
-
-  job->total = total;
-}
-
-void
-job_advance (Job *job, uint64_t bytes)
-{
-  SCOPED_LOCK (&job_lock);
-
-  job->done += bytes;
-  job->error_rounds = 0;
-}
-
-const char *const job_on_error_names[] = {
-  "report", "ignore", "stop", "enospc", "auto", NULL
-};
-
-JobOnError
-job_on_error (const char *name)
-{
-  static const JobOnError policies[] = {
-    JOB_ON_ERROR_REPORT, JOB_ON_ERROR_IGNORE, JOB_ON_ERROR_STOP,
-    JOB_ON_ERROR_ENOSPC, JOB_ON_ERROR_ENOSPC,
-  };
-
-  for (size_t i = 0; name != NULL && job_on_error_names[i] != NULL; i++)
-    if (strcmp (name, job_on_error_names[i]) == 0)
-      return policies[i];
-  return JOB_ON_ERROR_REPORT;
-}
-
-/* QEMU retries at once and tells each time, thousands a second: we wait longer each
- * time, 100 ms to 5 s, and tell once a second at most. */
-static void
-back_off_locked (Job *job)
-{
-  int64_t until = g_get_monotonic_time () +
-    MIN ((int64_t) 100000 << MIN (job->error_rounds, 10), 5 * G_USEC_PER_SEC);
-
-  job->error_rounds++;
-  while (!must_end_locked (job) && !job->pause_wanted &&
-         g_get_monotonic_time () < until)
-    wait_until_locked (until);
-}
-
-bool
-job_hold (Job *job, const char *why)
-{
-  SCOPED_LOCK (&job_lock);
-
-  nbdkit_error ("warning: job '%s' is on hold: %s", job->id, why);
-  g_free (job->reason);
-  job->reason = g_strdup (why);
-  job->io_status = "failed";
-  job->pause_wanted = true;
-  control_event (plugin.control, "BLOCK_JOB_ERROR",
-                 json_pack ("{s:s, s:s, s:s}", "device", job->id,
-                            "operation", "write", "action", "stop"));
-  pause_locked (job);
-  return !must_end_locked (job);
-}
-
-bool
-job_io_error (Job *job, JobOnError policy, bool is_read, int err)
-{
-  static const char *const actions[] = { "report", "ignore", "stop" };
-  int64_t now = g_get_monotonic_time ();
-  SCOPED_LOCK (&job_lock);
-
-  if (must_end_locked (job))
-    return false;
-  if (policy == JOB_ON_ERROR_ENOSPC)
-    policy = err == ENOSPC ? JOB_ON_ERROR_STOP : JOB_ON_ERROR_REPORT;
-  if (policy != JOB_ON_ERROR_IGNORE || job->error_event_at == 0 ||
-      now - job->error_event_at >= G_USEC_PER_SEC) {
-    job->error_event_at = now;
-    control_event (plugin.control, "BLOCK_JOB_ERROR",
-                   json_pack ("{s:s, s:s, s:s}", "device", job->id,
-                              "operation", is_read ? "read" : "write",
-                              "action", actions[policy]));
-  }
-  if (policy == JOB_ON_ERROR_REPORT)
-    return false;
-  if (policy == JOB_ON_ERROR_STOP) {
-    job->io_status = err == ENOSPC ? "nospace" : "failed";
-    job->pause_wanted = true;
-    pause_locked (job);
-  }
-  else {
-    back_off_locked (job);
-    pause_locked (job);
-  }
-  return !must_end_locked (job);
 }
 
 const char *
