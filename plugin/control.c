@@ -1,16 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A client lives like this: accepted by the I/O thread, which starts its worker
- * and alone reads and writes its socket.  Once the peer sends no more and all
- * is answered, or the client was told to close, it is ended: the worker stops,
- * is joined by the I/O thread, and the client is freed.  A peer that is gone
- * still gets its commands done, as far as they arrived; the replies are
- * dropped.
- */
 #include <config.h>
 
 #include <errno.h>
 #include <poll.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -20,13 +12,8 @@
 #include <nbdkit-plugin.h>
 
 #include "bitmap/bitmap-error.h"
-#include "plugin/control-socket.h"
-#include "plugin/control.h"
-#include "plugin/qmp-scan.h"
+#include "plugin/control-internal.h"
 #include "plugin/thread.h"
-
-/* Requests are neither read nor run while so many bytes of replies wait. */
-#define MAX_UNREAD (64 * 1024)
 
 /* How long to wait for files to be closed when no client can be accepted for
  * want of them: poll would come back at once, over and over. */
@@ -34,70 +21,6 @@
 
 /* How long control_stop tries to get replies to clients that do not read. */
 #define FLUSH_MS 2000
-
-typedef struct {
-  GString *text;
-  bool broken;                  /* text is an error message, not JSON */
-} Request;
-
-/* An event that is still in a client's out, wholly or in part. */
-typedef struct {
-  uint64_t end;                 /* of all that was ever queued for the client */
-  size_t length;
-} QueuedEvent;
-
-typedef struct {
-  Control *control;
-  int fd;
-
-  /* The I/O thread's. */
-  pthread_t worker;
-  QmpScan *scan;
-  char in[16384];
-  size_t in_pos, in_end;        /* what scan has not eaten yet */
-  bool eof;                     /* the peer sends no more */
-  struct pollfd *pollfd;
-
-  /* The worker's. */
-  struct qmp_session session;
-  bool quits;                   /* the command that runs is quit */
-
-  /* Under control->lock. */
-  GQueue requests;              /* of Request */
-  size_t request_bytes;
-  GString *out;
-  size_t out_pos;               /* sent up to here */
-  uint64_t sent;                /* in all */
-  GQueue events;                /* of QueuedEvent */
-  size_t event_bytes;           /* of them */
-  uint64_t lost_events;         /* not queued, and not told yet */
-  bool negotiated;              /* wants events */
-  bool busy;                    /* a command is running */
-  GString *last_reply;          /* to quit, until control_stop; or NULL */
-  bool closing;                 /* takes no more requests; end when sent */
-  bool deaf;                    /* the peer is gone: nothing is queued in out */
-  bool ended;                   /* the worker shall stop */
-  bool worker_done;
-} Client;
-
-struct Control {
-  ControlSocket *sock;
-  const struct qmp_command *table;
-  int wake_fd;                  /* eventfd */
-  pthread_t thread;
-  atomic_bool started;
-  bool no_files;                /* the I/O thread's: accept has just failed */
-  bool said_no_files;           /* the I/O thread's: since the last client */
-  GPtrArray *clients;           /* of Client; changed by the I/O thread only,
-                                 * under lock */
-  pthread_mutex_t lock;
-  pthread_cond_t cond;          /* any worker may have something to do */
-  unsigned nr_busy;             /* commands that are running; under lock */
-  bool draining;                /* no further ones; under lock */
-  bool stop;                    /* under lock */
-  bool said_reexec;             /* SERVER_REEXEC; under lock */
-  bool quit;                    /* a client wants the end; under lock */
-};
 
 Control *
 control_new (const char *path, int fd, GError **error)
@@ -131,9 +54,8 @@ control_free (Control *control)
   g_free (control);
 }
 
-/* Make the I/O thread look at everything again. */
-static void
-wake_io (Control *control)
+void
+control_wake (Control *control)
 {
   uint64_t one = 1;
   ssize_t r;
@@ -144,242 +66,11 @@ wake_io (Control *control)
   /* EAGAIN: the counter is full, so the thread is as good as woken. */
 }
 
-static size_t
-unread_locked (const Client *client)
-{
-  return client->out->len - client->out_pos;
-}
-
-static void
-request_free (void *opaque)
-{
-  Request *request = opaque;
-
-  if (request == NULL)
-    return;
-  g_string_free (request->text, TRUE);
-  g_free (request);
-}
-
-/* --- the worker: one client's commands --- */
-
-static bool
-may_run_locked (const Client *client)
-{
-  return client->requests.length > 0 && !client->closing &&
-    client->last_reply == NULL && unread_locked (client) < MAX_UNREAD;
-}
-
-/* NULL: the worker shall end. */
-static Request *
-next_request (Client *client)
-{
-  Control *control = client->control;
-  Request *request = NULL;
-  SCOPED_LOCK (&control->lock);
-
-  while (!control->stop && !client->ended &&
-         (control->draining || !may_run_locked (client)))
-    pthread_cond_wait (&control->cond, &control->lock);
-  if (!control->stop && !client->ended) {
-    request = g_queue_pop_head (&client->requests);
-    client->request_bytes -= request->text->len;
-    client->busy = true;
-    control->nr_busy++;
-  }
-  else
-    client->worker_done = true;
-  return request;
-}
-
-static void *
-worker_thread (void *opaque)
-{
-  Client *client = opaque;
-  Control *control = client->control;
-  Request *request;
-
-  while ((request = next_request (client)) != NULL) {
-    g_autoptr (GString) reply = NULL;
-
-    if (request->broken)
-      reply = qmp_error_reply (request->text->str);
-    else
-      reply = qmp_handle (control->table, &client->session,
-                          request->text->str, request->text->len);
-    request_free (request);
-
-    pthread_mutex_lock (&control->lock);
-    if (client->quits)
-      client->last_reply = g_steal_pointer (&reply);
-    else if (!client->deaf)
-      g_string_append_len (client->out, reply->str, reply->len);
-    client->negotiated = client->session.negotiated;
-    client->busy = false;
-    control->nr_busy--;
-    pthread_cond_broadcast (&control->cond);
-    pthread_mutex_unlock (&control->lock);
-    wake_io (control);
-  }
-  wake_io (control);
-  return NULL;
-}
-
 /* --- the I/O thread --- */
-
-/* May more be read from this client? */
-static bool
-wants_input_locked (const Client *client)
-{
-  return !client->closing && client->requests.length < CONTROL_MAX_QUEUED &&
-    client->request_bytes < QMP_MAX_MESSAGE &&
-    unread_locked (client) < MAX_UNREAD;
-}
-
-/* Turn what was read into requests, as many as may wait. */
-static void
-scan_input_locked (Client *client)
-{
-  while (client->in_pos < client->in_end && wants_input_locked (client)) {
-    GString *text = NULL;
-    size_t used = 0;
-    QmpScanResult result =
-      qmp_scan_feed (client->scan, client->in + client->in_pos,
-                     client->in_end - client->in_pos, &used, &text);
-
-    client->in_pos += used;
-    if (result == QMP_SCAN_MORE)
-      continue;
-    Request *request = g_new0 (Request, 1);
-    request->text = text;
-    request->broken = result == QMP_SCAN_ERROR;
-    client->request_bytes += text->len;
-    g_queue_push_tail (&client->requests, request);
-    pthread_cond_broadcast (&client->control->cond);
-  }
-}
-
-static void
-read_input (Client *client)
-{
-  ssize_t r = recv (client->fd, client->in, sizeof client->in, 0);
-
-  if (r == -1 && (errno == EAGAIN || errno == EINTR))
-    return;
-  client->in_pos = 0;
-  client->in_end = r > 0 ? r : 0;
-  if (r <= 0)
-    client->eof = true;
-}
-
-static void
-queue_event_locked (Client *client, const GString *line)
-{
-  QueuedEvent *event = g_new (QueuedEvent, 1);
-
-  g_string_append_len (client->out, line->str, line->len);
-  event->end = client->sent + unread_locked (client);
-  event->length = line->len;
-  client->event_bytes += line->len;
-  g_queue_push_tail (&client->events, event);
-}
-
-/* All up to out_pos is sent: forget it, and announce a gap in the events where
- * it is, behind those that came before it. */
-static void
-forget_sent_locked (Client *client)
-{
-  QueuedEvent *event;
-
-  if (unread_locked (client) == 0) {
-    g_string_truncate (client->out, 0);
-    client->out_pos = 0;
-  }
-  /* Moves no more bytes than were sent since it last did. */
-  else if (client->out_pos >= MAX_UNREAD &&
-           client->out_pos >= unread_locked (client)) {
-    g_string_erase (client->out, 0, client->out_pos);
-    client->out_pos = 0;
-  }
-  while ((event = g_queue_peek_head (&client->events)) != NULL &&
-         event->end <= client->sent) {
-    client->event_bytes -= event->length;
-    g_free (g_queue_pop_head (&client->events));
-  }
-  if (client->lost_events > 0 &&
-      client->event_bytes <= CONTROL_MAX_EVENT_BYTES / 2) {
-    g_autoptr (GString) line =
-      qmp_event ("EVENTS_LOST", json_pack ("{s:I}", "count",
-                                           (json_int_t) client->lost_events));
-
-    client->lost_events = 0;
-    queue_event_locked (client, line);
-  }
-  pthread_cond_broadcast (&client->control->cond);
-}
-
-/* The peer is gone: nothing that is queued for it matters any more. */
-static void
-set_deaf_locked (Client *client)
-{
-  client->deaf = true;
-  client->lost_events = 0;
-  client->sent += unread_locked (client);
-  client->out_pos = client->out->len;
-  forget_sent_locked (client);
-}
-
-/* The socket is non-blocking: the lock is held for as long as a copy takes. */
-static void
-send_output_locked (Client *client)
-{
-  while (unread_locked (client) > 0) {
-    ssize_t r = send (client->fd, client->out->str + client->out_pos,
-                      unread_locked (client), MSG_NOSIGNAL);
-
-    if (r == -1 && errno == EINTR)
-      continue;
-    if (r == -1 && errno == EAGAIN)
-      return;
-    if (r == -1) {
-      set_deaf_locked (client);
-      return;
-    }
-    client->out_pos += r;
-    client->sent += r;
-    forget_sent_locked (client);
-  }
-}
-
-static bool
-is_finished_locked (const Client *client)
-{
-  if (client->busy || unread_locked (client) > 0 ||
-      (client->last_reply != NULL && !client->deaf))
-    return false;
-  return client->closing ||
-    (client->eof && client->requests.length == 0 &&
-     client->in_pos == client->in_end);
-}
-
-static void
-client_free (Client *client)
-{
-  if (client->fd != -1)
-    close (client->fd);
-  qmp_scan_free (client->scan);
-  g_queue_clear_full (&client->requests, request_free);
-  g_string_free (client->out, TRUE);
-  if (client->last_reply != NULL)
-    g_string_free (client->last_reply, TRUE);
-  g_queue_clear_full (&client->events, g_free);
-  g_free (client);
-}
 
 static void
 accept_client (Control *control)
 {
-  GString *greeting;
   Client *client;
   bool refused;
   uid_t uid;
@@ -399,16 +90,8 @@ accept_client (Control *control)
     return;
   control->said_no_files = false;
 
-  greeting = qmp_greeting ();
-  client = g_new0 (Client, 1);
-  client->control = control;
-  client->fd = fd;
-  client->scan = qmp_scan_new ();
-  client->session.opaque = client;
-  client->out = greeting;
-  g_queue_init (&client->requests);
-  g_queue_init (&client->events);
-  err = thread_create (&client->worker, worker_thread, client);
+  client = client_new (control, fd);
+  err = thread_create (&client->worker, client_thread, client);
   if (err != 0) {
     nbdkit_error ("cannot start a thread for a control client: %s",
                   strerror (err));
@@ -429,12 +112,12 @@ reap_clients (Control *control)
     bool done;
 
     pthread_mutex_lock (&control->lock);
-    if (!client->ended && is_finished_locked (client)) {
+    if (!client->ended && client_is_finished_locked (client)) {
       client->ended = true;
       pthread_cond_broadcast (&control->cond);
     }
     done = client->worker_done &&
-      (client->ended || unread_locked (client) == 0);
+      (client->ended || client_unread_locked (client) == 0);
     if (done)
       g_ptr_array_remove_index_fast (control->clients, i);
     pthread_mutex_unlock (&control->lock);
@@ -465,11 +148,11 @@ prepare_poll (Control *control, struct pollfd *fds, bool *out_stop)
     Client *client = control->clients->pdata[i];
     short events = 0;
 
-    scan_input_locked (client);
+    client_scan_locked (client);
     if (!control->stop && !client->eof && client->in_pos == client->in_end &&
-        wants_input_locked (client))
+        client_wants_input_locked (client))
       events |= POLLIN;
-    if (unread_locked (client) > 0)
+    if (client_unread_locked (client) > 0)
       events |= POLLOUT;
     /* poll reports a hangup unasked, for ever: leave out what we can do nothing
      * for at the moment. */
@@ -490,10 +173,10 @@ serve_client (Control *control, Client *client)
   if (revents == 0)
     return;
   if (events & POLLIN)
-    read_input (client);
+    client_read (client);
   pthread_mutex_lock (&control->lock);
-  if (unread_locked (client) > 0)
-    send_output_locked (client);
+  if (client_unread_locked (client) > 0)
+    client_send_locked (client);
   pthread_mutex_unlock (&control->lock);
 }
 
@@ -622,13 +305,13 @@ control_event (Control *control, const char *name, json_t *data)
       behind += client->lost_events++ == 0;
       continue;
     }
-    queue_event_locked (client, line);
+    client_queue_event_locked (client, line);
   }
   pthread_mutex_unlock (&control->lock);
   if (behind > 0)
     nbdkit_error ("warning: %u control client(s) do not read their events, and "
                   "lose some", behind);
-  wake_io (control);
+  control_wake (control);
 }
 
 void
@@ -665,18 +348,6 @@ control_drain (Control *control)
     pthread_cond_wait (&control->cond, &control->lock);
 }
 
-/* Nothing comes after it. */
-static void
-queue_last_reply_locked (Client *client)
-{
-  if (client->last_reply == NULL)
-    return;
-  if (!client->deaf)
-    g_string_append_len (client->out, client->last_reply->str,
-                         client->last_reply->len);
-  client->closing = true;
-}
-
 void
 control_stop (Control *control)
 {
@@ -695,11 +366,11 @@ control_stop (Control *control)
 
   pthread_mutex_lock (&control->lock);
   for (size_t i = 0; i < control->clients->len; i++)
-    queue_last_reply_locked (control->clients->pdata[i]);
+    client_queue_last_reply_locked (control->clients->pdata[i]);
   control->stop = true;
   pthread_cond_broadcast (&control->cond);
   pthread_mutex_unlock (&control->lock);
-  wake_io (control);
+  control_wake (control);
   pthread_join (control->thread, NULL);
   control->started = false;
 }
