@@ -205,28 +205,6 @@ clean_up (struct run *run)
 
 /* --- what to copy --- */
 
-static const json_t *
-find_block (const struct run *run, const char *disk)
-{
-  const json_t *block;
-  size_t i;
-
-  json_array_foreach (run->blocks, i, block)
-    if (g_strcmp0 (ctl_get (block, "device"), disk) == 0)
-      return block;
-  return NULL;
-}
-
-static int64_t
-disk_size (const struct run *run, const char *disk)
-{
-  const json_t *inserted = json_object_get (find_block (run, disk), "inserted");
-  const json_t *size = json_object_get (json_object_get (inserted, "image"),
-                                        "virtual-size");
-
-  return json_is_integer (size) ? json_integer_value (size) : -1;
-}
-
 static bool
 has_checkpoint (const struct run *run, const char *name, const char *disk)
 {
@@ -258,9 +236,9 @@ check_image (const struct run *run, const json_t *entry, struct part *part)
 
   if (stat (image, &st) == -1 || !S_ISREG (st.st_mode))
     return "its image is gone";
-  if (st.st_size > disk_size (run, disk))
+  if (st.st_size > run_disk_size (run->blocks, disk))
     return "the disk is smaller than its image";
-  if (st.st_size < disk_size (run, disk))
+  if (st.st_size < run_disk_size (run->blocks, disk))
     part->grow_from = st.st_size;
   if (mark_load (mark_path, &mark, NULL) != 1 || strcmp (mark.disk, disk) != 0)
     return "its image has no mark that says what it is";
@@ -292,7 +270,7 @@ plan_part (struct run *run, const char *disk)
   part->grow_from = -1;
   part->replaced = g_strdup (since);
   g_ptr_array_add (run->parts, part);
-  if (find_block (run, disk) == NULL) {
+  if (run_find_block (run->blocks, disk) == NULL) {
     ctl_fail ("there is no disk '%s'", shown);
     return false;
   }
@@ -401,7 +379,7 @@ begin (struct run *run, unsigned timeout_s)
 static bool
 grow_image (const struct run *run, struct part *part, const char *image)
 {
-  if (truncate (image, disk_size (run, part->disk)) == -1) {
+  if (truncate (image, run_disk_size (run->blocks, part->disk)) == -1) {
     ctl_fail ("cannot make '%s' longer: %s", image, g_strerror (errno));
     return false;
   }
@@ -689,115 +667,8 @@ backup_run (struct ctl *ctl)
   return ok ? EXIT_OK : EXIT_FAILED;
 }
 
-/* --- restore run --- */
-
-static const struct arg_spec restore_options[] = {
-  { "uri", "URI", "where the server serves NBD" },
-  { "progress", NULL, "show progress also without a terminal" },
-  { "no-progress", NULL, "show none" },
-  { NULL }
-};
-
-static bool
-check_restore (const struct run *run, const char *disk)
-{
-  const json_t *entry = backup_dir_find (run->dir, disk);
-  g_autofree char *image = backup_dir_image (run->dir, disk);
-  g_autofree char *shown = human_escape (disk, 100);
-  g_autoptr (GError) error = NULL;
-  g_autofree char *sum = NULL;
-  uint64_t size = 0;
-
-  if (entry == NULL) {
-    ctl_fail ("'%s' has no backup of disk '%s'", run->dir->path, shown);
-    return false;
-  }
-  if (find_block (run, disk) == NULL) {
-    ctl_fail ("there is no disk '%s'", shown);
-    return false;
-  }
-  if (disk_size (run, disk) !=
-      json_integer_value (json_object_get (entry, "size"))) {
-    ctl_fail ("disk '%s' has %lld bytes and its backup %lld: give it that size "
-              "with fleecectl disk resize", shown,
-              (long long) disk_size (run, disk),
-              (long long) json_integer_value (json_object_get (entry,
-                                                               "size")));
-    return false;
-  }
-  sum = backup_dir_digest (image, run_progress_style (run->ctl),
-                           run_interrupted, &size, &error);
-  if (sum == NULL)
-    ctl_fail ("%s", error->message);
-  else if (g_strcmp0 (sum, ctl_get (entry, "sha256")) != 0)
-    ctl_fail ("'%s' is not what the manifest says: its digest differs%s", image,
-              json_array_size (json_object_get (entry, "unfinished")) > 0
-                ? " (a later backup run came to no end; run it again)" : "");
-  return sum != NULL && g_strcmp0 (sum, ctl_get (entry, "sha256")) == 0;
-}
-
-static bool
-restore_one (const struct run *run, const char *disk)
-{
-  g_autofree char *uri = run_export_uri (run->ctl, disk);
-  g_autofree char *image = backup_dir_image (run->dir, disk);
-  const char *const argv[] = { "--verify", "--", image, uri, NULL };
-
-  if (uri == NULL)
-    return false;
-  fprintf (stderr, "%s: from %s\n", disk, image);
-  if (!run_fleececopy (run->ctl, argv)) {
-    ctl_fail ("disk '%s' is NOT restored: it may hold parts of its backup",
-              disk);
-    return false;
-  }
-  return true;
-}
-
-static int
-restore_run (struct ctl *ctl)
-{
-  const GPtrArray *words = args_words (ctl->args);
-  g_autoptr (GError) error = NULL;
-  g_autoptr (BackupDir) dir = NULL;
-  g_autofree char *uri = run_export_uri (ctl, "x");
-  struct run run = { .ctl = ctl };
-  json_t *restored;
-  bool ok = true;
-
-  if (uri == NULL)
-    return EXIT_USAGE;
-  dir = backup_dir_open (ctl_word (ctl, 0), false, false, &error);
-  if (dir == NULL)
-    return ctl_fail ("%s", error->message);
-  run.dir = dir;
-  run.blocks = ctl_execute (ctl, "query-block", NULL);
-  if (run.blocks == NULL)
-    return EXIT_FAILED;
-  run_catch_signals ();
-  /* All are checked before any is touched. */
-  for (unsigned i = 1; ok && i < words->len; i++)
-    ok = check_restore (&run, words->pdata[i]);
-  restored = json_array ();
-  for (unsigned i = 1; ok && i < words->len; i++) {
-    ok = restore_one (&run, words->pdata[i]);
-    json_array_append (restored, backup_dir_find (dir, words->pdata[i]));
-    if (ok && !ctl->json)
-      printf ("%s: restored\n", ctl_word (ctl, i));
-  }
-  if (ok)
-    ctl_print_json (ctl, restored);
-  json_decref (restored);
-  json_decref (run.blocks);
-  if (!ok)
-    run_die_if_interrupted ();
-  return ok ? EXIT_OK : EXIT_FAILED;
-}
-
-const struct verb run_verbs[] = {
+const struct verb backup_run_verbs[] = {
   { "backup run", "DISK...", 1, 1000, "back disks up to a folder, all steps",
     run_options, backup_run },
-  { "restore run", "DIR DISK...", 2, 1000, "write such backups back to disks",
-    restore_options, restore_run },
   { NULL }
 };

@@ -14,9 +14,9 @@
 #define CONTROL_VARIABLE "NBDFLEECE_CONTROL"
 
 static const struct verb *const all_verbs[] = {
-  status_verbs, disk_verbs, checkpoint_verbs, backup_verbs, run_verbs,
-  push_verbs, bitmap_verbs, job_verbs, node_verbs, transaction_verbs,
-  map_verbs, export_verbs, server_verbs
+  status_verbs, disk_verbs, checkpoint_verbs, backup_verbs, backup_run_verbs,
+  restore_run_verbs, push_verbs, bitmap_verbs, job_verbs, node_verbs,
+  transaction_verbs, map_verbs, export_verbs, server_verbs
 };
 
 static const struct arg_spec common[] = {

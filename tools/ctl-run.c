@@ -152,3 +152,26 @@ run_fleececopy (const struct ctl *ctl, const char *const *arguments)
     kill (pid, SIGTERM);
   return WIFEXITED (status) && WEXITSTATUS (status) == 0;
 }
+
+const json_t *
+run_find_block (const json_t *blocks, const char *disk)
+{
+  const json_t *block;
+  size_t i;
+
+  json_array_foreach (blocks, i, block)
+    if (g_strcmp0 (ctl_get (block, "device"), disk) == 0)
+      return block;
+  return NULL;
+}
+
+int64_t
+run_disk_size (const json_t *blocks, const char *disk)
+{
+  const json_t *inserted =
+    json_object_get (run_find_block (blocks, disk), "inserted");
+  const json_t *size = json_object_get (json_object_get (inserted, "image"),
+                                        "virtual-size");
+
+  return json_is_integer (size) ? json_integer_value (size) : -1;
+}

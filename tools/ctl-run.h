@@ -31,4 +31,10 @@ char *run_export_uri (const struct ctl *ctl, const char *export);
  */
 bool run_fleececopy (const struct ctl *ctl, const char *const *arguments);
 
+/* In query-block's reply: the disk's entry; NULL if there is none.  Its size in
+ * bytes; -1 if that is not told.
+ */
+const json_t *run_find_block (const json_t *blocks, const char *disk);
+int64_t run_disk_size (const json_t *blocks, const char *disk);
+
 #endif /* NBDFLEECE_CTL_RUN_H */
