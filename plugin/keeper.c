@@ -22,6 +22,8 @@
 #define RETRY_DROP_SECONDS 1
 
 typedef struct {
+  const char *event;            /* NULL: a note of fleece's, as below */
+  json_t *data;
   FleeceNoteKind kind;
   char *disk, *snapshot, *text;
   int error_number;
@@ -58,6 +60,7 @@ note_free (void *opaque)
 {
   Note *note = opaque;
 
+  json_decref (note->data);
   g_free (note->disk);
   g_free (note->snapshot);
   g_free (note->text);
@@ -75,6 +78,34 @@ keeper_free (Keeper *keeper)
   g_free (keeper);
 }
 
+/* note: stolen. */
+static void
+queue (Keeper *keeper, Note *note)
+{
+  pthread_mutex_lock (&keeper->lock);
+  keeper->drop |= note->event == NULL &&
+    note->kind == FLEECE_NOTE_SNAPSHOT_BROKEN;
+  if (keeper->notes.length < MAX_NOTES) {
+    g_queue_push_tail (&keeper->notes, g_steal_pointer (&note));
+    pthread_cond_signal (&keeper->cond);
+  }
+  else
+    keeper->dropped++;
+  pthread_mutex_unlock (&keeper->lock);
+  if (note != NULL)
+    note_free (note);
+}
+
+void
+keeper_event (Keeper *keeper, const char *name, json_t *data)
+{
+  Note *note = g_new0 (Note, 1);
+
+  note->event = name;
+  note->data = data;
+  queue (keeper, note);
+}
+
 void
 keeper_notify (void *opaque, FleeceNoteKind kind, const char *disk,
                const char *snapshot, const char *text, int error_number)
@@ -87,18 +118,7 @@ keeper_notify (void *opaque, FleeceNoteKind kind, const char *disk,
   note->snapshot = g_strdup (snapshot);
   note->text = g_strdup (text);
   note->error_number = error_number;
-
-  pthread_mutex_lock (&keeper->lock);
-  keeper->drop |= kind == FLEECE_NOTE_SNAPSHOT_BROKEN;
-  if (keeper->notes.length < MAX_NOTES) {
-    g_queue_push_tail (&keeper->notes, g_steal_pointer (&note));
-    pthread_cond_signal (&keeper->cond);
-  }
-  else
-    keeper->dropped++;
-  pthread_mutex_unlock (&keeper->lock);
-  if (note != NULL)
-    note_free (note);
+  queue (keeper, note);
 }
 
 static void
@@ -116,6 +136,10 @@ tell_note (const Note *note)
 {
   g_autoptr (GString) where = g_string_new (NULL);
 
+  if (note->event != NULL) {
+    send_event (note->event, json_incref (note->data));
+    return;
+  }
   if (note->disk != NULL)
     g_string_append_printf (where, "disk '%s': ", note->disk);
   if (note->snapshot != NULL)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* keeper.h - the plugin's background thread: it stores sealed epochs after
- * cuts, frees the space of broken snapshots, and passes what fleece/ tells (fleece.h, FleeceNotify) to the log and
- * to control clients, so that a guest's write never waits for either.
+/* keeper.h - the plugin's background thread: it stores sealed epochs after cuts,
+ * frees the space of broken snapshots, and passes what fleece/ tells (fleece.h,
+ * FleeceNotify) to the log and to control clients, so that a guest's write never
+ * waits for either.
  *
  * Locking: a mutex of its own, a leaf; never held across I/O.
  */
@@ -10,6 +11,7 @@
 
 #include <stdbool.h>
 #include <glib.h>
+#include <jansson.h>
 #include "fleece/fleece.h"
 
 typedef struct Keeper Keeper;
@@ -26,6 +28,9 @@ void keeper_free (Keeper *keeper);              /* NULL is fine */
  * counted, and the count is logged. */
 void keeper_notify (void *opaque, FleeceNoteKind kind, const char *disk,
                     const char *snapshot, const char *text, int error_number);
+
+/* Likewise an event, for control clients alone.  name: static; data: stolen. */
+void keeper_event (Keeper *keeper, const char *name, json_t *data);
 
 /* Log what has been noted up to now; for the time before keeper_start. */
 void keeper_flush (Keeper *keeper);

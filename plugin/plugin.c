@@ -22,6 +22,7 @@
 #include "plugin/added-disks.h"
 #include "plugin/commands.h"
 #include "plugin/exports.h"
+#include "plugin/io-error.h"
 #include "plugin/job-restore.h"
 #include "plugin/job.h"
 #include "plugin/lease.h"
@@ -65,6 +66,18 @@ request_result (const Handle *handle, const char *what, int r)
   return -1;
 }
 
+/* Of a request that a guest's own would be: a failure is told to control clients,
+ * unless what it asks for is not there (any more) or cannot be done by anybody. */
+static int
+guest_result (const Handle *handle, const char *what, uint64_t length,
+              uint64_t offset, int r)
+{
+  if (r < 0 && handle->bd == NULL && r != -EOPNOTSUPP && r != -ESHUTDOWN &&
+      r != -EPERM && offset + length <= disk_size (handle->disk))
+    io_error_note (handle->disk, strcmp (what, "read") == 0, -r);
+  return request_result (handle, what, r);
+}
+
 /* --- set-up --- */
 
 const struct metacontext_plugin *
@@ -96,6 +109,7 @@ fleece_plugin_unload (void)
   catalog_free (plugin.catalog);
   keeper_free (plugin.keeper);
   added_disks_free ();
+  io_error_free ();
   params_free (plugin.params);
 }
 
@@ -586,7 +600,7 @@ fleece_plugin_pread (void *opaque, void *buf, uint32_t count, uint64_t offset,
   if (handle->bd != NULL && r == 0)
     atomic_fetch_add_explicit (&handle->bd->served->bytes_read, count,
                                memory_order_relaxed);
-  return request_result (handle, "read", r);
+  return guest_result (handle, "read", count, offset, r);
 }
 
 static int
@@ -599,7 +613,7 @@ fleece_plugin_pwrite (void *opaque, const void *buf, uint32_t count,
   if (r == 0)
     r = disk_pwrite (handle->disk, buf, count, offset,
                      wants_fua (handle, flags));
-  return request_result (handle, "write", r);
+  return guest_result (handle, "write", count, offset, r);
 }
 
 static int
@@ -618,7 +632,7 @@ fleece_plugin_zero (void *opaque, uint32_t count, uint64_t offset,
     how |= DISK_FAST;
   if (r == 0)
     r = disk_zero (handle->disk, count, offset, how);
-  return request_result (handle, "write zeroes", r);
+  return guest_result (handle, "write zeroes", count, offset, r);
 }
 
 static int
@@ -630,7 +644,7 @@ fleece_plugin_trim (void *opaque, uint32_t count, uint64_t offset,
 
   if (r == 0)
     r = disk_trim (handle->disk, count, offset, wants_fua (handle, flags));
-  return request_result (handle, "trim", r);
+  return guest_result (handle, "trim", count, offset, r);
 }
 
 static int
@@ -639,8 +653,8 @@ fleece_plugin_flush (void *opaque, uint32_t flags)
   Handle *handle = opaque;
 
   /* A snapshot has nothing to flush. */
-  return request_result (handle, "flush", handle->bd == NULL ?
-                         disk_flush (handle->disk) : handle_check (handle));
+  return guest_result (handle, "flush", 0, 0, handle->bd == NULL ?
+                       disk_flush (handle->disk) : handle_check (handle));
 }
 
 static int

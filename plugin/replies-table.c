@@ -371,6 +371,15 @@ static const char *const operations[] = { "read", "write", NULL };
 static const char *const error_actions[] = {
   "ignore", "report", "stop", NULL
 };
+static const struct qmp_arg event_block_io_error[] = {
+  { "device", QMP_STR, ALWAYS },
+  { "node-name", QMP_STR, ALWAYS },
+  { "operation", QMP_ENUM, ALWAYS, .values = operations },
+  { "action", QMP_ENUM, ALWAYS, .values = error_actions },
+  { "nospace", QMP_BOOL, ALWAYS },
+  { "reason", QMP_STR, ALWAYS },
+  { NULL }
+};
 static const struct qmp_arg event_block_job_error[] = {
   { "device", QMP_STR, ALWAYS },
   { "operation", QMP_ENUM, ALWAYS, .values = operations },
@@ -436,6 +445,7 @@ static const struct qmp_arg event_backup_expired[] = {
 const struct qmp_event_type events_table[] = {
   { "BACKUP_EXPIRED", event_backup_expired },
   { "BLOCK_EXPORT_DELETED", event_id },
+  { "BLOCK_IO_ERROR", event_block_io_error },
   { "BLOCK_JOB_CANCELLED", event_block_job },
   { "BLOCK_JOB_COMPLETED", event_block_job_completed },
   { "BLOCK_JOB_ERROR", event_block_job_error },
