@@ -21,7 +21,8 @@ import time
 
 import qsd
 
-CHECKPOINTS = 1000
+CHECKPOINTS = 365
+BITMAPS = 1000                  # of ours, recording
 QEMU_BITMAPS = 100
 SPARSE = 200 << 30
 REGION = 4 << 20                # intent-region='s default
@@ -156,7 +157,7 @@ class Peers:
             return q
         return start
 
-    def ours(self, checkpoints=0, snapshots=0, plugin=None):
+    def ours(self, bitmaps=0, checkpoints=0, snapshots=0, plugin=None):
         """plugin: another one than the default; its path."""
         def start(image, folder):
             p = Process([os.path.join(self.builddir, "server", "nbdfleece"),
@@ -168,6 +169,9 @@ class Peers:
             p.control = folder + "/c"
             try:
                 control = Control(folder + "/c")
+                for i in range(bitmaps):
+                    control.command("block-dirty-bitmap-add", node="live",
+                                    name=f"b{i}", persistent=True)
                 for i in range(checkpoints):
                     control.command("checkpoint-create", name=f"c{i}")
                 for i in range(snapshots):
@@ -245,15 +249,17 @@ def scenarios(peers):
                  cached,
                  [Fio("randwrite", "4k", 32), Fio("randwrite", "4k", 1)],
                  vs_nbdkit),
-        Scenario("checkpoints",
-                 f"{CHECKPOINTS} checkpoints against none "
-                 f"(QEMU: {QEMU_BITMAPS} bitmaps)", "memory",
+        Scenario("bitmaps",
+                 f"{BITMAPS} recording bitmaps and {CHECKPOINTS} checkpoints "
+                 f"against none (QEMU: {QEMU_BITMAPS} bitmaps)", "memory",
                  {"ours": peers.ours(),
-                  f"ours+{CHECKPOINTS}": peers.ours(checkpoints=CHECKPOINTS),
+                  f"ours+{BITMAPS}": peers.ours(bitmaps=BITMAPS,
+                                                checkpoints=CHECKPOINTS),
                   "qsd": peers.qsd("plain"),
                   f"qsd+{QEMU_BITMAPS}": peers.qsd(f"bitmaps:{QEMU_BITMAPS}")},
                  [Fio("randwrite", "4k", 32)],
-                 [("of none", f"ours+{CHECKPOINTS}", "ours", 0.95)]),
+                 [("of none", f"ours+{BITMAPS}", "ours", 0.98)],
+                 turns=4),
         Scenario("first-touch", "first-touch writes under snapshots", "memory",
                  {"ours": peers.ours(),
                   "ours+1": peers.ours(snapshots=1),
@@ -458,7 +464,7 @@ def main():
     ap.add_argument("--size", type=parse_size, default=1 << 31,
                     help="of the disk (default 2G)")
     ap.add_argument("--only", action="append", metavar="SCENARIO",
-                    help="live, cached, checkpoints, first-touch, tracking or "
+                    help="live, cached, bitmaps, first-touch, tracking or "
                     "cold; repeatable")
     ap.add_argument("--workload", metavar="TEXT",
                     help="only workloads whose name has TEXT, as in 'QD 32'")
