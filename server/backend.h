@@ -92,18 +92,19 @@ void handle_use (Handle *h);
 
 /* Data.  The range was checked.  flags are NBDKIT_FLAG_*; FUA is emulated where
  * the plugin cannot.  Return 0 or a positive errno, already reported.
- * The largest count is what 32 bits can hold, but for read and write
- * EXPORT_MAX_PAYLOAD. */
+ * Counts are EXPORT_MAX_PAYLOAD at most; a length beyond 32 bits takes several
+ * calls of the plugin, and is given up with ESHUTDOWN when the connection
+ * ends. */
 int handle_pread (Handle *h, void *buf, uint32_t count, uint64_t offset);
 int handle_pwrite (Handle *h, const void *buf, uint32_t count,
                    uint64_t offset, uint32_t flags);
 int handle_flush (Handle *h);
-int handle_trim (Handle *h, uint32_t count, uint64_t offset, uint32_t flags);
-int handle_zero (Handle *h, uint32_t count, uint64_t offset, uint32_t flags);
-int handle_cache (Handle *h, uint32_t count, uint64_t offset);
+int handle_trim (Handle *h, uint64_t length, uint64_t offset, uint32_t flags);
+int handle_zero (Handle *h, uint64_t length, uint64_t offset, uint32_t flags);
+int handle_cache (Handle *h, uint64_t length, uint64_t offset);
 /* base:allocation from list->next on; adds at least one byte or fails.
  * length: how far to look, at most up to the end of the list. */
-int handle_allocation (Handle *h, uint32_t length, uint32_t flags,
+int handle_allocation (Handle *h, uint64_t length, uint32_t flags,
                        struct extent_list *list);
 
 /* Contexts offered by the plugin (metacontext.h).  All are fine, and find

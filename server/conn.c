@@ -53,6 +53,13 @@ conn_is_tls (const struct conn *c)
   return false;
 }
 
+bool
+conn_is_closing (const struct conn *c)
+{
+  return atomic_load_explicit (&c->closing, memory_order_relaxed) ||
+    atomic_load_explicit (&c->dead, memory_order_relaxed);
+}
+
 void
 conn_keep_string (struct conn *c, char *str)
 {

@@ -62,6 +62,8 @@ bool conn_counters_of_handle (void *plugin_handle,
 int conn_fd (const struct conn *c);
 unsigned conn_number (const struct conn *c);
 bool conn_is_tls (const struct conn *c);
+/* Nothing more is read from it, or can be sent to it. */
+bool conn_is_closing (const struct conn *c);
 /* It cannot have a second connection. */
 bool conn_is_single (const struct conn *c);
 /* str: malloc'ed; freed with the connection.  The caller serializes. */

@@ -68,6 +68,10 @@ nbdkit_add_extent (struct nbdkit_extents *exts, uint64_t offset,
   return -1;
 }
 
+/* The most that .extents is asked at once, in bytes: what 32 bits hold, down to a
+ * multiple of every block size. */
+#define MAX_EXTENTS_COUNT (UINT32_MAX & ~UINT32_C (65535))
+
 /* A plugin that said nothing about the start has failed. */
 static int
 must_have_added (struct extent_list *list, uint64_t before)
@@ -80,17 +84,18 @@ must_have_added (struct extent_list *list, uint64_t before)
 }
 
 int
-handle_allocation (Handle *h, uint32_t length, uint32_t flags,
+handle_allocation (Handle *h, uint64_t length, uint32_t flags,
                    struct extent_list *list)
 {
   struct nbdkit_extents exts = { .list = list };
   uint64_t before = list->next;
+  uint32_t count = MIN (length, MAX_EXTENTS_COUNT);
   int err;
 
   if (!h->can_extents)          /* unknown: all of it is data */
     return extent_list_add (list, length, 0) == -1 ? ENOMEM : 0;
   begin (h);
-  err = end (h, h->b->plugin.extents (h->handle, length, before, flags,
+  err = end (h, h->b->plugin.extents (h->handle, count, before, flags,
                                       &exts));
   return err ? err : must_have_added (list, before);
 }

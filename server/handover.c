@@ -291,7 +291,7 @@ read_conns (Handover *h, GVariantIter *iter, bool *ok)
     c->info.flags = flags;
     c->unparsed = g_variant_get_data_as_bytes (unparsed);
     read_contexts (c, contexts, ok);
-    *ok &= is_socket (c->fd) && mode <= REPLY_STRUCTURED &&
+    *ok &= is_socket (c->fd) && mode <= REPLY_EXTENDED &&
       flags <= UINT16_MAX && strlen (c->export_name) <= NBD_MAX_STRING;
     g_variant_unref (item);
   }

@@ -22,7 +22,7 @@
 #include "export.h"
 #include "request.h"
 
-#define HANDOVER_VERSION 2
+#define HANDOVER_VERSION 3
 
 struct handover_listener {
   int64_t id;

@@ -15,6 +15,9 @@ transmission_flags (const struct conn *c, const Handle *h)
 
   if (c->mode != REPLY_SIMPLE)
     flags |= NBD_FLAG_SEND_DF;
+  if (c->mode == REPLY_EXTENDED && metactx_set_count (c->contexts) > 0 &&
+      strcmp (metactx_set_export (c->contexts), handle_name (h)) == 0)
+    flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
   return flags;
 }
 
@@ -25,8 +28,9 @@ on_export_name (struct conn *c, struct option *opt)
   g_autofree char *name = asked ? conn_resolve (c, asked) : NULL;
   unsigned char reply[8 + 2 + 124] = { 0 };
 
-  /* There is no error reply to this option. */
-  if (name == NULL || !conn_enter_export (c, name))
+  /* There is no error reply to this option.  Its own reply is not allowed after
+   * extended headers. */
+  if (c->mode == REPLY_EXTENDED || name == NULL || !conn_enter_export (c, name))
     return CLOSE;
   put_be64 (reply, handle_info (c->handle)->size);
   put_be16 (reply + 8, transmission_flags (c, c->handle));

@@ -115,10 +115,25 @@ on_list (struct conn *c, struct option *opt)
 static enum verdict
 on_structured_reply (struct conn *c, struct option *opt)
 {
+  if (c->mode == REPLY_EXTENDED)
+    return option_refuse (opt, NBD_REP_ERR_EXT_HEADER_REQD,
+                          "extended headers have been negotiated");
   if (c->settings->no_structured_replies)
     return option_refuse (opt, NBD_REP_ERR_UNSUP,
                           "structured replies are disabled");
   c->mode = REPLY_STRUCTURED;
+  option_ack (opt);
+  return NEXT;
+}
+
+/* With or without structured replies before. */
+static enum verdict
+on_extended_headers (struct conn *c, struct option *opt)
+{
+  if (c->settings->no_structured_replies)
+    return option_refuse (opt, NBD_REP_ERR_UNSUP,
+                          "structured replies are disabled");
+  c->mode = REPLY_EXTENDED;
   option_ack (opt);
   return NEXT;
 }
@@ -139,6 +154,8 @@ static const struct option_handler {
   { NBD_OPT_LIST_META_CONTEXT, "LIST_META_CONTEXT", true,
     on_list_meta_context },
   { NBD_OPT_SET_META_CONTEXT, "SET_META_CONTEXT", true, on_set_meta_context },
+  { NBD_OPT_EXTENDED_HEADERS, "EXTENDED_HEADERS", false,
+    on_extended_headers },
 };
 
 static enum verdict

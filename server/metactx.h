@@ -17,7 +17,8 @@
 #define METACTX_BASE_ALLOCATION "base:allocation"
 
 /* The most that one connection may select, and the most queries in one option:
- * far above what any client has a use for. */
+ * far above what any client has a use for.  Requests have one bit for each
+ * selected one. */
 #define METACTX_MAX_SELECTED 64
 #define METACTX_MAX_QUERIES  1024
 
@@ -36,7 +37,7 @@ void metactx_queries_clear (struct metactx_queries *q);
 bool metactx_is_wildcard (const char *query);
 
 struct metactx {
-  uint32_t id;                  /* unique in the set, not 0 */
+  uint32_t id;                  /* the place in the set, from 1 */
   char *name;                   /* as the client spelled it */
   bool is_base;                 /* base:allocation; no cookie then */
   uint64_t cookie;              /* the plugin's */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* nbd-wire.h - names and numbers of the NBD protocol, as in its specification
- * (doc/proto.md of the NetworkBlockDevice project).  All numbers on the wire
+ * (doc/proto.md of the NetworkBlockDevice project; extended headers: its branch
+ * extension-ext-header).  All numbers on the wire
  * are big-endian.
  */
 #ifndef NBDFLEECE_NBD_WIRE_H
@@ -39,6 +40,7 @@
 #define NBD_REP_ERR_UNKNOWN  NBD_REP_ERR (6)
 #define NBD_REP_ERR_SHUTDOWN NBD_REP_ERR (7)
 #define NBD_REP_ERR_TOO_BIG  NBD_REP_ERR (9)
+#define NBD_REP_ERR_EXT_HEADER_REQD NBD_REP_ERR (10)
 
 #define NBD_INFO_EXPORT      0
 #define NBD_INFO_NAME        1
@@ -60,10 +62,13 @@
 #define NBD_FLAG_CAN_MULTI_CONN    (1 << 8)
 #define NBD_FLAG_SEND_CACHE        (1 << 10)
 #define NBD_FLAG_SEND_FAST_ZERO    (1 << 11)
+#define NBD_FLAG_BLOCK_STATUS_PAYLOAD (1 << 12)
 
 /* Requests. */
 #define NBD_REQUEST_MAGIC    0x25609513
 #define NBD_REQUEST_SIZE     28
+#define NBD_EXTENDED_REQUEST_MAGIC 0x21e41c71
+#define NBD_EXTENDED_REQUEST_SIZE  32
 
 #define NBD_CMD_READ         0
 #define NBD_CMD_WRITE        1
@@ -79,12 +84,15 @@
 #define NBD_CMD_FLAG_DF        (1 << 2)
 #define NBD_CMD_FLAG_REQ_ONE   (1 << 3)
 #define NBD_CMD_FLAG_FAST_ZERO (1 << 4)
+#define NBD_CMD_FLAG_PAYLOAD_LEN (1 << 5)
 
 /* Replies. */
 #define NBD_SIMPLE_REPLY_MAGIC     0x67446698
 #define NBD_SIMPLE_REPLY_SIZE      16
 #define NBD_STRUCTURED_REPLY_MAGIC 0x668e33ef
 #define NBD_STRUCTURED_REPLY_SIZE  20
+#define NBD_EXTENDED_REPLY_MAGIC   0x6e8a278c
+#define NBD_EXTENDED_REPLY_SIZE    32
 
 #define NBD_REPLY_FLAG_DONE        (1 << 0)
 
@@ -92,6 +100,7 @@
 #define NBD_REPLY_TYPE_OFFSET_DATA  1
 #define NBD_REPLY_TYPE_OFFSET_HOLE  2
 #define NBD_REPLY_TYPE_BLOCK_STATUS 5
+#define NBD_REPLY_TYPE_BLOCK_STATUS_EXT 6
 #define NBD_REPLY_TYPE_ERROR        ((1 << 15) + 1)
 
 /* Errors of replies; the only ones allowed. */

@@ -8,16 +8,37 @@
 #include "op.h"
 #include "status.h"
 
+/* Blocks of zeroes of this size, bytes, are not sent where they need not be.
+ * Looking for them costs nothing that can be measured (most are told from data
+ * by their first bytes); smaller ones would cost as much as they save. */
+#define HOLE_SIZE 4096
+
+static struct request_rules
+rules_of (const struct conn *c)
+{
+  return (struct request_rules) {
+    .info = handle_info (c->handle),
+    .mode = c->mode,
+    .nr_contexts = metactx_set_count (c->contexts),
+  };
+}
+
 void
 op_check (struct op *op)
 {
-  const struct request_rules rules = {
-    .info = handle_info (op->c->handle),
-    .mode = op->c->mode,
-    .has_contexts = metactx_set_count (op->c->contexts) > 0,
-  };
+  const struct request_rules rules = rules_of (op->c);
 
   op->error = request_check (&op->rq, &rules, &op->text);
+}
+
+void
+op_take_range (struct op *op, const unsigned char *payload)
+{
+  const struct request_rules rules = rules_of (op->c);
+
+  op->error = request_take_range (&op->rq, &rules, payload, &op->text);
+  if (op->error == NBD_SUCCESS)
+    op->error = request_check (&op->rq, &rules, &op->text);
 }
 
 static uint32_t
@@ -73,24 +94,23 @@ op_execute (struct op *op)
   op->error = nbd_errno (err, rq->flags);
 }
 
-int
-op_reply (struct op *op, unsigned char *header, struct iovec *iov)
+struct iovec
+op_reply (struct op *op, unsigned char *header)
 {
   const struct request *rq = &op->rq;
   enum reply_mode mode = op->c->mode;
 
-  if (op->error == NBD_SUCCESS && op->status != NULL) {
-    iov[0] = (struct iovec) { op->status, op->status_length };
-    return 1;
-  }
-  iov[0].iov_base = header;
+  if (op->error == NBD_SUCCESS && op->status != NULL)
+    return (struct iovec) { op->status, op->status_length };
   if (op->error == NBD_SUCCESS && rq->type == NBD_CMD_READ && rq->length > 0) {
-    iov[0].iov_len = reply_read_header (header, mode, rq);
-    iov[1] = (struct iovec) { op->data, rq->length };
-    return 2;
+    unsigned char *reply = op->data - reply_read_header_size (mode);
+    uint32_t min = handle_info (op->c->handle)->block.min;
+
+    return (struct iovec) {
+      reply, reply_read (reply, mode, rq, MAX (min, HOLE_SIZE)) };
   }
-  iov[0].iov_len = reply_status (header, mode, rq, op->error, op->text);
-  return 1;
+  return (struct iovec) {
+    header, reply_status (header, mode, rq, op->error, op->text) };
 }
 
 void

@@ -16,7 +16,9 @@
 struct op {
   struct conn *c;
   struct request rq;
-  unsigned char *data;          /* WRITE: the payload; READ: where it goes */
+  /* WRITE: the payload.  READ: where it goes, REPLY_READ_ROOM behind the start
+   * of what may be written to. */
+  unsigned char *data;
   void *own;                    /* malloc'ed buffer of the op, or NULL */
   size_t charge;                /* its bytes, counted in in_flight_bytes */
 
@@ -30,14 +32,17 @@ struct op {
 
 /* Check the request against the export; sets error and text. */
 void op_check (struct op *op);
+/* The payload of a BLOCK_STATUS has been received: take it into the request, and
+ * check again. */
+void op_take_range (struct op *op, const unsigned char *payload);
 
 /* Call the plugin (for READ and WRITE data is set).  Length 0 is done at once.
  * Sets the result. */
 void op_execute (struct op *op);
 
-/* The reply: what comes first goes to header (REPLY_MAX_HEADER bytes), what
- * follows stays where it is.  iov: room for 2.  Returns how many are used. */
-int op_reply (struct op *op, unsigned char *header, struct iovec *iov);
+/* The reply, made in place where the op has data, else in header
+ * (REPLY_MAX_HEADER bytes).  Once only. */
+struct iovec op_reply (struct op *op, unsigned char *header);
 
 /* The numbers that an operator may ask for. */
 struct op_counters {

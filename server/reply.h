@@ -23,15 +23,21 @@ size_t reply_status (unsigned char *out, enum reply_mode mode,
                      const struct request *rq, uint32_t error,
                      const char *text);
 
-/* What comes in front of the rq->length bytes of a READ that has succeeded.
- * rq->length is not 0.  Its size is known beforehand: */
+/* The complete reply to a READ that has succeeded and whose length is not 0.  Its
+ * data are in place already: reply_read_header_size bytes (at most
+ * REPLY_READ_ROOM) behind out.  Where the mode and the client allow, blocks of
+ * zeroes are not sent but told: the reply is then shorter, and the data have
+ * moved.  align: of the chunks in the export, a power of 2, at least 4096. */
+#define REPLY_READ_ROOM 64
 size_t reply_read_header_size (enum reply_mode mode);
-size_t reply_read_header (unsigned char *out, enum reply_mode mode,
-                          const struct request *rq);
+size_t reply_read (unsigned char *out, enum reply_mode mode,
+                   const struct request *rq, uint32_t align);
 
 /* A block status chunk for context id; its nr_extents pairs of length and flags
- * follow, as reply_extent writes them.  done: the last chunk of the reply. */
-#define REPLY_EXTENT_SIZE 8
+ * follow, as reply_extent writes them (which have to fit 32 bits without extended
+ * headers).  done: the last chunk of the reply. */
+#define REPLY_MAX_EXTENT_SIZE 16
+size_t reply_extent_size (enum reply_mode mode);
 size_t reply_block_status_header (unsigned char *out, enum reply_mode mode,
                                   const struct request *rq, uint32_t id,
                                   size_t nr_extents, int done);

@@ -37,33 +37,47 @@ static const struct command commands[] = {
 #define NR_COMMANDS (sizeof commands / sizeof commands[0])
 
 bool
-request_parse (const unsigned char *bytes, struct request *out)
+request_parse (const unsigned char *bytes, enum reply_mode mode,
+               struct request *out)
 {
-  if (get_be32 (bytes) != NBD_REQUEST_MAGIC)
+  bool extended = mode == REPLY_EXTENDED;
+
+  if (get_be32 (bytes) !=
+      (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
     return false;
   out->flags = get_be16 (bytes + 4);
   out->type = get_be16 (bytes + 6);
   memcpy (&out->cookie, bytes + 8, sizeof out->cookie);
   out->offset = get_be64 (bytes + 16);
-  out->length = get_be32 (bytes + 24);
+  out->length = extended ? get_be64 (bytes + 24) : get_be32 (bytes + 24);
+  out->payload = 0;
+  out->contexts = REQUEST_ALL_CONTEXTS;
+  /* A WRITE always has one, also if it does not say so, which is an error. */
+  if (out->type == NBD_CMD_WRITE)
+    out->payload = out->length;
+  else if (extended && out->flags & NBD_CMD_FLAG_PAYLOAD_LEN) {
+    out->payload = out->length;
+    out->length = 0;
+  }
   return true;
 }
 
 void
-request_format (const struct request *rq, unsigned char *bytes)
+request_format (const struct request *rq, enum reply_mode mode,
+                unsigned char *bytes)
 {
-  put_be32 (bytes, NBD_REQUEST_MAGIC);
+  uint64_t length = rq->payload ? rq->payload : rq->length;
+  bool extended = mode == REPLY_EXTENDED;
+
+  put_be32 (bytes, extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC);
   put_be16 (bytes + 4, rq->flags);
   put_be16 (bytes + 6, rq->type);
   memcpy (bytes + 8, &rq->cookie, sizeof rq->cookie);
   put_be64 (bytes + 16, rq->offset);
-  put_be32 (bytes + 24, rq->length);
-}
-
-uint64_t
-request_payload_length (const struct request *rq)
-{
-  return rq->type == NBD_CMD_WRITE ? rq->length : 0;
+  if (extended)
+    put_be64 (bytes + 24, length);
+  else
+    put_be32 (bytes + 24, length);
 }
 
 static uint32_t
@@ -85,8 +99,15 @@ check_flags (const struct request *rq, const struct command *cmd,
     allowed &= ~NBD_CMD_FLAG_DF;
   if (!(rules->info->flags & NBD_FLAG_SEND_FAST_ZERO))
     allowed &= ~NBD_CMD_FLAG_FAST_ZERO;
+  if (rules->mode == REPLY_EXTENDED &&
+      (rq->type == NBD_CMD_WRITE ||
+       (rq->type == NBD_CMD_BLOCK_STATUS && rules->nr_contexts > 0)))
+    allowed |= NBD_CMD_FLAG_PAYLOAD_LEN;
   if (rq->flags & ~allowed)
     return fail (out_text, NBD_EINVAL, "flag not allowed here");
+  if (rules->mode == REPLY_EXTENDED && rq->type == NBD_CMD_WRITE &&
+      !(rq->flags & NBD_CMD_FLAG_PAYLOAD_LEN))
+    return fail (out_text, NBD_EINVAL, "write without the payload flag");
   return NBD_SUCCESS;
 }
 
@@ -112,6 +133,40 @@ check_range (const struct request *rq, const struct command *cmd,
   return NBD_SUCCESS;
 }
 
+/* A length, then ids of contexts; each at most once. */
+static uint32_t
+check_range_payload (const struct request *rq,
+                     const struct request_rules *rules, const char **out_text)
+{
+  if (rq->payload < 8 + 4 || rq->payload % 4 != 0 ||
+      rq->payload > 8 + 4 * (uint64_t) rules->nr_contexts)
+    return fail (out_text, NBD_EINVAL,
+                 "payload of a block status has no possible size");
+  return NBD_SUCCESS;
+}
+
+uint32_t
+request_take_range (struct request *rq, const struct request_rules *rules,
+                    const unsigned char *payload, const char **out_text)
+{
+  uint64_t wanted = 0;
+
+  for (uint64_t at = 8; at < rq->payload; at += 4) {
+    uint32_t id = get_be32 (payload + at);
+
+    if (id == 0 || id > rules->nr_contexts)
+      return fail (out_text, NBD_EINVAL, "no such metadata context");
+    if (wanted & UINT64_C (1) << (id - 1))
+      return fail (out_text, NBD_EINVAL, "metadata context named twice");
+    wanted |= UINT64_C (1) << (id - 1);
+  }
+  rq->contexts = wanted;
+  rq->length = get_be64 (payload);
+  rq->payload = 0;
+  rq->flags &= ~NBD_CMD_FLAG_PAYLOAD_LEN;
+  return NBD_SUCCESS;
+}
+
 uint32_t
 request_check (const struct request *rq, const struct request_rules *rules,
                const char **out_text)
@@ -132,8 +187,11 @@ request_check (const struct request *rq, const struct request_rules *rules,
     return error;
   if ((rules->info->flags & cmd->needs) != cmd->needs)
     return fail (out_text, NBD_EINVAL, "command not supported by this export");
-  if (rq->type == NBD_CMD_BLOCK_STATUS && !rules->has_contexts)
+  if (rq->type == NBD_CMD_BLOCK_STATUS && rules->nr_contexts == 0)
     return fail (out_text, NBD_EINVAL, "no metadata context was selected");
+  if (rq->flags & NBD_CMD_FLAG_PAYLOAD_LEN &&
+      rq->type == NBD_CMD_BLOCK_STATUS)
+    return check_range_payload (rq, rules, out_text);
   if (rq->type == NBD_CMD_BLOCK_STATUS && rq->length == 0)
     return fail (out_text, NBD_EINVAL, "block status of nothing");
   if (!cmd->has_range) {

@@ -215,12 +215,11 @@ static void
 answer (struct op *op, unsigned char *header)
 {
   struct op_counters counters = { 0 };
-  struct iovec iov[2];
-  int nr = op_reply (op, header, iov);
+  struct iovec iov = op_reply (op, header);
 
   op_count (op, &counters);
   conn_count (op->c, &counters);
-  conn_send (op->c, iov, nr, 0);
+  conn_send (op->c, &iov, 1, 0);
 }
 
 static void
@@ -275,16 +274,17 @@ static void
 keep_request (struct conn *c, const struct op *op, const void *payload,
               size_t n)
 {
-  unsigned char header[NBD_REQUEST_SIZE];
+  unsigned char header[REQUEST_MAX_SIZE];
+  unsigned size = request_size (c->mode);
 
-  request_format (&op->rq, header);
+  request_format (&op->rq, c->mode, header);
   c->unparsed = g_byte_array_new ();
-  g_byte_array_append (c->unparsed, header, sizeof header);
+  g_byte_array_append (c->unparsed, header, size);
   if (payload != NULL)
     g_byte_array_append (c->unparsed, payload, n);
   else {
-    g_byte_array_set_size (c->unparsed, sizeof header + n);
-    memset (c->unparsed->data + sizeof header, 0, n);
+    g_byte_array_set_size (c->unparsed, size + n);
+    memset (c->unparsed->data + size, 0, n);
   }
 }
 
@@ -368,15 +368,19 @@ discard (struct conn *c, struct lane *l, uint64_t length)
 static bool
 give_buffer (struct conn *c, struct lane *l, struct op *op)
 {
+  size_t room = op->rq.type == NBD_CMD_READ ? REPLY_READ_ROOM : 0;
+
   enter_flight (c, l, 0, op->rq.length);
   op->charge = op->rq.length;
-  op->own = op->data = malloc (op->rq.length);
+  op->own = malloc (room + op->rq.length);
   if (op->own == NULL) {
     release_bytes (c, op->charge);
     op->charge = 0;
     op->error = NBD_ENOMEM;
+    return false;
   }
-  return op->own != NULL;
+  op->data = (unsigned char *) op->own + room;
+  return true;
 }
 
 static bool
@@ -480,22 +484,46 @@ take_payload (struct conn *c, struct lane *l, struct op *op)
   return true;
 }
 
+/* Receive the payload of a BLOCK_STATUS: its request is complete then. */
+static bool
+take_range (struct conn *c, struct lane *l, struct op *op)
+{
+  uint64_t length = op->rq.payload;
+
+  if (!fill (c, l, length, false)) {
+    if (c->parked)
+      keep_request (c, op, "", 0);
+    return false;
+  }
+  op_take_range (op, l->rx + l->pos);
+  l->pos += length;
+  return true;
+}
+
+/* Receive what follows the request.  Of one that is refused it is forgotten. */
+static bool
+take_what_follows (struct conn *c, struct lane *l, struct op *op)
+{
+  if (op->rq.payload == 0)
+    return true;
+  if (op->error)
+    return discard (c, l, op->rq.payload);
+  return op->rq.type == NBD_CMD_WRITE ?
+    take_payload (c, l, op) : take_range (c, l, op);
+}
+
 /* Put the reply to the lane's op among those that are ready. */
 static void
 gather (struct conn *c, struct lane *l)
 {
   struct op *op = &l->op;
-  struct iovec iov[2];
-  int nr;
 
   if (op->own != NULL || op->status != NULL) {
     flush (c, l);
     answer (op, l->header);
     return;
   }
-  nr = op_reply (op, l->tx + l->tx_used, iov);
-  for (int i = 0; i < nr; i++)  /* data of a READ is in place behind it */
-    l->tx_used += iov[i].iov_len;
+  l->tx_used += op_reply (op, l->tx + l->tx_used).iov_len;
   op_count (op, &l->counters);
 }
 
@@ -618,21 +646,25 @@ lead (struct conn *c)
   struct op *op = &l->op;
 
   conn_set_leader (c, true);
-  while (fill (c, l, NBD_REQUEST_SIZE, false)) {
+  while (fill (c, l, request_size (c->mode), false)) {
     *op = (struct op) { .c = c };
-    if (!request_parse (l->rx + l->pos, &op->rq)) {
+    if (!request_parse (l->rx + l->pos, c->mode, &op->rq)) {
       log_debug ("bad request magic: closing");
       break;
     }
-    l->pos += NBD_REQUEST_SIZE;
+    l->pos += request_size (c->mode);
     if (op->rq.type == NBD_CMD_DISC)
       break;
+    /* What 32 bits can say is still skipped for those who have no better way. */
+    if (c->mode == REPLY_EXTENDED && op->rq.payload > EXPORT_MAX_PAYLOAD) {
+      log_debug ("a payload of %" G_GUINT64_FORMAT " bytes: closing",
+                 op->rq.payload);
+      break;
+    }
     op_check (op);
     if (atomic_load_explicit (&c->closing, memory_order_relaxed))
       op->error = NBD_ESHUTDOWN;
-    if (op->error ?
-        !discard (c, l, request_payload_length (&op->rq)) :
-        op->rq.type == NBD_CMD_WRITE && !take_payload (c, l, op))
+    if (!take_what_follows (c, l, op))
       break;
 
     make_room (c, l, 0);

@@ -10,7 +10,7 @@
 #include "metactx.h"
 #include "request.h"
 
-/* Describe the range of rq in all contexts: one chunk for each, all of exactly
+/* Describe the range of rq in all contexts that it wants: one chunk for each, all of exactly
  * the same span (else a client that steps by one of them misses what another
  * said), which is the whole range unless that takes more extents than a reply
  * may hold.  Returns 0 and sets *out_reply (malloc'ed, to be freed), its length

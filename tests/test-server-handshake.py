@@ -50,7 +50,7 @@ assert r.at_end()
 
 # One connection for all that is refused politely.
 r = Raw(sock)
-for unknown in (0, 4, STARTTLS, EXTENDED_HEADERS, 12, 0xffffffff):
+for unknown in (0, 4, STARTTLS, 12, 0xffffffff):
     assert r.kind(unknown) == ERR_UNSUP, unknown
     assert r.kind(unknown, b"some data") == ERR_UNSUP, unknown
 assert r.kind(LIST, b"x") == ERR_INVALID

@@ -136,14 +136,14 @@ test_requests (void)
   static const uint16_t all = 0xffff;
 
   for (int round = 0; round < 200000; round++) {
-    unsigned char bytes[NBD_REQUEST_SIZE];
+    unsigned char bytes[REQUEST_MAX_SIZE], again[REQUEST_MAX_SIZE];
     uint64_t size = g_test_rand_int_range (0, 5000);
     struct export_info info = {
       .size = size, .flags = g_test_rand_int () & all,
       .block = block_sizes_default () };
     struct request_rules rules = {
-      .info = &info, .mode = g_test_rand_int_range (0, 2),
-      .has_contexts = g_test_rand_int_range (0, 2) };
+      .info = &info, .mode = g_test_rand_int_range (0, 3),
+      .nr_contexts = g_test_rand_int_range (0, 4) };
     struct request rq;
     const char *text = NULL;
     uint32_t error;
@@ -151,18 +151,38 @@ test_requests (void)
     for (size_t i = 0; i < sizeof bytes; i++)
       bytes[i] = g_test_rand_int ();
     if (round % 100 == 0)
-      g_assert_false (request_parse (bytes, &rq));
-    put_be32 (bytes, NBD_REQUEST_MAGIC);
+      g_assert_false (request_parse (bytes, rules.mode, &rq));
+    put_be32 (bytes, rules.mode == REPLY_EXTENDED ?
+              NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC);
     if (round % 3) {
-      put_be16 (bytes + 4, g_test_rand_int () & g_test_rand_int () & 31);
+      put_be16 (bytes + 4, g_test_rand_int () & g_test_rand_int () & 63);
       put_be16 (bytes + 6, g_test_rand_int_range (0, 9));
       put_be64 (bytes + 16, g_test_rand_int_range (0, 6000));
       put_be32 (bytes + 24, g_test_rand_int_range (0, 6000));
+      if (rules.mode == REPLY_EXTENDED)
+        put_be64 (bytes + 24, g_test_rand_int_range (0, 6000));
     }
-    g_assert_true (request_parse (bytes, &rq));
+    g_assert_true (request_parse (bytes, rules.mode, &rq));
+    request_format (&rq, rules.mode, again);
+    g_assert_cmpmem (again, request_size (rules.mode), bytes,
+                     request_size (rules.mode));
     if (rq.type == NBD_CMD_DISC)
       continue;
     error = request_check (&rq, &rules, &text);
+    if (error == NBD_SUCCESS && rq.type == NBD_CMD_BLOCK_STATUS &&
+        rq.payload > 0) {
+      unsigned char payload[8 + 4 * 4];
+
+      g_assert_cmpuint (rq.payload, <=, sizeof payload);
+      for (size_t i = 0; i < sizeof payload; i++)
+        payload[i] = i % 4 < 3 && i != 6 ? 0 : g_test_rand_int_range (0, 5);
+      error = request_take_range (&rq, &rules, payload, &text);
+      if (error == NBD_SUCCESS) {
+        g_assert_true (rq.contexts > 0 &&
+                       rq.contexts < UINT64_C (1) << rules.nr_contexts);
+        error = request_check (&rq, &rules, &text);
+      }
+    }
     if (error) {
       g_assert_nonnull (text);
       continue;
@@ -175,7 +195,7 @@ test_requests (void)
                      rq.type != NBD_CMD_WRITE_ZEROES);
     if (!(info.flags & NBD_FLAG_SEND_FUA))
       g_assert_false (rq.flags & NBD_CMD_FLAG_FUA);
-    g_assert_cmpuint (rq.flags, <, 32);
+    g_assert_cmpuint (rq.flags, <, rules.mode == REPLY_EXTENDED ? 64 : 32);
   }
 }
 
@@ -186,17 +206,103 @@ test_replies (void)
   struct request rq = { .type = NBD_CMD_READ, .offset = 7, .length = 9 };
   unsigned char out[REPLY_MAX_HEADER + 1];
   g_autofree char *text = g_strnfill (1000, 'x');
+  size_t length;
 
   out[REPLY_MAX_HEADER] = 0xa5;
-  g_assert_cmpuint (reply_status (out, REPLY_STRUCTURED, &rq, NBD_EIO, text),
+  g_assert_cmpuint (reply_status (out, REPLY_EXTENDED, &rq, NBD_EIO, text),
                     ==, REPLY_MAX_HEADER);
+  g_assert_cmpuint (get_be64 (out + 24), ==, REPLY_MAX_HEADER - 32);
+  length = reply_status (out, REPLY_STRUCTURED, &rq, NBD_EIO, text);
+  g_assert_cmpuint (length, <=, REPLY_MAX_HEADER);
   g_assert_cmpuint (out[REPLY_MAX_HEADER], ==, 0xa5);
-  g_assert_cmpuint (get_be32 (out + 16), ==, REPLY_MAX_HEADER - 20);
+  g_assert_cmpuint (get_be32 (out + 16), ==, length - 20);
   g_assert_cmpuint (reply_status (out, REPLY_SIMPLE, &rq, NBD_EIO, text), ==,
                     16);
-  for (enum reply_mode mode = REPLY_SIMPLE; mode <= REPLY_STRUCTURED; mode++)
-    g_assert_cmpuint (reply_read_header (out, mode, &rq), ==,
-                      reply_read_header_size (mode));
+}
+
+/* The chunks of the reply to a READ, put together by another hand. */
+static void
+check_read_reply (const unsigned char *reply, size_t length,
+                  enum reply_mode mode, const struct request *rq,
+                  const unsigned char *data)
+{
+  size_t head = mode == REPLY_EXTENDED ? 32 : 20, at = 0;
+  uint64_t next = rq->offset;
+  bool done = false;
+
+  while (at < length) {
+    uint64_t n = mode == REPLY_EXTENDED ? get_be64 (reply + at + 24) :
+      get_be32 (reply + at + 16);
+    unsigned type = get_be16 (reply + at + 6);
+
+    g_assert_false (done);
+    done = get_be16 (reply + at + 4);
+    at += head;
+    g_assert_cmpuint (get_be64 (reply + at), ==, next);
+    if (type == NBD_REPLY_TYPE_OFFSET_HOLE) {
+      g_assert_cmpuint (n, ==, 12);
+      for (uint32_t i = get_be32 (reply + at + 8); i > 0; i--)
+        g_assert_cmpuint (data[next++ - rq->offset], ==, 0);
+    }
+    else {
+      g_assert_cmpuint (type, ==, NBD_REPLY_TYPE_OFFSET_DATA);
+      g_assert_cmpuint (n, >, 8);
+      g_assert_cmpmem (reply + at + 8, n - 8, data + (next - rq->offset),
+                       n - 8);
+      next += n - 8;
+    }
+    at += n;
+  }
+  g_assert_true (done);
+  g_assert_cmpuint (at, ==, length);
+  g_assert_cmpuint (next, ==, rq->offset + rq->length);
+}
+
+/* Random blocks of zeroes and data at any offset become chunks; with DF, or
+ * without zeroes, there is one. */
+static void
+test_read_reply (void)
+{
+  enum { MAX = 80000 };
+  g_autofree unsigned char *out = g_malloc (REPLY_READ_ROOM + MAX);
+  g_autofree unsigned char *data = g_malloc (MAX);
+
+  for (int round = 0; round < 2000; round++) {
+    enum reply_mode mode = g_test_rand_int_range (0, 3);
+    struct request rq = {
+      .type = NBD_CMD_READ, .cookie = 5,
+      .flags = round % 5 == 0 ? NBD_CMD_FLAG_DF : 0,
+      .offset = g_test_rand_int_range (0, 1 << 20),
+      .length = g_test_rand_int_range (1, MAX) };
+    unsigned char *body = out + reply_read_header_size (mode);
+    uint32_t align = 4096 << g_test_rand_int_range (0, 3);
+    int density = g_test_rand_int_range (0, 5);
+    size_t length;
+
+    for (size_t i = 0; i < rq.length; i += 4096) {
+      size_t n = MIN (4096, rq.length - i);
+
+      memset (data + i, 0, n);
+      if (g_test_rand_int_range (0, 4) < density)
+        data[i + g_test_rand_int_range (0, n)] = 0xab;
+    }
+    memcpy (body, data, rq.length);
+    length = reply_read (out, mode, &rq, align);
+    g_assert_cmpuint (length, <=, body + rq.length - out);
+    if (mode == REPLY_SIMPLE) {
+      g_assert_cmpmem (out + 16, length - 16, data, rq.length);
+      continue;
+    }
+    check_read_reply (out, length, mode, &rq, data);
+    if (rq.flags & NBD_CMD_FLAG_DF)
+      g_assert_cmpuint (length, ==, body + rq.length - out);
+  }
+  memset (out, 0, MAX);
+  g_assert_cmpuint (reply_read (out, REPLY_EXTENDED, &(struct request) {
+                      .offset = 1 << 20, .length = 65536 }, 65536), ==, 44);
+  memset (out, 0, MAX);
+  g_assert_cmpuint (reply_read (out, REPLY_STRUCTURED, &(struct request) {
+                      .offset = 8192, .length = 65536 }, 4096), ==, 32);
 }
 
 /* Every prefix of well-formed queries is refused, and random bytes are no
@@ -337,6 +443,7 @@ main (int argc, char **argv)
   g_test_add_func ("/server/block-sizes", test_block_sizes);
   g_test_add_func ("/server/requests", test_requests);
   g_test_add_func ("/server/replies", test_replies);
+  g_test_add_func ("/server/read-reply", test_read_reply);
   g_test_add_func ("/server/queries", test_queries);
   g_test_add_func ("/server/errno", test_errno);
   g_test_add_func ("/server/parse", test_parse);

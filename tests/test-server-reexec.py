@@ -226,7 +226,7 @@ with open(marks) as f:
 os.rename(program + ".away", program)
 
 # What is in the environment is not believed.
-for value in ("", "2", "2:", "2:x", "1:3", "2:0", "2:77", "x" * 1000):
+for value in ("", "3", "3:", "3:x", "1:3", "3:0", "3:77", "x" * 1000):
     r = subprocess.run([program, "-f", "-U", t.path("n"), TEST_PLUGIN],
                        env=dict(os.environ, NBDFLEECE_HANDOVER=value),
                        capture_output=True, text=True)
@@ -240,7 +240,7 @@ def refuses_state(data, seals, why):
     os.write(fd, data)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     r = subprocess.run([program, "-f", "-U", t.path("n"), TEST_PLUGIN],
-                       env=dict(os.environ, NBDFLEECE_HANDOVER=f"2:{fd}"),
+                       env=dict(os.environ, NBDFLEECE_HANDOVER=f"3:{fd}"),
                        pass_fds=[fd], capture_output=True, text=True)
     os.close(fd)
     assert r.returncode == 1 and why in r.stderr, r
@@ -248,12 +248,12 @@ def refuses_state(data, seals, why):
 
 with open(state, "rb") as f:
     good = f.read()
-assert good.startswith(b"nbdfleece handover 2\n")
+assert good.startswith(b"nbdfleece handover 3\n")
 seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 refuses_state(good, seals, "damaged")
 refuses_state(good, fcntl.F_SEAL_GROW, "no sealed memory file")
 refuses_state(b"", seals, "no sealed memory file")
-refuses_state(good.replace(b"over 2", b"over 3", 1), seals, "version")
+refuses_state(good.replace(b"over 3", b"over 4", 1), seals, "version")
 rnd = random.Random(1)
 for n in range(60):
     bad = bytearray(good[:rnd.randrange(32, len(good) + 1)] if n % 2 else good)
