@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The clients that people use: nbdcopy, nbdinfo, qemu-img, qemu-io, nbdfuse,
-# fio; each moves a whole image in and out of our server.
+# The clients that people use: nbdcopy, nbdinfo, qemu-img and qemu-io move images
+# in and out of our server, fio checks what it wrote, nbd-client lists exports.
 . "${srcdir:-.}/functions.sh"
-requires_cmd nbdcopy nbdinfo qemu-img qemu-io nbdkit
+PATH=$PATH:/usr/sbin:/sbin
+requires_cmd nbdcopy nbdinfo qemu-img qemu-io nbdkit fio nbd-client
 plugin=$abs_top_builddir/tests/.libs/server-test-plugin.so
 
 head -c 5M /dev/urandom >"$tmpdir/image"
@@ -45,7 +46,24 @@ for i in 0 1 2 3 4; do
 done
 nbdinfo --list "$u" >/dev/null
 nbdinfo --json "$u" | grep -q '"block_size_maximum": 33554432' || fail "nbdinfo"
+fio --name=x --ioengine=nbd --uri="$u" --rw=randwrite --bs=512-64k --size=20M \
+  --iodepth=32 --verify=crc32c --verify_backlog=500 >"$tmpdir/fio" 2>&1 ||
+  fail "fio: $(cat "$tmpdir/fio")"
 stop_server
+
+# Over TCP, and with the oldest client there is.
+cd "$tmpdir"
+for how in "-i 127.0.0.1 -p 0" "-U -"; do
+  # shellcheck disable=SC2086
+  "$abs_top_builddir/server/nbdfleece" $how file "$tmpdir/disk" --run '
+    nbdcopy image "$uri" && nbdcopy "$uri" - | cmp - image &&
+    qemu-img compare -f raw -F raw image "$uri" &&
+    fio --name=x --ioengine=nbd --uri="$uri" --rw=randrw --bs=4k --size=4M \
+      --iodepth=8 --verify=crc32c >/dev/null &&
+    if [ -n "$port" ]; then nbd-client -l 127.0.0.1 "$port"
+    else nbd-client -u "$unixsocket" -l; fi' >"$tmpdir/out" 2>&1 ||
+    fail "$how: $(cat "$tmpdir/out")"
+done
 
 # Several contexts, as nbdinfo sees them.
 NBDFLEECE_NAME=ctx start_nbdfleece "$plugin"

@@ -40,7 +40,7 @@ expect_error "has 1 to 107 bytes" "$server" -U "$long" "$plugin"
 expect_error "has 1 to 107 bytes" "$server" -U "" "$plugin"
 
 # TCP, IPv4 and IPv6.
-port=$((20000 + $$ % 20000))
+port=$((12000 + $$ % 20000))
 NBDFLEECE_NAME=tcp start_nbdfleece -p $port "$plugin"
 nbdinfo --size "nbd://127.0.0.1:$port/a" >/dev/null
 nbdinfo --size "nbd://localhost:$port/a" >/dev/null

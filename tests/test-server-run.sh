@@ -13,7 +13,7 @@ for export in "" a "a b/c&d?x" "/lead" "vda@mon,since=k"; do
   for program in nbdkit "$server"; do
     "$program" -U - -e "$export" memory 1M --run "$show" |
       sed 's,/tmp/nbd[A-Za-z0-9]*/,TMP/,' >"$tmpdir/out.${program##*/}"
-    port=$((20000 + $$ % 20000))
+    port=$((12000 + $$ % 20000))
     "$program" -p $port -e "$export" memory 1M --run "$show" \
       >>"$tmpdir/out.${program##*/}"
   done
