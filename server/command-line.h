@@ -9,6 +9,7 @@
 
 #include "conn.h"
 #include "log.h"
+#include "tls.h"
 
 enum command_mode {
   SERVE,
@@ -22,6 +23,7 @@ enum command_mode {
 struct command_line {
   enum command_mode mode;
   struct conn_settings settings;        /* but for the backend */
+  struct tls_options tls;
   bool foreground, exit_with_parent;
   const char *unix_path;        /* "-": a private one */
   int unix_mode;                /* -1: not given */

@@ -19,6 +19,7 @@
 #include "conn.h"
 #include "metactx.h"
 #include "request.h"
+#include "tls-session.h"
 
 struct lane;
 
@@ -40,6 +41,7 @@ struct conn {
   bool no_zeroes;
   enum reply_mode mode;
   MetaCtxSet *contexts;         /* NULL: none selected */
+  TlsSession *tls;              /* NULL: plain text */
   GSList *strings;              /* under the lock of nbdkit-api.c */
   bool entered;                 /* backend_leave is due */
 
@@ -107,12 +109,22 @@ bool conn_is_parking (void);
 /* This thread is the leader now; or nobody is. */
 void conn_set_leader (struct conn *c, bool is_leader);
 
+/* As recv: how many bytes there are, 0: end of stream, -1 and errno.
+ * dont_wait: EAGAIN rather than to wait for any. */
+ssize_t conn_receive (struct conn *c, void *buf, size_t n, bool dont_wait);
 /* Receive exactly length bytes.  deadline: CLOCK_MONOTONIC in ns, 0: none.
  * false: end of stream, error, or too late. */
 bool conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline);
 /* Send all of it, under send_lock; iov is used up.  false: the client is gone,
  * now or earlier.  deadline as above. */
 bool conn_send (struct conn *c, struct iovec *iov, int nr, int64_t deadline);
+
+/* For handshake-tls.c: receive once for TLS, and send what it has to say.
+ * false: end of stream, error, or too late; the client is gone, or too late. */
+bool conn_receive_tls (struct conn *c, TlsSession *t, int64_t deadline);
+bool conn_send_tls (struct conn *c, TlsSession *t, int64_t deadline);
+/* Tell the client that nothing follows; does not wait for it. */
+void conn_say_goodbye (struct conn *c);
 
 int64_t conn_now_ns (void);
 

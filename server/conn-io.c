@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "conn-internal.h"
+#include "iov.h"
 #include "log.h"
 
 int64_t
@@ -38,6 +39,47 @@ wait_for (struct conn *c, short events, int64_t deadline)
   return r > 0;
 }
 
+/* The one place that receives from a client's socket. */
+static ssize_t
+receive_raw (struct conn *c, void *buf, size_t n, bool dont_wait)
+{
+  ssize_t r;
+
+  do
+    r = recv (c->fd, buf, n, dont_wait ? MSG_DONTWAIT : 0);
+  while (r == -1 && errno == EINTR);
+  return r;
+}
+
+static ssize_t
+receive_tls (struct conn *c, void *buf, size_t n, bool dont_wait)
+{
+  ssize_t r;
+
+  while ((r = tls_decrypt (c->tls, buf, n)) == -EAGAIN) {
+    size_t room;
+    void *input = tls_input (c->tls, &room);
+
+    r = receive_raw (c, input, room, dont_wait);
+    if (r <= 0)
+      return r;
+    tls_input_add (c->tls, r);
+  }
+  if (r >= 0)
+    return r;
+  log_debug ("closing: a TLS record is not valid");
+  errno = -r;
+  return -1;
+}
+
+ssize_t
+conn_receive (struct conn *c, void *buf, size_t n, bool dont_wait)
+{
+  if (c->tls != NULL)
+    return receive_tls (c, buf, n, dont_wait);
+  return receive_raw (c, buf, n, dont_wait);
+}
+
 bool
 conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline)
 {
@@ -45,9 +87,7 @@ conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline)
   ssize_t r;
 
   while (length > 0) {
-    r = recv (c->fd, p, length, deadline ? MSG_DONTWAIT : 0);
-    if (r == -1 && errno == EINTR)
-      continue;
+    r = conn_receive (c, p, length, deadline != 0);
     if (r == -1 && errno == EAGAIN && deadline) {
       if (!wait_for (c, POLLIN, deadline)) {
         log_debug ("no answer within the time allowed");
@@ -63,28 +103,29 @@ conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline)
   return true;
 }
 
-/* Take n sent bytes off the front. */
-static void
-iov_consume (struct iovec **iov, int *nr, size_t n)
+bool
+conn_receive_tls (struct conn *c, TlsSession *t, int64_t deadline)
 {
-  while (*nr > 0 && n >= (*iov)->iov_len) {
-    n -= (*iov)->iov_len;
-    (*iov)++;
-    (*nr)--;
-  }
-  if (*nr > 0) {
-    (*iov)->iov_base = (char *) (*iov)->iov_base + n;
-    (*iov)->iov_len -= n;
-  }
+  size_t room;
+  void *input = tls_input (t, &room);
+  ssize_t r;
+
+  while ((r = receive_raw (c, input, room, deadline != 0)) == -1 &&
+         errno == EAGAIN && deadline)
+    if (!wait_for (c, POLLIN, deadline))
+      return false;
+  if (r > 0)
+    tls_input_add (t, r);
+  return r > 0;
 }
 
-bool
-conn_send (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
+/* The one place that sends to a client's socket, under send_lock.  true: all was
+ * sent. */
+static bool
+send_raw (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
 {
   int flags = MSG_NOSIGNAL | (deadline ? MSG_DONTWAIT : 0);
-  bool ok;
 
-  pthread_mutex_lock (&c->send_lock);
   iov_consume (&iov, &nr, 0);
   while (nr > 0 && !atomic_load_explicit (&c->dead, memory_order_relaxed)) {
     struct msghdr msg = { .msg_iov = iov, .msg_iovlen = nr };
@@ -100,7 +141,73 @@ conn_send (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
       shutdown (c->fd, SHUT_RDWR);
     }
   }
-  ok = nr == 0;
+  return nr == 0;
+}
+
+static bool
+send_output (struct conn *c, TlsSession *t, int64_t deadline)
+{
+  struct iovec iov;
+  bool ok;
+
+  iov.iov_base = (void *) tls_output (t, &iov.iov_len);
+  ok = send_raw (c, &iov, 1, deadline);
+  tls_output_sent (t);
+  return ok;
+}
+
+static bool
+send_encrypted (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
+{
+  while (nr > 0 && !atomic_load_explicit (&c->dead, memory_order_relaxed)) {
+    if (!tls_encrypt (c->tls, &iov, &nr)) {
+      atomic_store (&c->dead, true);
+      shutdown (c->fd, SHUT_RDWR);
+    }
+    else if (!send_output (c, c->tls, deadline))
+      return false;
+  }
+  return nr == 0;
+}
+
+bool
+conn_send (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
+{
+  bool ok;
+
+  pthread_mutex_lock (&c->send_lock);
+  ok = c->tls != NULL ? send_encrypted (c, iov, nr, deadline) :
+    send_raw (c, iov, nr, deadline);
   pthread_mutex_unlock (&c->send_lock);
   return ok;
+}
+
+bool
+conn_send_tls (struct conn *c, TlsSession *t, int64_t deadline)
+{
+  bool ok;
+
+  pthread_mutex_lock (&c->send_lock);
+  ok = send_output (c, t, deadline);
+  pthread_mutex_unlock (&c->send_lock);
+  return ok;
+}
+
+void
+conn_say_goodbye (struct conn *c)
+{
+  size_t n;
+  const void *output;
+
+  if (c->tls == NULL)
+    return;
+  pthread_mutex_lock (&c->send_lock);
+  if (!atomic_load (&c->dead)) {
+    tls_bye (c->tls);
+    output = tls_output (c->tls, &n);
+    /* One that does not take its replies will not miss this. */
+    if (send (c->fd, output, n, MSG_NOSIGNAL | MSG_DONTWAIT) == -1)
+      log_debug ("cannot tell the client that TLS ends: %m");
+  }
+  pthread_mutex_unlock (&c->send_lock);
 }

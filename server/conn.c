@@ -50,7 +50,13 @@ conn_is_single (const struct conn *c)
 bool
 conn_is_tls (const struct conn *c)
 {
-  return false;
+  return c->tls != NULL;
+}
+
+const struct tls_peer *
+conn_tls_peer (const struct conn *c)
+{
+  return c->tls ? tls_session_peer (c->tls) : NULL;
 }
 
 bool
@@ -86,6 +92,7 @@ void
 conn_free (struct conn *c)
 {
   close (c->fd);
+  tls_session_free (c->tls);
   g_slist_free_full (c->strings, free);
   g_clear_pointer (&c->inherited, g_bytes_unref);
   if (c->unparsed)
@@ -114,6 +121,7 @@ conn_finish (struct conn *c)
     c->export_name = g_strdup (handle_name (handle));
     c->info = *handle_info (handle);
   }
+  conn_say_goodbye (c);
   handle_close (handle);
   if (c->entered)
     backend_leave (c->b);

@@ -8,6 +8,7 @@
 
 #include "handover.h"
 #include "metacontext.h"
+#include "tls-peer.h"
 
 struct Backend;
 
@@ -64,6 +65,8 @@ unsigned conn_number (const struct conn *c);
 bool conn_is_tls (const struct conn *c);
 /* Nothing more is read from it, or can be sent to it. */
 bool conn_is_closing (const struct conn *c);
+/* Who it has proved to be; NULL: it speaks plain text. */
+const struct tls_peer *conn_tls_peer (const struct conn *c);
 /* It cannot have a second connection. */
 bool conn_is_single (const struct conn *c);
 /* str: malloc'ed; freed with the connection.  The caller serializes. */

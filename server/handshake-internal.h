@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* handshake-internal.h - one option in hand; for handshake.c (framing, and what
- * is simple), handshake-info.c, handshake-meta.c and enter.c.
+ * is simple), handshake-info.c, handshake-meta.c, handshake-tls.c and enter.c.
  */
 #ifndef NBDFLEECE_HANDSHAKE_INTERNAL_H
 #define NBDFLEECE_HANDSHAKE_INTERNAL_H
@@ -10,6 +10,7 @@
 enum verdict {
   NEXT,                         /* read another option */
   DONE,                         /* on to transmission */
+  UPGRADE,                      /* start TLS, then read another option */
   CLOSE,
 };
 
@@ -36,6 +37,13 @@ enum verdict on_export_name (struct conn *c, struct option *opt);
 enum verdict on_info_or_go (struct conn *c, struct option *opt);
 enum verdict on_list_meta_context (struct conn *c, struct option *opt);
 enum verdict on_set_meta_context (struct conn *c, struct option *opt);
+enum verdict on_starttls (struct conn *c, struct option *opt);
+
+/* handshake-tls.c.  The client may have this option only after STARTTLS. */
+bool option_needs_tls (const struct conn *c, const struct option *opt);
+/* The answer to STARTTLS is out: from here on everything goes through TLS.
+ * false: it has failed, which was reported. */
+bool conn_start_tls (struct conn *c, int64_t deadline);
 
 /* enter.c.  The canonical name; NULL: there is no such export. */
 char *conn_resolve (struct conn *c, const char *name);

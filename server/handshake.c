@@ -147,6 +147,7 @@ static const struct option_handler {
   { NBD_OPT_EXPORT_NAME, "EXPORT_NAME", true, on_export_name },
   { NBD_OPT_ABORT, "ABORT", true, on_abort },
   { NBD_OPT_LIST, "LIST", false, on_list },
+  { NBD_OPT_STARTTLS, "STARTTLS", true, on_starttls },
   { NBD_OPT_INFO, "INFO", true, on_info_or_go },
   { NBD_OPT_GO, "GO", true, on_info_or_go },
   { NBD_OPT_STRUCTURED_REPLY, "STRUCTURED_REPLY", false,
@@ -161,6 +162,9 @@ static const struct option_handler {
 static enum verdict
 handle_option (struct conn *c, struct option *opt)
 {
+  if (option_needs_tls (c, opt))
+    return opt->number == NBD_OPT_EXPORT_NAME ? CLOSE :
+      option_refuse (opt, NBD_REP_ERR_TLS_REQD, "TLS has to be started first");
   for (size_t i = 0; i < G_N_ELEMENTS (handlers); i++) {
     if (handlers[i].number != opt->number)
       continue;
@@ -254,6 +258,8 @@ conn_handshake (struct conn *c)
     if (opt.out->len > 0 &&
         !send_bytes (c, opt.out->data, opt.out->len, opt.deadline))
       verdict = CLOSE;
+    if (verdict == UPGRADE)
+      verdict = conn_start_tls (c, opt.deadline) ? NEXT : CLOSE;
   }
   g_byte_array_free (opt.out, TRUE);
   return verdict == DONE;

@@ -79,7 +79,8 @@ dump_config (void)
   printf ("name=%s\n", PACKAGE_NAME);
   printf ("nbdkit_plugindir=%s\n", NBDKIT_PLUGINDIR);
   printf ("plugindir=%s\n", PLUGINDIR);
-  printf ("tls=no\n");
+  printf ("root_tls_certificates_dir=%s/pki/%s\n", SYSCONFDIR, PACKAGE_NAME);
+  printf ("tls=yes\n");
   printf ("version=%s\n", PACKAGE_VERSION);
 }
 
@@ -148,18 +149,19 @@ make_uri (const struct command_line *cl, const char *path)
 {
   g_autofree char *name = g_uri_escape_string (cl->exportname, "/", FALSE);
   g_autofree char *socket = NULL, *port = NULL;
+  const char *scheme = tls_mode () == TLS_REQUIRE ? "nbds" : "nbd";
   const char *host = cl->address ? cl->address
     : cl->family == AF_INET6 ? "::1" : "localhost";
   bool is_ipv6 = strchr (host, ':') != NULL;
 
   if (path != NULL) {
     socket = g_uri_escape_string (path, "/", FALSE);
-    return g_strdup_printf ("nbd+unix://%s%s?socket=%s", *name ? "/" : "",
-                            name, socket);
+    return g_strdup_printf ("%s+unix://%s%s?socket=%s", scheme,
+                            *name ? "/" : "", name, socket);
   }
   if (listen_tcp_port () != 10809)
     port = g_strdup_printf (":%u", listen_tcp_port ());
-  return g_strdup_printf ("nbd://%s%s%s%s%s%s", is_ipv6 ? "[" : "", host,
+  return g_strdup_printf ("%s://%s%s%s%s%s%s", scheme, is_ipv6 ? "[" : "", host,
                           is_ipv6 ? "]" : "", port ? port : "",
                           *name ? "/" : "", name);
 }
@@ -294,12 +296,17 @@ static bool
 configure_and_serve (struct command_line *cl, Backend *b)
 {
   g_autofree char *path = NULL, *pidfile = NULL;
+  g_autoptr (GError) error = NULL;
   bool ok;
 
   if (reexec_inherited ())
     take_over (cl, reexec_inherited ());
   if (!configure (b, cl->parameters) || !backend_config_complete (b))
     goto fail;
+  if (!tls_setup (&cl->tls, &error)) {
+    log_error ("%s", error->message);
+    goto fail;
+  }
   cl->settings.backend = b;
   conn_init (&cl->settings);
   if (cl->pidfile)
@@ -398,6 +405,7 @@ main (int argc, char **argv)
     ok = configure_and_serve (&cl, b);
   }
   backend_unload (b);
+  tls_cleanup ();
   if (reexec_outgoing ()) {
     reexec_exec ();
     return EXIT_FAILURE;

@@ -16,7 +16,8 @@
 enum {
   FIRST_LONG_ONLY = 256,
   DUMP_CONFIG, DUMP_PLUGIN, EXIT_WITH_PARENT, HANDSHAKE_TIMEOUT, HELP, LOG,
-  MASK_HANDSHAKE, MAX_CONNECTIONS, NO_SR, RUN, UNIX_MODE, NOT_HERE,
+  MASK_HANDSHAKE, MAX_CONNECTIONS, NO_SR, RUN, TLS_CERTIFICATES, TLS_MODE,
+  TLS_PSK, TLS_VERIFY_PEER, UNIX_MODE, NOT_HERE,
 };
 
 static const struct {
@@ -28,7 +29,9 @@ static const struct {
   { "handshake-timeout", HANDSHAKE_TIMEOUT }, { "help", HELP },
   { "log", LOG }, { "mask-handshake", MASK_HANDSHAKE },
   { "max-connections", MAX_CONNECTIONS }, { "no-sr", NO_SR },
-  { "run", RUN }, { "unix-mode", UNIX_MODE },
+  { "run", RUN }, { "tls", TLS_MODE },
+  { "tls-certificates", TLS_CERTIFICATES }, { "tls-psk", TLS_PSK },
+  { "tls-verify-peer", TLS_VERIFY_PEER }, { "unix-mode", UNIX_MODE },
 };
 
 static const struct row {
@@ -53,9 +56,8 @@ static const struct {
 
 /* Options of nbdkit that deserve more than "unrecognized option". */
 static const char *const not_here[] = {
-  "single", "stdin", "filter", "oldstyle", "old-style", "tls",
-  "tls-certificates", "tls-psk", "tls-verify-peer", "vsock", "swap", "user",
-  "group", "selinux-label",
+  "single", "stdin", "filter", "oldstyle", "old-style", "vsock", "swap",
+  "user", "group", "selinux-label",
 };
 #define NOT_HERE_LETTERS "sougn"
 
@@ -151,6 +153,20 @@ set_log (struct command_line *cl, const char *arg)
 }
 
 static void
+set_tls_mode (struct command_line *cl, const char *arg)
+{
+  cl->tls.mode_given = true;
+  if (strcmp (arg, "off") == 0)
+    cl->tls.mode = TLS_OFF;
+  else if (strcmp (arg, "on") == 0)
+    cl->tls.mode = TLS_ON;
+  else if (strcmp (arg, "require") == 0)
+    cl->tls.mode = TLS_REQUIRE;
+  else
+    usage_error ("--tls '%s' is not off, on or require", arg);
+}
+
+static void
 set_unix_mode (struct command_line *cl, const char *arg)
 {
   char *end;
@@ -212,6 +228,10 @@ set_one (struct command_line *cl, int value, const char *arg)
     break;
   case NO_SR: cl->settings.no_structured_replies = true; break;
   case RUN: cl->run = arg; break;
+  case TLS_CERTIFICATES: cl->tls.certificates = arg; break;
+  case TLS_MODE: set_tls_mode (cl, arg); break;
+  case TLS_PSK: cl->tls.psk = arg; break;
+  case TLS_VERIFY_PEER: cl->tls.verify_peer = true; break;
   case UNIX_MODE: set_unix_mode (cl, arg); break;
   default: abort ();
   }

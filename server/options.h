@@ -29,6 +29,10 @@
   OPTION ('r', "readonly", NULL, "all exports are read-only")               \
   OPTION (0, "run", "COMMAND", "serve only while this command runs")        \
   OPTION ('t', "threads", "N", "requests in flight of one client [16]")     \
+  OPTION (0, "tls", "off|on|require", "TLS for clients that want it, or all") \
+  OPTION (0, "tls-certificates", "DIR", "certificate and key of the server") \
+  OPTION (0, "tls-psk", "FILE", "users and their keys, instead of those")   \
+  OPTION (0, "tls-verify-peer", NULL, "clients must have a certificate, too") \
   OPTION ('U', "unix", "PATH", "listen on this Unix socket; -: a private one") \
   OPTION (0, "unix-mode", "MODE", "permissions of the Unix socket, octal")  \
   OPTION ('V', "version", NULL, "print the version")                        \

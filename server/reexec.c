@@ -19,6 +19,7 @@
 #include "log.h"
 #include "quit.h"
 #include "reexec.h"
+#include "tls.h"
 
 #define REEXEC_ERROR (g_quark_from_static_string ("nbdfleece-reexec"))
 
@@ -259,6 +260,8 @@ reexec_schedule (GError **error)
   if (atomic_load (&scheduled) || quit_requested ())
     g_set_error (error, REEXEC_ERROR, 0, "the server is about to end or to be "
                  "replaced already");
+  else if (!tls_reload ())
+    g_set_error (error, REEXEC_ERROR, 0, "the keys for TLS cannot be loaded");
   else
     ok = check_program (error);
   if (ok) {

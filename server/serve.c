@@ -249,8 +249,6 @@ worker (void *arg)
 static ssize_t
 receive (struct conn *c, void *buf, size_t n)
 {
-  ssize_t r;
-
   if (c->inherited != NULL) {
     size_t size;
     const char *data = g_bytes_get_data (c->inherited, &size);
@@ -262,10 +260,7 @@ receive (struct conn *c, void *buf, size_t n)
       g_clear_pointer (&c->inherited, g_bytes_unref);
     return n;
   }
-  do
-    r = recv (c->fd, buf, n, 0);
-  while (r == -1 && errno == EINTR);
-  return r;
+  return conn_receive (c, buf, n, false);
 }
 
 /* Stop in the middle of a request: it is to be read again, with the n bytes of

@@ -271,6 +271,7 @@ class Fixture:
         self.handles.append(h)
         for c in contexts:
             h.add_meta_context(c)
+        h.set_uri_allow_local_file(True)
         h.connect_uri(uri)
         return h
 

@@ -60,13 +60,14 @@ class Raw:
         self.s.sendall(data)
 
     def recv(self, n):
-        data = b""
-        while len(data) < n:
-            more = self.s.recv(n - len(data))
+        data = bytearray(n)
+        have = 0
+        while have < n:
+            more = self.s.recv_into(memoryview(data)[have:])
             if not more:
-                raise EOFError(f"end of stream after {len(data)} of {n} bytes")
-            data += more
-        return data
+                raise EOFError(f"end of stream after {have} of {n} bytes")
+            have += more
+        return bytes(data)
 
     def at_end(self):
         """The server has closed, and sent nothing more."""

@@ -3,7 +3,7 @@
 # The commands of README and of the man pages' EXAMPLES work, in order, as they
 # are written.  HACKING says what they find.
 . "${srcdir:-.}/functions.sh"
-requires_cmd unshare nbdinfo nbdcopy qemu-img qemu-io mkfs.ext4
+requires_cmd certtool psktool unshare nbdinfo nbdcopy qemu-img qemu-io mkfs.ext4
 requires_root
 unshare --mount --pid --fork --mount-proc true 2>/dev/null ||
   skip "no mount and pid namespaces"
