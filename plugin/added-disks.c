@@ -21,6 +21,7 @@
 #include "plugin/job.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
+#include "plugin/snapshot-node.h"
 #include "plugin/transaction.h"
 
 #define FILE_NAME ADDED_DISKS_FILE
@@ -414,6 +415,7 @@ check_unused (Disk *disk, GError **error)
   g_autofree char *backup = backup_table_uses_disk (plugin.backups, disk);
   g_autofree char *export = added_export_uses_disk (disk);
   g_autofree char *job = job_find_of_disk (name);
+  g_autofree char *node = snapshot_node_uses_disk (disk);
   unsigned clients = export_nr_disk_handles (disk);
 
   if (backup != NULL)
@@ -421,6 +423,8 @@ check_unused (Disk *disk, GError **error)
                        backup);
   else if (job != NULL)
     command_set_error (error, "Node %s is in use by job '%s'", name, job);
+  else if (node != NULL)
+    command_set_error (error, "Node %s is in use by node '%s'", name, node);
   else if (export != NULL)
     command_set_error (error, "Node %s is in use by export '%s'", name,
                        export);

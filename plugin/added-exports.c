@@ -210,7 +210,7 @@ add_one_bitmap (AddedExport *e, json_t *item, GError **error)
   const char *name = plain ? json_string_value (item)
     : qmp_get_str (item, "name");
   const char *node = plain ? e->node : qmp_get_str (item, "node");
-  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, node);
+  g_autoptr (Disk) disk = command_find_live (node);
   g_autoptr (Backup) backup = NULL;
   const BackupDisk *bd;
 
@@ -224,7 +224,7 @@ add_one_bitmap (AddedExport *e, json_t *item, GError **error)
   }
   if (disk != NULL)
     return add_of_disk (e, disk, name, plain, error);
-  bd = backup_table_find_export (plugin.backups, node, &backup);
+  bd = command_find_snapshot (node, &backup);
   if (bd == NULL || bd->snapshot == NULL) {
     command_set_error (error, "Node '%.100s' not found", node);
     return false;
@@ -280,10 +280,10 @@ id_is_valid (const char *id)
 static bool
 find_node (AddedExport *e, GError **error)
 {
-  e->disk = fleece_find_disk (plugin.fleece, e->node);
+  e->disk = command_find_live (e->node);
   if (e->disk != NULL)
     return true;
-  e->bd = backup_table_find_export (plugin.backups, e->node, &e->backup);
+  e->bd = command_find_snapshot (e->node, &e->backup);
   if (e->bd == NULL) {
     command_set_error (error, "Cannot find device='' nor node-name='%.100s'",
                        e->node);
@@ -424,9 +424,10 @@ added_export_add (json_t *args, GError **error)
 static void
 finish (AddedExport *e)
 {
-  control_event (plugin.control, "BLOCK_EXPORT_DELETED",
-                 json_pack ("{s:s}", "id", e->id));
-  export_free (e);
+  json_t *data = json_pack ("{s:s}", "id", e->id);
+
+  export_free (e);              /* first: what it needs can be deleted now */
+  control_event (plugin.control, "BLOCK_EXPORT_DELETED", data);
 }
 
 /* Returns it if it is out of the table, for finish. */
@@ -562,6 +563,17 @@ added_export_has_name (const char *name)
   SCOPED_LOCK (&table_lock);
 
   return find_name_locked (name) != NULL;
+}
+
+bool
+added_export_uses_node (const char *name)
+{
+  SCOPED_LOCK (&table_lock);
+
+  for (guint i = 0; table != NULL && i < table->len; i++)
+    if (strcmp (((const AddedExport *) table->pdata[i])->node, name) == 0)
+      return true;
+  return false;
 }
 
 char *

@@ -38,6 +38,8 @@ void added_export_wait_gone (void);
 json_t *added_export_list (void);
 /* Is there one that clients can open by this name? */
 bool added_export_has_name (const char *name);
+/* Is there one that was made with this name as its node? */
+bool added_export_uses_node (const char *name);
 /* The id of one that needs this disk; NULL: none.  Caller frees. */
 char *added_export_uses_disk (const Disk *disk);
 /* Calls fn with name and description of each, until it returns false. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <config.h>
 
+#include <errno.h>
 #include <string.h>
 
 #include "bitmap/bitmap-error.h"
@@ -30,6 +31,7 @@ backup_disk_free (void *opaque)
 {
   BackupDisk *bd = opaque;
 
+  change_set_unref (bd->kept);
   snapshot_unref (bd->snapshot);
   disk_unref (bd->disk);
   g_free (bd->disk_name);
@@ -96,6 +98,21 @@ SnapshotState
 backup_disk_state (const BackupDisk *bd)
 {
   return bd->snapshot != NULL ? snapshot_state (bd->snapshot) : SNAPSHOT_LOST;
+}
+
+int
+backup_disk_check_kept (const BackupDisk *bd, uint64_t length, uint64_t offset)
+{
+  while (bd->kept != NULL && length > 0) {
+    bool kept;
+    uint64_t run = change_set_run (bd->kept, offset, length, &kept);
+
+    if (!kept)
+      return -EIO;
+    offset += run;
+    length -= run;
+  }
+  return 0;
 }
 
 uint64_t

@@ -19,6 +19,7 @@
 #include <glib.h>
 
 #include "bitmap/catalog.h"
+#include "bitmap/change-set.h"
 #include "fleece/disk.h"
 #include "fleece/fleece.h"
 #include "fleece/snapshot.h"
@@ -45,6 +46,8 @@ typedef struct {
   /* Of a push: the node that it is copied to, and the job; else NULL. */
   char *target, *job;
   BackupServed *served;
+  ChangeSet *kept;              /* a reference: only these blocks can be read;
+                                 * NULL: all */
   uint64_t copied_before;       /* blocks preserved on the disk before the cut */
 } BackupDisk;
 
@@ -54,6 +57,8 @@ struct Backup {
   char *id;
   char *checkpoint;             /* made with it; NULL: none */
   int64_t created;              /* seconds since 1970 */
+  bool node;                    /* of a node snapshot-access: not in the table,
+                                 * and gone with the server */
   bool push;                    /* jobs copy it; its exports are not offered */
   /* See lease.h. */
   atomic_uint lease;            /* seconds; 0: none */
@@ -72,6 +77,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (Backup, backup_unref)
 
 /* LIVE, BROKEN, ...: of its snapshot; LOST where that is gone. */
 SnapshotState backup_disk_state (const BackupDisk *bd);
+
+/* -EIO: some of the range are not kept; else 0. */
+int backup_disk_check_kept (const BackupDisk *bd, uint64_t length,
+                            uint64_t offset);
 
 /* 4 KiB blocks that were preserved, with data, on its disk in this process. */
 uint64_t backup_disk_copied (const BackupDisk *bd);

@@ -22,7 +22,7 @@ find_disk (json_t *args, GError **error)
 
   if (disk != NULL)
     return g_steal_pointer (&disk);
-  if (backup_table_find_export (plugin.backups, node, &backup) != NULL)
+  if (command_find_snapshot (node, &backup) != NULL)
     command_set_error (error, "Bitmap '%.1100s' is readonly and cannot be "
                        "modified", qmp_get_str (args, "name") != NULL ?
                        qmp_get_str (args, "name")

@@ -10,6 +10,7 @@
 #include "plugin/keeper.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
+#include "plugin/snapshot-node.h"
 
 /* Whoever is connected keeps the size that he was told: NBD has no way to tell
  * another.  See disk.h for what he then gets past the end. */
@@ -49,13 +50,57 @@ command_block_resize (struct qmp_session *session, json_t *args,
   return json_object ();
 }
 
+/* The members that a driver has beside those that all have: the table knows of one
+ * object with all of them. */
+static bool
+check_driver (json_t *args, GError **error)
+{
+  static const char *const common[] = {
+    "driver", "node-name", "read-only", "disk", "discard", NULL
+  };
+  static const struct {
+    const char *driver, *members[8];
+  } drivers[] = {
+    { "copy-before-write", { "file", "target", "bitmap", "on-cbw-error",
+                             "cbw-timeout", "min-cluster-size" } },
+    { "file", { "filename" } },
+    { "host_device", { "filename" } },
+    { "nbd", { "server", "export" } },
+    { "raw", { "file" } },
+    { "snapshot-access", { "file" } },
+  };
+  size_t i = 0;
+  const char *key;
+  json_t *value;
+
+  while (strcmp (drivers[i].driver, qmp_get_str (args, "driver")) != 0)
+    i++;
+  json_object_foreach (args, key, value)
+    if (!g_strv_contains (common, key) &&
+        !g_strv_contains (drivers[i].members, key)) {
+      command_set_error (error, "Parameter '%s' is unexpected", key);
+      return false;
+    }
+  if (!snapshot_node_is_driver (drivers[i].driver) ||
+      !qmp_get_bool (args, "disk", false))
+    return true;
+  command_set_error (error, "'disk' is not for the driver '%s'",
+                     drivers[i].driver);
+  return false;
+}
+
 json_t *
 command_blockdev_add (struct qmp_session *session, json_t *args,
                       GError **error)
 {
-  bool ok = qmp_get_bool (args, "disk", false) ? added_disk_add (args, error)
-    : node_add (args, error);
+  bool ok = check_driver (args, error);
 
+  if (ok && qmp_get_bool (args, "disk", false))
+    ok = added_disk_add (args, error);
+  else if (ok && snapshot_node_is_driver (qmp_get_str (args, "driver")))
+    ok = snapshot_node_add (args, error);
+  else if (ok)
+    ok = node_add (args, error);
   return ok ? json_object () : NULL;
 }
 
@@ -64,9 +109,11 @@ command_blockdev_del (struct qmp_session *session, json_t *args,
                       GError **error)
 {
   const char *name = qmp_get_str (args, "node-name");
-  bool is_disk, ok = added_disk_delete (name, &is_disk, error);
+  bool found, ok = added_disk_delete (name, &found, error);
 
-  if (!is_disk)
+  if (!found)
+    ok = snapshot_node_delete (name, &found, error);
+  if (!found)
     ok = node_delete (name, error);
   return ok ? json_object () : NULL;
 }

@@ -58,12 +58,11 @@ command_nbd_server_add (struct qmp_session *session, json_t *args,
   const char *name = qmp_get_str (args, "name");
   const char *description = qmp_get_str (args, "description");
   const char *bitmap = qmp_get_str (args, "bitmap");
-  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, device);
+  g_autoptr (Disk) disk = command_find_live (device);
   g_autoptr (Backup) backup = NULL;
   g_autoptr (json_t) full = NULL;
 
-  if (disk == NULL && backup_table_find_export (plugin.backups, device,
-                                                &backup) == NULL) {
+  if (disk == NULL && command_find_snapshot (device, &backup) == NULL) {
     command_set_error (error, "Cannot find device='%.100s' nor "
                        "node-name='%.100s'", device, device);
     return NULL;

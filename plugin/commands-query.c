@@ -276,7 +276,7 @@ snapshot_changes (const char *name, const char **since, char **out_since,
 {
   g_autoptr (Backup) backup = NULL;
   const BackupDisk *bd =
-    backup_table_find_export (plugin.backups, name, &backup);
+    command_find_snapshot (name, &backup);
   const char *at = strchr (name, '@');
   CachedMap *map;
   ChangeSet *set;

@@ -167,7 +167,8 @@ static const struct qmp_arg args_populate[] = {
 };
 
 static const char *const blockdev_drivers[] = {
-  "file", "host_device", "raw", "nbd", NULL
+  "copy-before-write", "file", "host_device", "raw", "nbd", "snapshot-access",
+  NULL
 };
 static const char *const blockdev_files[] = { "file", "host_device", NULL };
 static const char *const discard_modes[] = { "ignore", "unmap", NULL };
@@ -190,10 +191,16 @@ static const struct qmp_arg args_blockdev_add[] = {
   { "read-only", QMP_BOOL },
   { "disk", QMP_BOOL },
   { "discard", QMP_ENUM, .values = discard_modes },
-  { "file", QMP_OBJECT, .members = args_blockdev_file },
+  { "file", QMP_STR_OR_OBJECT, .members = args_blockdev_file },
   { "filename", QMP_STR },
   { "server", QMP_OBJECT, .members = args_address },
   { "export", QMP_STR },
+  { "target", QMP_STR },
+  { "bitmap", QMP_OBJECT, .members = args_bitmap },
+  { "on-cbw-error", QMP_ENUM, .values = on_cbw_error },
+  { "cbw-timeout", QMP_INT, .min = 0, .max = UINT32_MAX, .range = "uint32_t" },
+  { "min-cluster-size", QMP_INT, .min = 0, .max = INT64_MAX,
+    .range = "uint64" },
   { NULL }
 };
 static const struct qmp_arg args_blockdev_del[] = {

@@ -10,6 +10,7 @@
 #include "plugin/added-exports.h"
 #include "plugin/commands.h"
 #include "plugin/plugin.h"
+#include "plugin/snapshot-node.h"
 #include "plugin/replies-table.h"
 
 /* --- what needs no file of its own --- */
@@ -96,6 +97,22 @@ command_set_error (GError **error, const char *format, ...)
   g_propagate_error (error, g_error_new_valist (QMP_ERROR, QMP_ERROR_GENERIC,
                                                 format, args));
   va_end (args);
+}
+
+Disk *
+command_find_live (const char *name)
+{
+  Disk *disk = fleece_find_disk (plugin.fleece, name);
+
+  return disk != NULL ? disk : snapshot_node_find_disk (name);
+}
+
+BackupDisk *
+command_find_snapshot (const char *name, Backup **out_backup)
+{
+  BackupDisk *bd = backup_table_find_export (plugin.backups, name, out_backup);
+
+  return bd != NULL ? bd : snapshot_node_find (name, out_backup);
 }
 
 Disk *

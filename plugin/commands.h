@@ -135,6 +135,12 @@ void command_set_error (GError **error, const char *format, ...)
 
 /* A new reference, or NULL with the error that QEMU would give. */
 Disk *command_find_disk (const char *name, GError **error);
+/* A disk by its name, or by that of a node copy-before-write over it: a new reference,
+ * or NULL. */
+Disk *command_find_live (const char *name);
+/* A snapshot by the name of its export, or of a node snapshot-access; it belongs to
+ * *out_backup, a new reference.  NULL: none. */
+BackupDisk *command_find_snapshot (const char *name, Backup **out_backup);
 
 /* What a bitmap of this disk, or of a snapshot of it, of size bytes says; see
  * named_bitmap_changes and named_bitmap_count_all.  Other disks that it refers to

@@ -513,6 +513,14 @@ contexts_allocation (void *opaque, uint32_t count, uint64_t offset, bool one,
   Emitter em = { .extents = extents, .offset = offset, .one = one };
   int r = handle_check (handle);
 
+  if (r == 0 && handle->bd != NULL && handle->bd->kept != NULL) {
+    bool kept;
+    uint64_t run = change_set_run (handle->bd->kept, offset, count, &kept);
+
+    /* As far as can be told. */
+    count = (uint32_t) run;
+    r = kept ? 0 : -EIO;
+  }
   if (r != 0)
     return r;
   if (ctx->added != NULL) {

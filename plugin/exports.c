@@ -115,9 +115,9 @@ static void
 handle_free (Handle *handle)
 {
   handle_contexts_clear (&handle->contexts);
+  backup_unref (handle->backup);        /* before the event that the export is gone */
   if (handle->added != NULL)
     added_export_close (handle->added);
-  backup_unref (handle->backup);
   disk_unref (handle->disk);
   g_free (handle->name);
   g_free (handle->peer);

@@ -26,6 +26,7 @@ typedef struct {
   /* A reference until it has ended; NULL: not served now, then lost is set. */
   Disk *disk;
   Backup *backup;               /* of a snapshot that exists; else NULL */
+  const BackupDisk *bd;         /* then of it, if the job is no part of it */
   json_t *args;                 /* blockdev-backup's */
   json_t *target_options;       /* blockdev-add's */
   char *bitmap;                 /* NULL: none */

@@ -106,7 +106,7 @@ backup_find_device (BackupJob *b, const char *name, GError **error)
   b->disk = fleece_find_disk (plugin.fleece, name);
   if (b->disk != NULL)
     return true;
-  bd = backup_table_find_export (plugin.backups, name, &b->backup);
+  bd = command_find_snapshot (name, &b->backup);
   if (bd == NULL || bd->disk == NULL || bd->snapshot == NULL) {
     command_set_error (error, "Cannot find device='%.100s' nor "
                        "node-name='%.100s'", name, name);
@@ -114,6 +114,7 @@ backup_find_device (BackupJob *b, const char *name, GError **error)
   }
   b->disk = disk_ref (bd->disk);
   b->snap = bd->snapshot;
+  b->bd = bd;
   return true;
 }
 
@@ -214,7 +215,7 @@ backup_add_filter (BackupJob *b, GError **error)
 
   if (name == NULL)
     return true;
-  if (!node_add_filter (name, b->disk, error)) {
+  if (!node_add_filter (name, "copy-before-write", b->disk, error)) {
     g_prefix_error (error, "Could not create node: ");
     return false;
   }
@@ -296,6 +297,14 @@ backup_job_set_snapshot (Job *job, JobSnapshot *shared)
   b->shared = job_snapshot_ref (shared);
   b->snap = job_snapshot_get (shared);
   backup_show_frozen (b);
+}
+
+bool
+backup_job_is_resumable (Job *job)
+{
+  const BackupJob *b = job_opaque (job);
+
+  return b->backup == NULL || !b->backup->node;
 }
 
 Job *

@@ -27,6 +27,9 @@
 Job *backup_job_new (Transaction *t, json_t *args, JobGroup *group,
                      Disk **out_disk, GError **error);
 
+/* Can it go on after a restart?  Not if it reads a node, which is gone then. */
+bool backup_job_is_resumable (Job *job);
+
 /* A part of something larger: a copy of a disk's snapshot to a node. */
 typedef struct {
   const char *id;               /* of the job */

@@ -130,8 +130,10 @@ copy_chunk (BackupJob *b, void *buf, uint64_t offset, uint64_t length)
 {
   for (;;) {
     Copy copy = { b, buf, offset, true };
-    int r = snapshot_extents (b->snap, length, offset, copy_run, &copy);
+    int r = b->bd != NULL ? backup_disk_check_kept (b->bd, length, offset) : 0;
 
+    if (r == 0)
+      r = snapshot_extents (b->snap, length, offset, copy_run, &copy);
     if (r == 0)
       return true;
     if (!may_retry (b, copy.reading ? b->on_source : b->on_target,

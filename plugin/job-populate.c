@@ -347,7 +347,7 @@ add_allocation (PopulateJob *p, const char *node, GError **error)
   BackupDisk *bd = NULL;
 
   if (source.disk == NULL)
-    bd = backup_table_find_export (plugin.backups, node, &source.backup);
+    bd = command_find_snapshot (node, &source.backup);
   if (bd != NULL) {
     source.disk = bd->disk != NULL ? disk_ref (bd->disk) : NULL;
     source.snap = bd->snapshot;

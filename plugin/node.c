@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <libnbd.h>
@@ -56,6 +57,9 @@ struct Node {
   void *patience_opaque;
 
   const char *user;             /* NULL: nobody; under table_lock */
+  /* Likewise: */
+  char *lent;                   /* path of the file that is lent; else NULL */
+  bool given_back;              /* it is not needed, but may not be free yet */
 };
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -145,6 +149,7 @@ node_unref (Node *node)
   g_free (node->name);
   json_decref (node->options);
   g_free (node->filename);
+  g_free (node->lent);
   g_free (node);
 }
 
@@ -397,6 +402,77 @@ node_add (json_t *args, GError **error)
     check_disks (name, error);
 }
 
+/* --- a scratch file --- */
+
+/* Older snapshots may still read what is in it.  False: not yet, or never. */
+static bool
+take_back_locked (Node *node)
+{
+  int err;
+
+  if (!node->given_back)
+    return node->lent == NULL;
+  err = storage_posix.ops->open (&storage_posix, node->lent, STORAGE_LOCK, 0,
+                                 &node->file);
+  if (err == 0 && node->size != atomic_load (&node->file->size))
+    err = node->file->ops->set_size (node->file, node->size);
+  if (err < 0) {
+    if (node->file != NULL)
+      node->file->ops->close (node->file);
+    node->file = NULL;
+    return false;
+  }
+  g_clear_pointer (&node->lent, g_free);
+  node->given_back = false;
+  node->user = NULL;
+  return true;
+}
+
+bool
+node_lend (Node *node, GError **error)
+{
+  SCOPED_LOCK (&table_lock);
+  char *path = NULL;
+
+  take_back_locked (node);
+  if (node->user != NULL)
+    command_set_error (error, "Node '%s' is in use", node->name);
+  else if (node->file == NULL || node->file->is_block || node->read_only)
+    command_set_error (error, "Node '%s' is no regular file that can be "
+                       "written: old data are kept in no other", node->name);
+  else {
+    path = realpath (node->filename, NULL);
+    if (path == NULL)
+      command_set_error (error, "Could not open '%s': %s", node->filename,
+                         g_strerror (errno));
+  }
+  if (path == NULL)
+    return false;
+  node->lent = g_strdup (path);
+  free (path);
+  node->user = "copy-before-write";
+  node->file->ops->close (node->file);
+  node->file = NULL;
+  return true;
+}
+
+const char *
+node_lent_path (const Node *node)
+{
+  return node->lent;
+}
+
+void
+node_take_back (Node *node)
+{
+  SCOPED_LOCK (&table_lock);
+
+  node->given_back = true;
+  take_back_locked (node);
+}
+
+/* --- the table --- */
+
 bool
 node_delete (const char *name, GError **error)
 {
@@ -408,8 +484,10 @@ node_delete (const char *name, GError **error)
                        name);
     return false;
   }
-  if (node->user != NULL) {
-    command_set_error (error, "Node %s is in use", name);
+  /* Of a file that is not free yet only the name goes. */
+  if (node->user != NULL && !node->given_back) {
+    command_set_error (error, node->lent != NULL ?
+                       "Block device %s is in use" : "Node %s is in use", name);
     return false;
   }
   g_ptr_array_remove (table, node);
@@ -417,7 +495,8 @@ node_delete (const char *name, GError **error)
 }
 
 bool
-node_add_filter (const char *name, const Disk *disk, GError **error)
+node_add_filter (const char *name, const char *driver, const Disk *disk,
+                 GError **error)
 {
   g_autoptr (Disk) taken = NULL;
   Node *node;
@@ -427,7 +506,7 @@ node_add_filter (const char *name, const Disk *disk, GError **error)
   node = g_new0 (Node, 1);
   atomic_init (&node->refs, 1);
   node->name = g_strdup (name);
-  node->driver = node->format = "copy-before-write";
+  node->driver = node->format = driver;
   node->filename = g_strdup (disk_path (disk));
   node->size = disk_size (disk);
   node->user = "backup";
@@ -468,6 +547,7 @@ node_claim (Node *node, const char *user, GError **error)
 {
   SCOPED_LOCK (&table_lock);
 
+  take_back_locked (node);
   if (node->user != NULL) {
     command_set_error (error, "Node '%s' is busy: block device is in use by "
                        "block job: %s", node->name, node->user);

@@ -34,10 +34,19 @@ bool node_exists (const char *name);
 bool node_claim (Node *node, const char *user, GError **error);
 void node_release (Node *node);
 
-/* A name that a backup job of disk goes by while it lives, as QEMU's filter node:
- * listed, in use by the job, and good for nothing else.  Errors as node_add's. */
-bool node_add_filter (const char *name, const Disk *disk, GError **error);
+/* A name that something else goes by, as QEMU's filter nodes: a backup job of disk
+ * while it lives, or a snapshot of it (snapshot-node.h).  It is listed, in use, and
+ * good for nothing else here.  driver: static.  Errors as node_add's. */
+bool node_add_filter (const char *name, const char *driver, const Disk *disk,
+                      GError **error);
 void node_remove_filter (const char *name);
+
+/* Its file becomes a scratch file, until it is taken back with what is then in it,
+ * as long as it was: the node closes it meanwhile.  Only one that is a regular file
+ * and not claimed. */
+bool node_lend (Node *node, GError **error);
+const char *node_lent_path (const Node *node);
+void node_take_back (Node *node);
 
 const char *node_name (const Node *node);
 uint64_t node_size (const Node *node);          /* bytes */

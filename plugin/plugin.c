@@ -29,6 +29,7 @@
 #include "plugin/nbd-server.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
+#include "plugin/snapshot-node.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -414,6 +415,7 @@ fleece_plugin_cleanup (void)
   job_stop_all ();
   if (plugin.control != NULL)
     stop_control ();
+  snapshot_node_stop ();
   node_free_all ();
   if (!fleece_stop (plugin.fleece, &error))
     report (error);
@@ -595,8 +597,11 @@ fleece_plugin_pread (void *opaque, void *buf, uint32_t count, uint64_t offset,
     r = disk_pread (handle->disk, buf, count, offset);
   else if (atomic_load (&handle->backup->ended))
     r = -ESHUTDOWN;
-  else
-    r = snapshot_pread (handle->bd->snapshot, buf, count, offset);
+  else {
+    r = backup_disk_check_kept (handle->bd, count, offset);
+    if (r == 0)
+      r = snapshot_pread (handle->bd->snapshot, buf, count, offset);
+  }
   if (handle->bd != NULL && r == 0)
     atomic_fetch_add_explicit (&handle->bd->served->bytes_read, count,
                                memory_order_relaxed);

@@ -183,6 +183,7 @@ type_of (Schema *s, const struct qmp_arg *arg)
   case QMP_INT: return "int";
   case QMP_ENUM: return enum_of (s, arg->values);
   case QMP_OBJECT: return object_of (s, arg->members);
+  case QMP_STR_OR_OBJECT: return alternate_of (s, arg->members);
   case QMP_OBJECTS: return array_of (s, object_of (s, arg->members));
   case QMP_STRS: return array_of (s, "str");
   case QMP_STRS_OR_OBJECTS: return array_of (s, alternate_of (s, arg->members));

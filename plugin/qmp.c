@@ -53,6 +53,7 @@ type_name (QmpType type)
   case QMP_BOOL: return "boolean";
   case QMP_INT: return "integer";
   case QMP_OBJECT: return "object";
+  case QMP_STR_OR_OBJECT: return "string or object";
   case QMP_OBJECTS:
   case QMP_STRS:
   case QMP_STRS_OR_OBJECTS:
@@ -73,6 +74,8 @@ type_matches (QmpType type, const json_t *value)
   case QMP_BOOL: return json_is_boolean (value);
   case QMP_INT: return json_is_integer (value);
   case QMP_OBJECT: return json_is_object (value);
+  case QMP_STR_OR_OBJECT:
+    return json_is_string (value) || json_is_object (value);
   case QMP_OBJECTS:
   case QMP_STRS:
   case QMP_STRS_OR_OBJECTS:
@@ -184,6 +187,10 @@ check_value (const struct qmp_arg *arg, json_t *value, const char *path,
                path, SHOW_MAX, json_string_value (value));
     return false;
 
+  case QMP_STR_OR_OBJECT:
+    if (json_is_string (value))
+      return true;
+    G_GNUC_FALLTHROUGH;
   case QMP_OBJECT: {
     g_autofree char *prefix = g_strconcat (path, ".", NULL);
 

@@ -33,6 +33,7 @@ typedef enum {
   QMP_INT,                      /* min .. max */
   QMP_ENUM,                     /* a string out of values */
   QMP_OBJECT,                   /* members */
+  QMP_STR_OR_OBJECT,            /* a string or such an object */
   QMP_OBJECTS,                  /* an array of objects with these members */
   QMP_STRS,                     /* an array of strings */
   QMP_STRS_OR_OBJECTS,          /* an array of strings and such objects, mixed */

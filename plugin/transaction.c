@@ -226,7 +226,7 @@ snapshot_source (const char *node, const char *name, Disk **out_disk,
                  uint64_t *out_size, GError **error)
 {
   g_autoptr (Backup) backup = NULL;
-  BackupDisk *bd = backup_table_find_export (plugin.backups, node, &backup);
+  BackupDisk *bd = command_find_snapshot (node, &backup);
   NamedBitmap *bm;
 
   if (bd == NULL || bd->disk == NULL || bd->snapshot == NULL) {
@@ -477,11 +477,12 @@ action_backup_begin (Transaction *t, json_t *args, GError **error)
 bool
 action_backup (Transaction *t, json_t *args, GError **error)
 {
-  PendingJob pending = { .resumable = true };
+  PendingJob pending = { 0 };
 
   pending.job = backup_job_new (t, args, t->group, &pending.disk, error);
   if (pending.job == NULL)
     return false;
+  pending.resumable = backup_job_is_resumable (pending.job);
   g_array_append_val (t->jobs, pending);
   if (pending.disk != NULL)
     transaction_cut (t, pending.disk, 0);
