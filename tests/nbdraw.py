@@ -144,6 +144,8 @@ class Raw:
                 return error, cookie, body[6:]
             if kind == 1:
                 data += body[8:]
+            elif kind == 2:
+                data += bytes(struct.unpack(">QI", body)[1])
             elif kind == 5:
                 data += body
             else:
