@@ -9,6 +9,7 @@
 
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
+#include "common/key-file-twice.h"
 #include "plugin/config-file.h"
 
 #define GROUP "fleece"
@@ -62,40 +63,16 @@ read_all (const char *path, size_t *out_length, GError **error)
   return NULL;
 }
 
-/* GKeyFile takes the last of what is given twice and says nothing; somebody who
- * has two [disk vda] has made a mistake that he wants to hear of. */
 static bool
 refuse_twice (const char *path, const char *data, GError **error)
 {
-  g_auto (GStrv) lines = g_strsplit (data, "\n", -1);
-  g_autoptr (GHashTable) seen =
-    g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
-  g_autofree char *group = g_strdup ("");
+  size_t line;
+  g_autofree char *what = key_file_twice (data, &line);
 
-  for (size_t i = 0; lines[i] != NULL; i++) {
-    char *line = g_strstrip (lines[i]);
-    char *equals = strchr (line, '=');
-    bool is_group = line[0] == '[';
-    char *what;
-
-    if (line[0] == '#' || (!is_group && equals == NULL))
-      continue;
-    if (is_group) {
-      g_free (group);
-      group = g_strdup (line);
-      what = g_strdup (line);
-    }
-    else {
-      *equals = '\0';
-      what = g_strdup_printf ("%s, key '%s'", group, g_strchomp (line));
-    }
-    if (!g_hash_table_add (seen, what)) {
-      g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-                   "%s, line %zu: %s is given twice", path, i + 1, what);
-      return false;
-    }
-  }
-  return true;
+  if (what != NULL)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+                 "%s, line %zu: %s is given twice", path, line, what);
+  return what == NULL;
 }
 
 static bool
