@@ -353,6 +353,7 @@ const struct metacontext_plugin contexts_table = {
   .select = contexts_select,
   .deselect_all = contexts_deselect_all,
   .extents = contexts_extents,
+  .export_kind = export_kind,
 };
 
 /* --- base:allocation --- */

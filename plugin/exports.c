@@ -95,6 +95,40 @@ find_snapshot (Handle *handle, const char *name, GError **error)
                                error);
 }
 
+static int
+kind_of_name (const char *name)
+{
+  g_autofree char *base = g_strndup (name, strcspn (name, ","));
+  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
+  AddedExport *added = disk == NULL ? added_export_open (name) : NULL;
+  Backup *backup = NULL;
+  int kind;
+
+  if (added != NULL) {
+    kind = added_export_snapshot (added, &backup) != NULL ?
+      METACONTEXT_EXPORT_SNAPSHOT : METACONTEXT_EXPORT_LIVE;
+    added_export_close (added);
+    return kind;
+  }
+  if (disk != NULL)
+    return METACONTEXT_EXPORT_LIVE;
+  kind = backup_table_find_export (plugin.backups, base, &backup) != NULL ?
+    METACONTEXT_EXPORT_SNAPSHOT : METACONTEXT_EXPORT_NONE;
+  backup_unref (backup);
+  return kind;
+}
+
+int
+export_kind (void *opaque, const char *name)
+{
+  const Handle *handle = opaque;
+
+  if (handle == NULL)
+    return kind_of_name (name);
+  return handle->bd != NULL ? METACONTEXT_EXPORT_SNAPSHOT
+    : METACONTEXT_EXPORT_LIVE;
+}
+
 static bool
 find_added (Handle *handle, const char *name)
 {

@@ -45,6 +45,10 @@ typedef struct {
 Handle *export_open (const char *name, GError **error);
 void export_close (Handle *handle);
 
+/* metacontext.h's: a writable export of a disk is the live disk, whatever its
+ * name. */
+int export_kind (void *handle, const char *name);
+
 /* Is the disk or snapshot behind it usable?  0 or a negative errno. */
 int handle_check (const Handle *handle);
 

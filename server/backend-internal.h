@@ -29,6 +29,9 @@ struct Backend {
 void backend_lock (Backend *b, Handle *h);
 void backend_unlock (Backend *b, Handle *h);
 
+/* The caller has the lock.  handle: the plugin's, or NULL. */
+int backend_ask_kind (const Backend *b, void *handle, const char *name);
+
 /* The request lock of a handle, for SERIALIZE_REQUESTS. */
 pthread_mutex_t *handle_request_lock (Handle *h);
 

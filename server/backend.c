@@ -114,7 +114,7 @@ offer_contexts (Backend *b)
   b->contexts = init (METACONTEXT_API_VERSION, host_table ());
   /* Four functions make version 1; a shorter table is of no use. */
   if (b->contexts != NULL &&
-      b->contexts->size < sizeof (struct metacontext_plugin)) {
+      b->contexts->size < offsetof (struct metacontext_plugin, export_kind)) {
     log_error ("plugin '%s': metadata context table of %zu bytes is too "
                "short, ignored", b->plugin.name, b->contexts->size);
     b->contexts = NULL;
@@ -444,4 +444,27 @@ backend_list_exports (Backend *b, bool readonly, bool is_tls)
     exports_set_default (exports, name);
   }
   return exports;
+}
+
+int
+backend_ask_kind (const Backend *b, void *handle, const char *name)
+{
+  const struct metacontext_plugin *p = b->contexts;
+
+  if (p == NULL || p->size < offsetof (struct metacontext_plugin,
+                                       export_kind) + sizeof p->export_kind ||
+      p->export_kind == NULL)
+    return METACONTEXT_EXPORT_UNKNOWN;
+  return p->export_kind (handle, name);
+}
+
+int
+backend_export_kind (Backend *b, const char *name)
+{
+  int kind;
+
+  backend_lock (b, NULL);
+  kind = backend_ask_kind (b, NULL, name);
+  backend_unlock (b, NULL);
+  return kind;
 }

@@ -67,6 +67,9 @@ struct nbdkit_exports *backend_list_exports (Backend *b, bool readonly,
 /* What "" stands for: newly allocated; NULL: there is no default export. */
 char *backend_default_export (Backend *b, bool readonly, bool is_tls);
 
+/* METACONTEXT_EXPORT_* of what would be opened by that name. */
+int backend_export_kind (Backend *b, const char *name);
+
 /* One opened export.  Data calls may run in parallel on one handle: the thread
  * model is honoured here. */
 typedef struct Handle Handle;
@@ -85,6 +88,7 @@ const struct export_info *handle_info (const Handle *h);
 void handle_limit_size (Handle *h, uint64_t size);
 const char *handle_name (const Handle *h);
 void *handle_plugin_handle (const Handle *h);
+int handle_kind (Handle *h);            /* METACONTEXT_EXPORT_* */
 /* Newly allocated; NULL: none. */
 char *handle_description (Handle *h);
 /* Make this thread's thread_context speak for h. */

@@ -7,6 +7,7 @@
 
 #include <glib.h>
 
+#include "address.h"
 #include "conn.h"
 #include "log.h"
 #include "tls.h"
@@ -29,6 +30,10 @@ struct command_line {
   int unix_mode;                /* -1: not given */
   const char *port, *address;
   int family;
+  GPtrArray *listen;            /* Address, of --listen */
+  const char *access_file;
+  bool print_uri;
+  const char *selinux_label;
   const char *pidfile;
   const char *run, *exportname;
   bool log_set;
@@ -40,6 +45,8 @@ struct command_line {
 
 /* On an error: say so, and exit with status 1. */
 void command_line_parse (int argc, char **argv, struct command_line *cl);
+
+void command_line_clear (struct command_line *cl);
 
 void command_line_help (void);
 

@@ -124,6 +124,7 @@ hand_over_one (Handover *h, struct conn *c)
   out->fd = c->fd;
   out->listener = c->listener;
   out->listener_max = c->listener_max;
+  out->terms = g_strdup (c->terms->text);
   out->export_name = g_strdup (c->export_name);
   out->mode = c->mode;
   out->info = c->info;
@@ -187,7 +188,7 @@ resumed_main (void *arg)
   thread_context.conn = c;
   thread_context.plugin_name = backend_name (c->b);
   c->entered = backend_enter (c->b);
-  if (c->entered && backend_preconnect (c->b, c->settings->readonly) &&
+  if (c->entered && backend_preconnect (c->b, conn_is_readonly (c)) &&
       enter_again (c))
     conn_serve (c);
   else {
@@ -206,6 +207,7 @@ conn_resume (const struct handover_conn *from)
   c->number = from->number;
   c->listener = from->listener;
   c->listener_max = from->listener_max;
+  c->terms = terms_parse (from->terms);
   c->mode = from->mode;
   c->info = from->info;
   c->export_name = g_strdup (from->export_name);

@@ -15,11 +15,13 @@
 
 #include <glib.h>
 
+#include "access.h"
 #include "backend.h"
 #include "conn.h"
 #include "metactx.h"
 #include "request.h"
 #include "tls-session.h"
+#include "tls.h"
 
 struct lane;
 
@@ -31,6 +33,7 @@ struct conn {
   unsigned number;
   int64_t listener;             /* by which it came in */
   uint32_t listener_max;        /* clients that that takes at a time, 0: any */
+  Terms *terms;                 /* what it grants; a reference */
 
   /* Atomic. */
   atomic_bool closing;          /* read no more requests */
@@ -85,6 +88,16 @@ struct conn {
   bool slow;                    /* calls are being handed over */
   unsigned slow_batches;        /* in a row */
 };
+
+/* conn-access.c.  Exports are read-only for this client, whichever they are. */
+bool conn_is_readonly (const struct conn *c);
+enum tls_mode conn_tls_mode (const struct conn *c);
+/* Does an export of this name exist for it, as far as can be said without
+ * opening it?  Both answers take about the same time.  Afterwards, of what was
+ * opened, conn_still_may.  *out_readonly: it may not write to it. */
+bool conn_may_open (struct conn *c, const char *name, bool *out_readonly);
+bool conn_still_may (struct conn *c, Handle *h);
+bool conn_may_list (struct conn *c, const char *name);
 
 /* handshake.c.  true: c->handle is open, go on with transmission. */
 bool conn_handshake (struct conn *c);

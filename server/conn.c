@@ -81,7 +81,7 @@ conn_main (void *arg)
   thread_context.plugin_name = backend_name (c->b);
   c->entered = backend_enter (c->b);
   if (c->entered && !atomic_load (&c->closing) &&
-      backend_preconnect (c->b, c->settings->readonly) &&
+      backend_preconnect (c->b, conn_is_readonly (c)) &&
       conn_handshake (c))
     conn_serve (c);             /* which finishes it */
   else
@@ -99,6 +99,7 @@ conn_free (struct conn *c)
     g_byte_array_unref (c->unparsed);
   g_free (c->export_name);
   metactx_set_free (c->contexts);
+  terms_unref (c->terms);
   pthread_cond_destroy (&c->room);
   pthread_mutex_destroy (&c->send_lock);
   pthread_mutex_destroy (&c->lock);
@@ -156,12 +157,37 @@ conn_new (int fd)
   return c;
 }
 
+/* Whoever could open nothing is not let in: else he would take one of the
+ * connections that there may be. */
+static bool
+is_welcome (int fd, const Terms *terms)
+{
+  struct access_peer peer;
+  g_autofree char *who = NULL;
+  bool ok;
+
+  access_peer_init (&peer, fd);
+  peer.may_have_tls = terms_tls_mode (terms) != TLS_OFF;
+  ok = access_may_connect (terms, &peer);
+  if (!ok) {
+    who = access_peer_describe (&peer);
+    log_error ("client refused: no access for %s%s%s", who,
+               *terms->name ? " by listener " : "", terms->name);
+  }
+  access_peer_clear (&peer);
+  return ok;
+}
+
 void
-conn_start (int fd, int64_t listener, uint32_t listener_max)
+conn_start (int fd, int64_t listener, uint32_t listener_max, Terms *terms)
 {
   int one = 1;
   struct conn *c;
 
+  if (!is_welcome (fd, terms)) {
+    close (fd);
+    return;
+  }
   /* Harmless failures on a Unix socket. */
   setsockopt (fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   setsockopt (fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
@@ -178,6 +204,7 @@ conn_start (int fd, int64_t listener, uint32_t listener_max)
   c->number = ++clients.last_number;
   c->listener = listener;
   c->listener_max = listener_max;
+  c->terms = terms_ref (terms);
   g_ptr_array_add (clients.conns, c);
   pthread_mutex_unlock (&clients.lock);
 

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "access.h"
 #include "handover.h"
 #include "metacontext.h"
 #include "tls-peer.h"
@@ -28,8 +29,10 @@ struct conn;
 void conn_init (const struct conn_settings *settings);
 
 /* A client has connected: serve it on another thread.  Takes fd.  listener: id of
- * what it has connected to, and the clients that that takes, 0: any number. */
-void conn_start (int fd, int64_t listener, uint32_t listener_max);
+ * what it has connected to; the clients that that takes, 0: any number; and what
+ * it grants. */
+void conn_start (int fd, int64_t listener, uint32_t listener_max,
+                 Terms *terms);
 unsigned conn_count_of_listener (int64_t listener);
 void conn_disconnect_listener (int64_t listener);
 

@@ -29,15 +29,21 @@ char *
 conn_resolve (struct conn *c, const char *name)
 {
   return *name ? g_strdup (name) :
-    backend_default_export (c->b, c->settings->readonly, conn_is_tls (c));
+    backend_default_export (c->b, conn_is_readonly (c), conn_is_tls (c));
 }
 
 static Handle *
 open_handle (struct conn *c, Handle **where, const char *name)
 {
-  Handle *h = handle_open (c->b, name, c->settings->readonly,
-                           conn_is_tls (c));
+  bool readonly;
+  Handle *h;
 
+  if (!conn_may_open (c, name, &readonly))
+    return NULL;
+  h = handle_open (c->b, name, readonly, conn_is_tls (c));
+  /* The name may have become another export's since. */
+  if (h != NULL && !conn_still_may (c, h))
+    g_clear_pointer (&h, handle_close);
   if (h != NULL)
     set_handle (c, where, h);
   return h;

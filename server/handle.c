@@ -211,3 +211,14 @@ handle_description (Handle *h)
   }
   return copy;
 }
+
+int
+handle_kind (Handle *h)
+{
+  int kind;
+
+  backend_lock (h->b, h);
+  kind = backend_ask_kind (h->b, h->handle, h->name);
+  backend_unlock (h->b, h);
+  return kind;
+}

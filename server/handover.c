@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "access.h"
 #include "handover.h"
 #include "metactx.h"
 #include "nbd-wire.h"
@@ -19,9 +20,9 @@
 #define HEAD_SIZE 32
 #define HEAD_FORMAT "nbdfleece handover %d\n"
 
-#define LISTENER "(xiayttuu)"
+#define LISTENER "(xiayttuuay)"
 #define CONTEXT  "(uay)"
-#define CONN     "(uixuayutuuuutttta" CONTEXT "ay)"
+#define CONN     "(uixuayayutuuuutttta" CONTEXT "ay)"
 #define FILE_    "(ayi)"
 #define STATE    "(ayayxua" LISTENER "a" CONN "a" FILE_ ")"
 
@@ -37,6 +38,7 @@ listener_free (void *p)
   struct handover_listener *l = p;
 
   g_free (l->path);
+  g_free (l->terms);
   g_free (l);
 }
 
@@ -45,6 +47,7 @@ conn_free (void *p)
 {
   struct handover_conn *c = p;
 
+  g_free (c->terms);
   g_free (c->export_name);
   g_ptr_array_unref (c->contexts);
   g_clear_pointer (&c->unparsed, g_bytes_unref);
@@ -129,9 +132,9 @@ listeners_to_variant (const Handover *h)
   for (guint i = 0; i < h->listeners->len; i++) {
     const struct handover_listener *l = h->listeners->pdata[i];
 
-    g_variant_builder_add (&b, "(xi^ayttuu)", l->id, l->fd, text (l->path),
+    g_variant_builder_add (&b, "(xi^ayttuu^ay)", l->id, l->fd, text (l->path),
                            (guint64) l->dev, (guint64) l->ino, l->port,
-                           l->max_connections);
+                           l->max_connections, text (l->terms));
   }
   return g_variant_builder_end (&b);
 }
@@ -155,8 +158,8 @@ conns_to_variant (const Handover *h)
     const struct handover_conn *c = h->conns->pdata[i];
 
     g_variant_builder_add (
-      &b, "(uixu^ayutuuuutttt@a" CONTEXT "@ay)", c->number, c->fd,
-      c->listener, c->listener_max,
+      &b, "(uixu^ay^ayutuuuutttt@a" CONTEXT "@ay)", c->number, c->fd,
+      c->listener, c->listener_max, text (c->terms),
       c->export_name, (guint32) c->mode, c->info.size,
       (guint32) c->info.flags, c->info.block.min, c->info.block.preferred,
       c->info.block.max, c->bytes_read, c->bytes_written, c->requests,
@@ -240,14 +243,23 @@ is_file (int fd)
   return fd > STDERR_FILENO && fcntl (fd, F_GETFD) != -1;
 }
 
+static bool
+terms_are_valid (const char *text)
+{
+  g_autoptr (Terms) terms = terms_parse (text);
+
+  return terms != NULL;
+}
+
 static void
 read_listeners (Handover *h, GVariantIter *iter, bool *ok)
 {
   struct handover_listener l;
   guint64 dev, ino;
 
-  while (g_variant_iter_next (iter, "(xi^ayttuu)", &l.id, &l.fd, &l.path, &dev,
-                              &ino, &l.port, &l.max_connections)) {
+  while (g_variant_iter_next (iter, "(xi^ayttuu^ay)", &l.id, &l.fd, &l.path,
+                              &dev, &ino, &l.port, &l.max_connections,
+                              &l.terms)) {
     struct handover_listener *new = handover_add_listener (h);
 
     if (*l.path == '\0')
@@ -255,7 +267,7 @@ read_listeners (Handover *h, GVariantIter *iter, bool *ok)
     l.dev = dev;
     l.ino = ino;
     *new = l;
-    *ok &= is_socket (l.fd) && l.id > 0 && l.port <= 65535;
+    *ok &= is_socket (l.fd) && l.id > 0 && terms_are_valid (l.terms);
   }
 }
 
@@ -282,8 +294,9 @@ read_conns (Handover *h, GVariantIter *iter, bool *ok)
     g_autoptr (GVariant) unparsed = NULL;
     guint32 mode, flags;
 
-    g_variant_get (item, "(uixu^ayutuuuutttta" CONTEXT "@ay)", &c->number,
-                   &c->fd, &c->listener, &c->listener_max, &c->export_name, &mode, &c->info.size, &flags,
+    g_variant_get (item, "(uixu^ay^ayutuuuutttta" CONTEXT "@ay)", &c->number,
+                   &c->fd, &c->listener, &c->listener_max, &c->terms,
+                   &c->export_name, &mode, &c->info.size, &flags,
                    &c->info.block.min, &c->info.block.preferred,
                    &c->info.block.max, &c->bytes_read, &c->bytes_written,
                    &c->requests, &c->extents, &contexts, &unparsed);
@@ -291,7 +304,8 @@ read_conns (Handover *h, GVariantIter *iter, bool *ok)
     c->info.flags = flags;
     c->unparsed = g_variant_get_data_as_bytes (unparsed);
     read_contexts (c, contexts, ok);
-    *ok &= is_socket (c->fd) && mode <= REPLY_EXTENDED &&
+    *ok &= is_socket (c->fd) && terms_are_valid (c->terms) &&
+      mode <= REPLY_EXTENDED &&
       flags <= UINT16_MAX && strlen (c->export_name) <= NBD_MAX_STRING;
     g_variant_unref (item);
   }

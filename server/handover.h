@@ -22,7 +22,7 @@
 #include "export.h"
 #include "request.h"
 
-#define HANDOVER_VERSION 3
+#define HANDOVER_VERSION 4
 
 struct handover_listener {
   int64_t id;
@@ -32,6 +32,7 @@ struct handover_listener {
   ino_t ino;
   unsigned port;                /* of TCP, else 0 */
   uint32_t max_connections;     /* 0: no limit */
+  char *terms;                  /* access.h, Terms.text */
 };
 
 /* A client in transmission, of which nothing is in flight. */
@@ -40,6 +41,7 @@ struct handover_conn {
   int fd;
   int64_t listener;             /* by which it came in */
   uint32_t listener_max;        /* whose limit */
+  char *terms;                  /* and its terms */
   char *export_name;
   enum reply_mode mode;
   struct export_info info;      /* what the client was told */

@@ -29,7 +29,7 @@ on_starttls (struct conn *c, struct option *opt)
 {
   char byte;
 
-  if (tls_mode () == TLS_OFF)
+  if (conn_tls_mode (c) == TLS_OFF)
     return option_refuse (opt, NBD_REP_ERR_UNSUP, "TLS is not enabled");
   if (opt->length > 0)
     return option_refuse (opt, NBD_REP_ERR_INVALID, "option takes no data");
@@ -49,7 +49,7 @@ on_starttls (struct conn *c, struct option *opt)
 bool
 option_needs_tls (const struct conn *c, const struct option *opt)
 {
-  return tls_mode () == TLS_REQUIRE && c->tls == NULL &&
+  return conn_tls_mode (c) == TLS_REQUIRE && c->tls == NULL &&
     opt->number != NBD_OPT_STARTTLS && opt->number != NBD_OPT_ABORT;
 }
 

@@ -90,7 +90,7 @@ static enum verdict
 on_list (struct conn *c, struct option *opt)
 {
   struct nbdkit_exports *exports =
-    backend_list_exports (c->b, c->settings->readonly, conn_is_tls (c));
+    backend_list_exports (c->b, conn_is_readonly (c), conn_is_tls (c));
 
   if (exports == NULL)
     return option_refuse (opt, NBD_REP_ERR_INVALID,
@@ -99,8 +99,11 @@ on_list (struct conn *c, struct option *opt)
     const struct export_entry *e = exports_get (exports, i);
     size_t name_length = strlen (e->name);
     size_t length = e->description ? strlen (e->description) : 0;
-    g_autofree unsigned char *data = g_malloc (4 + name_length + length);
+    g_autofree unsigned char *data = NULL;
 
+    if (!conn_may_list (c, e->name))
+      continue;
+    data = g_malloc (4 + name_length + length);
     put_be32 (data, name_length);
     memcpy (data + 4, e->name, name_length);
     if (length > 0)

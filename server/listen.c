@@ -2,19 +2,15 @@
 #include <config.h>
 
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include "common/stale-socket.h"
+#include "bind.h"
 #include "conn.h"
 #include "listen.h"
 #include "log.h"
@@ -23,21 +19,15 @@
 
 #define LISTEN_ERROR (g_quark_from_static_string ("nbdfleece-listen"))
 
-/* The length that the system caps anyway; clients may come in bursts. */
-#define BACKLOG SOMAXCONN
-
 /* Clients taken before the other listeners have their turn. */
 #define ACCEPTS_A_ROUND 64
 
 struct listener {
   int64_t id;
-  int fd;
+  struct bound_socket socket;
   bool removed;                 /* shut down; to be closed by listen_run */
-  char *path;                   /* of a Unix socket, else NULL */
-  dev_t dev;                    /* identity of that file */
-  ino_t ino;
-  unsigned port;                /* of TCP, else 0 */
   uint32_t max_connections;     /* 0: no limit of its own */
+  Terms *terms;                 /* a reference */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -70,216 +60,56 @@ init_locked (void)
   }
 }
 
+/* The sockets of one address have one id: they go together. */
 static int64_t
-add_listener (struct listener *l, int64_t id)
+add_listeners (const Address *a, const struct bound_socket *sockets, guint nr)
 {
+  int64_t id;
+
   pthread_mutex_lock (&lock);
   init_locked ();
-  l->id = id ? id : ++last_id;
-  g_ptr_array_add (listeners, l);
-  id = l->id;
+  id = ++last_id;
+  for (guint i = 0; i < nr; i++) {
+    struct listener *l = g_new0 (struct listener, 1);
+
+    l->id = id;
+    l->socket = sockets[i];
+    l->max_connections = a->max_connections;
+    l->terms = terms_ref (a->terms);
+    g_ptr_array_add (listeners, l);
+  }
   pthread_mutex_unlock (&lock);
   wake ();
   return id;
 }
 
-static void
-set_errno_error (GError **error, const char *what, int err)
+int64_t
+listen_add (const Address *a, unsigned *out_port, GError **error)
 {
-  g_set_error (error, LISTEN_ERROR, 0, "cannot listen on %s: %s", what,
-               g_strerror (err));
-}
+  g_autoptr (GArray) sockets =
+    g_array_new (FALSE, FALSE, sizeof (struct bound_socket));
+  const struct bound_socket *first;
 
-/* A file is there.  Remove it if it is the socket of a server that is gone; false:
- * somebody is there, or it is something else. */
-static bool
-remove_stale (const struct sockaddr_un *addr, GError **error)
-{
-  int r = remove_stale_socket (addr);
-
-  if (r == 0) {
-    log_debug ("removed stale socket '%s'", addr->sun_path);
-    return true;
-  }
-  if (r == 1 || r == -EBUSY)
-    g_set_error (error, LISTEN_ERROR, 0,
-                 "cannot listen on '%s': another server is listening there",
-                 addr->sun_path);
-  else if (r == -ENOTSOCK)
-    g_set_error (error, LISTEN_ERROR, 0,
-                 "cannot listen on '%s': the file exists and is not a socket",
-                 addr->sun_path);
-  else if (r == -EACCES)
-    g_set_error (error, LISTEN_ERROR, 0,
-                 "cannot listen on '%s': the socket belongs to somebody else",
-                 addr->sun_path);
-  else
-    g_set_error (error, LISTEN_ERROR, 0, "cannot listen on '%s': %s",
-                 addr->sun_path, g_strerror (-r));
-  return false;
-}
-
-/* The mode has to be right from the start: a client could connect between
- * bind and chmod. */
-static int
-bind_with_mode (int fd, const struct sockaddr_un *addr, int mode)
-{
-  mode_t saved = 0;
-  int r;
-
-  if (mode != -1)
-    saved = umask (~mode & 0777);
-  r = bind (fd, (const struct sockaddr *) addr, sizeof *addr);
-  if (mode != -1)
-    umask (saved);
-  return r;
-}
-
-static int64_t
-add_unix (const char *path, int mode, uint32_t max_connections,
-          GError **error)
-{
-  struct sockaddr_un addr = { .sun_family = AF_UNIX };
-  struct listener *l;
-  struct stat st;
-  int fd;
-
-  if (*path == '\0' || strlen (path) >= sizeof addr.sun_path) {
-    g_set_error (error, LISTEN_ERROR, 0, "cannot listen on '%s': the path of "
-                 "a Unix socket has 1 to %zu bytes", path,
-                 sizeof addr.sun_path - 1);
+  if (!bind_address (a, sockets, error))
     return -1;
-  }
-  memcpy (addr.sun_path, path, strlen (path));
-  fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd == -1) {
-    set_errno_error (error, path, errno);
-    return -1;
-  }
-  if (bind_with_mode (fd, &addr, mode) == -1) {
-    if (errno != EADDRINUSE) {
-      g_set_error (error, LISTEN_ERROR, 0, "cannot listen on '%s': %s", path,
-                   g_strerror (errno));
-      close (fd);
-      return -1;
-    }
-    if (!remove_stale (&addr, error)) {
-      close (fd);
-      return -1;
-    }
-    if (bind_with_mode (fd, &addr, mode) == -1)
-      goto fail;
-  }
-  if (listen (fd, BACKLOG) == -1 || lstat (path, &st) == -1)
-    goto fail;
-  l = g_new0 (struct listener, 1);
-  l->fd = fd;
-  /* A daemon changes its folder before it removes the file. */
-  l->path = g_canonicalize_filename (path, NULL);
-  l->dev = st.st_dev;
-  l->ino = st.st_ino;
-  l->max_connections = max_connections;
-  return add_listener (l, 0);
-
- fail:
-  set_errno_error (error, path, errno);
-  close (fd);
-  return -1;
+  first = &g_array_index (sockets, struct bound_socket, 0);
+  if (out_port != NULL)
+    *out_port = first->port;
+  return add_listeners (a, first, sockets->len);
 }
 
 bool
-listen_add_unix (const char *path, int mode, GError **error)
+listen_adopt (const Address *a, int fd, const char *what, unsigned *out_port,
+              GError **error)
 {
-  return add_unix (path, mode, 0, error) != -1;
-}
+  struct bound_socket s;
 
-/* One address; an fd, or -1 with errno. */
-static int
-bind_tcp (const struct addrinfo *ai, unsigned *port)
-{
-  struct sockaddr_storage addr;
-  socklen_t n = sizeof addr;
-  int one = 1, saved_errno;
-  int fd = socket (ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
-                   ai->ai_protocol);
-
-  if (fd == -1)
-    return -1;
-  setsockopt (fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (ai->ai_family == AF_INET6)
-    setsockopt (fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
-  memcpy (&addr, ai->ai_addr, ai->ai_addrlen);
-  /* All addresses share the port that the system chose for the first. */
-  if (*port && addr.ss_family == AF_INET)
-    ((struct sockaddr_in *) &addr)->sin_port = htons (*port);
-  else if (*port && addr.ss_family == AF_INET6)
-    ((struct sockaddr_in6 *) &addr)->sin6_port = htons (*port);
-  if (bind (fd, (struct sockaddr *) &addr, ai->ai_addrlen) == -1 ||
-      listen (fd, BACKLOG) == -1 ||
-      getsockname (fd, (struct sockaddr *) &addr, &n) == -1) {
-    saved_errno = errno;
-    close (fd);
-    errno = saved_errno;
-    return -1;
-  }
-  *port = ntohs (addr.ss_family == AF_INET ?
-                 ((struct sockaddr_in *) &addr)->sin_port :
-                 ((struct sockaddr_in6 *) &addr)->sin6_port);
-  return fd;
-}
-
-static int64_t
-add_tcp (const char *host, const char *port_name, int family,
-         uint32_t max_connections, GError **error)
-{
-  struct addrinfo hints = { .ai_family = family, .ai_socktype = SOCK_STREAM,
-                            .ai_flags = AI_PASSIVE };
-  struct addrinfo *list, *ai;
-  int64_t id = 0;
-  unsigned port = 0;
-  int err, last_errno = 0;
-
-  err = getaddrinfo (host, port_name, &hints, &list);
-  if (err) {
-    g_set_error (error, LISTEN_ERROR, 0, "cannot listen on %s, port %s: %s",
-                 host ? host : "all interfaces", port_name,
-                 err == EAI_SYSTEM ? g_strerror (errno) : gai_strerror (err));
-    return -1;
-  }
-  for (ai = list; ai; ai = ai->ai_next) {
-    int fd = bind_tcp (ai, &port);
-    struct listener *l;
-
-    if (fd == -1) {
-      last_errno = errno;
-      /* A machine without IPv6, or without an address of that kind. */
-      if (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL)
-        continue;
-      break;
-    }
-    l = g_new0 (struct listener, 1);
-    l->fd = fd;
-    l->port = port;
-    l->max_connections = max_connections;
-    id = add_listener (l, id);
-  }
-  freeaddrinfo (list);
-  if (ai != NULL && id != 0)
-    listen_remove (id);
-  if (ai != NULL || id == 0) {
-    g_set_error (error, LISTEN_ERROR, 0, "cannot listen on %s, port %s: %s",
-                 host ? host : "all interfaces", port_name,
-                 g_strerror (last_errno));
-    return -1;
-  }
-  return id;
-}
-
-bool
-listen_add_tcp (const char *host, const char *port, int family,
-                GError **error)
-{
-  return add_tcp (host, port, family, 0, error) != -1;
+  if (!bind_adopt (fd, what, &s, error))
+    return false;
+  if (out_port != NULL)
+    *out_port = s.port;
+  add_listeners (a, &s, 1);
+  return true;
 }
 
 int64_t
@@ -288,6 +118,7 @@ listen_add_uri (const char *uri, uint32_t max_connections, GError **error)
   g_autofree char *scheme = NULL, *host = NULL, *path = NULL, *query = NULL;
   g_autoptr (GHashTable) params = NULL;
   g_autoptr (GError) local = NULL;
+  g_autoptr (Address) a = NULL;
   const char *socket_path = NULL;
   int port = -1;
 
@@ -307,36 +138,42 @@ listen_add_uri (const char *uri, uint32_t max_connections, GError **error)
                    "'%s' has no absolute socket=PATH", uri);
       return -1;
     }
-    return add_unix (socket_path, -1, max_connections, error);
+    a = address_new (ADDRESS_UNIX);
+    a->path = g_strdup (socket_path);
   }
-  if (g_strcmp0 (scheme, "nbd") == 0) {
-    g_autofree char *port_name =
-      g_strdup_printf ("%d", port == -1 ? 10809 : port);
-
-    return add_tcp (host && *host ? host : NULL, port_name, AF_UNSPEC,
-                    max_connections, error);
+  else if (g_strcmp0 (scheme, "nbd") == 0) {
+    a = address_new (ADDRESS_TCP);
+    a->host = host && *host ? g_strdup (host) : NULL;
+    a->port = port == -1 ? g_strdup (DEFAULT_PORT)
+      : g_strdup_printf ("%d", port);
   }
-  g_set_error (error, LISTEN_ERROR, 0, "'%s' is neither nbd://HOST:PORT nor "
-               "nbd+unix:///?socket=PATH", uri);
-  return -1;
+  else {
+    g_set_error (error, LISTEN_ERROR, 0, "'%s' is neither nbd://HOST:PORT nor "
+                 "nbd+unix:///?socket=PATH", uri);
+    return -1;
+  }
+  a->max_connections = max_connections;
+  return listen_add (a, NULL, error);
 }
 
 /* Somebody may have replaced the file meanwhile. */
 static void
 remove_socket_file (const struct listener *l)
 {
+  const struct bound_socket *s = &l->socket;
   struct stat st;
 
-  if (l->path && lstat (l->path, &st) == 0 &&
-      st.st_dev == l->dev && st.st_ino == l->ino)
-    unlink (l->path);
+  if (s->path && lstat (s->path, &st) == 0 &&
+      st.st_dev == s->dev && st.st_ino == s->ino)
+    unlink (s->path);
 }
 
 static void
 listener_free (struct listener *l)
 {
-  close (l->fd);
-  g_free (l->path);
+  close (l->socket.fd);
+  g_free (l->socket.path);
+  terms_unref (l->terms);
   g_free (l);
 }
 
@@ -353,7 +190,7 @@ listen_remove (int64_t id)
       continue;
     /* Only listen_run may close it: it may be waiting for it in poll. */
     l->removed = true;
-    shutdown (l->fd, SHUT_RDWR);
+    shutdown (l->socket.fd, SHUT_RDWR);
     remove_socket_file (l);
     found = true;
   }
@@ -361,18 +198,6 @@ listen_remove (int64_t id)
   if (found)
     wake ();
   return found;
-}
-
-unsigned
-listen_tcp_port (void)
-{
-  unsigned port = 0;
-
-  pthread_mutex_lock (&lock);
-  for (guint i = 0; listeners && i < listeners->len && port == 0; i++)
-    port = ((struct listener *) g_ptr_array_index (listeners, i))->port;
-  pthread_mutex_unlock (&lock);
-  return port;
 }
 
 /* Its clients wait in the backlog then; conn_finish wakes us. */
@@ -391,10 +216,10 @@ accept_all (const struct listener *from)
 {
   for (unsigned i = 0; i < ACCEPTS_A_ROUND && !quit_requested () &&
          !reexec_scheduled () && !is_full (from); i++) {
-    int fd = accept4 (from->fd, NULL, NULL, SOCK_CLOEXEC);
+    int fd = accept4 (from->socket.fd, NULL, NULL, SOCK_CLOEXEC);
 
     if (fd >= 0)
-      conn_start (fd, from->id, from->max_connections);
+      conn_start (fd, from->id, from->max_connections, from->terms);
     else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM ||
              errno == ENOBUFS) {
       log_error ("cannot accept a client: %m");
@@ -431,7 +256,7 @@ collect (GArray *fds, GArray *from)
     i++;
     if (is_full (l))
       continue;
-    pfd.fd = l->fd;
+    pfd.fd = l->socket.fd;
     g_array_append_val (fds, pfd);
     g_array_append_vals (from, l, 1);
   }
@@ -508,10 +333,13 @@ listen_hand_over (Handover *h)
     }
     out = handover_add_listener (h);
     *out = (struct handover_listener) {
-      .id = l->id, .fd = l->fd, .path = g_steal_pointer (&l->path),
-      .dev = l->dev, .ino = l->ino, .port = l->port,
+      .id = l->id, .fd = l->socket.fd,
+      .path = g_steal_pointer (&l->socket.path),
+      .dev = l->socket.dev, .ino = l->socket.ino, .port = l->socket.port,
       .max_connections = l->max_connections,
+      .terms = g_strdup (l->terms->text),
     };
+    terms_unref (l->terms);
     g_free (l);
   }
   if (listeners)
@@ -530,9 +358,11 @@ listen_take_over (const Handover *h)
     struct listener *l = g_new0 (struct listener, 1);
 
     *l = (struct listener) {
-      .id = in->id, .fd = in->fd, .path = g_strdup (in->path),
-      .dev = in->dev, .ino = in->ino, .port = in->port,
+      .id = in->id,
+      .socket = { .fd = in->fd, .path = g_strdup (in->path), .dev = in->dev,
+                  .ino = in->ino, .port = in->port },
       .max_connections = in->max_connections,
+      .terms = terms_parse (in->terms),
     };
     g_ptr_array_add (listeners, l);
   }

@@ -12,16 +12,15 @@
 
 #include <glib.h>
 
+#include "address.h"
 #include "handover.h"
 
-/* mode: permissions of the socket file, or -1 for what the umask leaves.  A
- * socket file that nobody listens on is replaced. */
-bool listen_add_unix (const char *path, int mode, GError **error);
-
-/* host: name or address, NULL for all interfaces.  port: number or service;
- * "0" lets the system choose.  family: AF_UNSPEC, AF_INET or AF_INET6. */
-bool listen_add_tcp (const char *host, const char *port, int family,
-                     GError **error);
+/* An id > 0, or -1.  out_port: of TCP and vsock, where the system may have chosen
+ * it; may be NULL.  A socket file that nobody listens on is replaced. */
+int64_t listen_add (const Address *a, unsigned *out_port, GError **error);
+/* fd: listens already, and is the caller's if this fails; a: the terms. */
+bool listen_adopt (const Address *a, int fd, const char *what,
+                   unsigned *out_port, GError **error);
 
 /* nbd://HOST[:PORT] or nbd+unix:///?socket=PATH.  An id > 0, or -1.
  * max_connections: clients at a time, 0: no limit of its own. */
@@ -29,9 +28,6 @@ int64_t listen_add_uri (const char *uri, uint32_t max_connections,
                         GError **error);
 /* Returns false if there is none.  New clients are refused at once. */
 bool listen_remove (int64_t id);
-
-/* The port of the first TCP listener, 0: there is none. */
-unsigned listen_tcp_port (void);
 
 /* Accept clients and start them, until quit_requested or reexec_scheduled. */
 void listen_run (void);

@@ -12,9 +12,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "access-file.h"
+#include "activation.h"
 #include "backend.h"
 #include "command-line.h"
 #include "conn.h"
+#include "endpoints.h"
 #include "listen.h"
 #include "pool.h"
 #include "process.h"
@@ -23,7 +26,6 @@
 #include "steal.h"
 
 #define DEFAULT_PLUGIN "fleece"
-#define DEFAULT_PORT   "10809"
 
 /* The folder of this very program; "" if it cannot be found out. */
 static char *
@@ -104,76 +106,15 @@ configure (Backend *b, char **parameters)
   return true;
 }
 
-/* A socket that only we, and who we tell, know of. */
-static char *private_folder;
-
-static char *
-make_private_socket_path (void)
-{
-  private_folder = g_strdup ("/tmp/nbdfleeceXXXXXX");
-  if (mkdtemp (private_folder) == NULL) {
-    log_error ("cannot make a folder in /tmp: %m");
-    g_clear_pointer (&private_folder, g_free);
-    return NULL;
-  }
-  return g_build_filename (private_folder, "socket", NULL);
-}
-
-/* out_path: newly allocated; NULL: TCP. */
-static bool
-listen_as_told (const struct command_line *cl, char **out_path)
-{
-  g_autoptr (GError) error = NULL;
-  bool ok;
-
-  *out_path = NULL;
-  if (cl->unix_path) {
-    *out_path = strcmp (cl->unix_path, "-") == 0 ?
-      make_private_socket_path () : g_canonicalize_filename (cl->unix_path,
-                                                             NULL);
-    /* As it was given: the limit on its length is about what is bound. */
-    ok = *out_path != NULL &&
-      listen_add_unix (strcmp (cl->unix_path, "-") == 0 ? *out_path :
-                       cl->unix_path, cl->unix_mode, &error);
-  }
-  else
-    ok = listen_add_tcp (cl->address, cl->port ? cl->port : DEFAULT_PORT,
-                         cl->family, &error);
-  if (error)
-    log_error ("%s", error->message);
-  return ok;
-}
-
-static char *
-make_uri (const struct command_line *cl, const char *path)
-{
-  g_autofree char *name = g_uri_escape_string (cl->exportname, "/", FALSE);
-  g_autofree char *socket = NULL, *port = NULL;
-  const char *scheme = tls_mode () == TLS_REQUIRE ? "nbds" : "nbd";
-  const char *host = cl->address ? cl->address
-    : cl->family == AF_INET6 ? "::1" : "localhost";
-  bool is_ipv6 = strchr (host, ':') != NULL;
-
-  if (path != NULL) {
-    socket = g_uri_escape_string (path, "/", FALSE);
-    return g_strdup_printf ("%s+unix://%s%s?socket=%s", scheme,
-                            *name ? "/" : "", name, socket);
-  }
-  if (listen_tcp_port () != 10809)
-    port = g_strdup_printf (":%u", listen_tcp_port ());
-  return g_strdup_printf ("%s://%s%s%s%s%s%s", scheme, is_ipv6 ? "[" : "", host,
-                          is_ipv6 ? "]" : "", port ? port : "",
-                          *name ? "/" : "", name);
-}
-
 static void
-start_captive (const struct command_line *cl, const char *path)
+start_captive (const struct command_line *cl)
 {
-  g_autofree char *uri = make_uri (cl, path);
-  g_autofree char *port =
-    path ? g_strdup ("") : g_strdup_printf ("%u", listen_tcp_port ());
+  g_autofree char *uri = endpoints_uri (cl->exportname);
+  const char *path = endpoints_unix_path ();
+  g_autofree char *port = *path || endpoints_port () == 0 ? g_strdup ("")
+    : g_strdup_printf ("%u", endpoints_port ());
   const char *env[] = {
-    "uri", uri, "nbd", uri, "port", port, "unixsocket", path ? path : "",
+    "uri", uri, "nbd", uri, "port", port, "unixsocket", path,
     "exportname", cl->exportname, NULL
   };
 
@@ -220,7 +161,7 @@ hand_over (void)
   h = reexec_begin ();
   listen_hand_over (h);
   conn_hand_over (h);
-  h->private_folder = g_steal_pointer (&private_folder);
+  h->private_folder = endpoints_steal_private_folder ();
 }
 
 /* Go on where an earlier image has stopped. */
@@ -253,6 +194,8 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
   if (!ok)
     return false;
 
+  if (cl->print_uri && reexec_inherited () == NULL)
+    endpoints_print_uris (b, cl->settings.readonly);
   set_log_target (cl);
   process_ready ();
   if (reexec_inherited ())
@@ -276,10 +219,7 @@ static void
 remove_sockets (void)
 {
   listen_close_all ();
-  if (private_folder) {
-    rmdir (private_folder);
-    g_clear_pointer (&private_folder, g_free);
-  }
+  endpoints_close ();
 }
 
 /* Before anything can fail: there is no terminal to tell it, and socket files
@@ -289,18 +229,22 @@ take_over (const struct command_line *cl, const Handover *h)
 {
   set_log_target (cl);
   listen_take_over (h);
-  private_folder = g_strdup (h->private_folder);
+  endpoints_take_private_folder (h->private_folder);
 }
 
 static bool
 configure_and_serve (struct command_line *cl, Backend *b)
 {
-  g_autofree char *path = NULL, *pidfile = NULL;
+  g_autofree char *pidfile = NULL;
   g_autoptr (GError) error = NULL;
   bool ok;
 
   if (reexec_inherited ())
     take_over (cl, reexec_inherited ());
+  if (cl->access_file && !access_file_load (cl->access_file, &error)) {
+    log_error ("%s", error->message);
+    goto fail;
+  }
   if (!configure (b, cl->parameters) || !backend_config_complete (b))
     goto fail;
   if (!tls_setup (&cl->tls, &error)) {
@@ -313,12 +257,12 @@ configure_and_serve (struct command_line *cl, Backend *b)
     pidfile = g_canonicalize_filename (cl->pidfile, NULL);
   if (!backend_get_ready (b))
     goto fail;
-  ok = reexec_inherited () || listen_as_told (cl, &path);
+  ok = reexec_inherited () || endpoints_open (cl);
   if (ok) {
     if (reexec_inherited ())
       process_resume (!cl->foreground && cl->run == NULL);
     else if (cl->run)
-      start_captive (cl, path);
+      start_captive (cl);
     else if (!cl->foreground)
       process_daemonize ();
     ok = serve (cl, b, pidfile);
@@ -372,8 +316,15 @@ main (int argc, char **argv)
     return EXIT_FAILURE;
   }
   command_line_parse (argc, argv, &cl);
+  if (cl.mode == SERVE && !activation_init (&error)) {
+    log_error ("%s", error->message);
+    return EXIT_FAILURE;
+  }
+  /* A service manager waits for nobody but the process that it has started. */
+  if (activation_count () > 0)
+    cl.foreground = true;
   if (answer_without_plugin (&cl)) {
-    g_ptr_array_free (cl.debug_flags, TRUE);
+    command_line_clear (&cl);
     return EXIT_SUCCESS;
   }
   if (!quit_init () ||
@@ -383,7 +334,6 @@ main (int argc, char **argv)
   }
   path = plugin_path (cl.plugin);
   b = backend_load (path, (char **) cl.debug_flags->pdata, &error);
-  g_ptr_array_free (cl.debug_flags, TRUE);
   if (b == NULL) {
     log_error ("%s", error->message);
     return EXIT_FAILURE;
@@ -404,6 +354,7 @@ main (int argc, char **argv)
   default:
     ok = configure_and_serve (&cl, b);
   }
+  command_line_clear (&cl);
   backend_unload (b);
   tls_cleanup ();
   if (reexec_outgoing ()) {

@@ -78,7 +78,22 @@ struct metacontext_plugin {
   int (*extents) (void *handle, uint64_t cookie, uint64_t count,
                   uint64_t offset, uint32_t flags,
                   struct metacontext_extents *extents);
+
+  /* What an export is, METACONTEXT_EXPORT_*: the server may let a client open
+   * some kinds only.  handle: opened, or NULL: what opening that name would
+   * give.  A name that cannot be opened is METACONTEXT_EXPORT_NONE, and takes
+   * about as long as one that can.  Not an error: report nothing.  May be NULL,
+   * and then all are METACONTEXT_EXPORT_UNKNOWN. */
+  int (*export_kind) (void *handle, const char *name);
 };
+
+/* What a plugin's export is. */
+#define METACONTEXT_EXPORT_NONE     -1  /* there is none of that name */
+#define METACONTEXT_EXPORT_UNKNOWN  0
+#define METACONTEXT_EXPORT_LIVE     1   /* changes while it is in use */
+#define METACONTEXT_EXPORT_SNAPSHOT 2   /* never changes, read-only */
+#define METACONTEXT_EXPORT_RESTORE  3   /* made for a restore to be written to,
+                                           not in use by anybody else */
 
 /* Counters of one connection, since it was accepted. */
 struct metacontext_counters {

@@ -15,21 +15,24 @@
 /* A long option without a letter gets a number behind all letters. */
 enum {
   FIRST_LONG_ONLY = 256,
-  DUMP_CONFIG, DUMP_PLUGIN, EXIT_WITH_PARENT, HANDSHAKE_TIMEOUT, HELP, LOG,
-  MASK_HANDSHAKE, MAX_CONNECTIONS, NO_SR, RUN, TLS_CERTIFICATES, TLS_MODE,
-  TLS_PSK, TLS_VERIFY_PEER, UNIX_MODE, NOT_HERE,
+  ACCESS, DUMP_CONFIG, DUMP_PLUGIN, EXIT_WITH_PARENT, HANDSHAKE_TIMEOUT, HELP,
+  LISTEN, LOG, MASK_HANDSHAKE, MAX_CONNECTIONS, NO_SR, PRINT_URI, RUN,
+  SELINUX_LABEL, TLS_CERTIFICATES, TLS_MODE, TLS_PSK, TLS_VERIFY_PEER,
+  UNIX_MODE, NOT_HERE,
 };
 
 static const struct {
   const char *name;
   int value;
 } long_only[] = {
+  { "access", ACCESS }, { "listen", LISTEN },
   { "dump-config", DUMP_CONFIG }, { "dump-plugin", DUMP_PLUGIN },
   { "exit-with-parent", EXIT_WITH_PARENT },
   { "handshake-timeout", HANDSHAKE_TIMEOUT }, { "help", HELP },
   { "log", LOG }, { "mask-handshake", MASK_HANDSHAKE },
   { "max-connections", MAX_CONNECTIONS }, { "no-sr", NO_SR },
-  { "run", RUN }, { "tls", TLS_MODE },
+  { "print-uri", PRINT_URI }, { "run", RUN },
+  { "selinux-label", SELINUX_LABEL }, { "tls", TLS_MODE },
   { "tls-certificates", TLS_CERTIFICATES }, { "tls-psk", TLS_PSK },
   { "tls-verify-peer", TLS_VERIFY_PEER }, { "unix-mode", UNIX_MODE },
 };
@@ -57,7 +60,7 @@ static const struct {
 /* Options of nbdkit that deserve more than "unrecognized option". */
 static const char *const not_here[] = {
   "single", "stdin", "filter", "oldstyle", "old-style", "vsock", "swap",
-  "user", "group", "selinux-label",
+  "user", "group",
 };
 #define NOT_HERE_LETTERS "sougn"
 
@@ -169,12 +172,19 @@ set_tls_mode (struct command_line *cl, const char *arg)
 static void
 set_unix_mode (struct command_line *cl, const char *arg)
 {
-  char *end;
-  unsigned long v = strtoul (arg, &end, 8);
-
-  if (end == arg || *end || v > 0777)
+  if (!address_parse_mode (arg, &cl->unix_mode))
     usage_error ("--unix-mode '%s' is not an octal number up to 777", arg);
-  cl->unix_mode = v;
+}
+
+static void
+add_listen (struct command_line *cl, const char *arg)
+{
+  g_autoptr (GError) error = NULL;
+  Address *a = address_parse (arg, &error);
+
+  if (a == NULL)
+    usage_error ("%s", error->message);
+  g_ptr_array_add (cl->listen, a);
 }
 
 static void
@@ -210,6 +220,7 @@ set_one (struct command_line *cl, int value, const char *arg)
   case 'U': cl->unix_path = arg; break;
   case 'V': cl->mode = SHOW_VERSION; break;
   case 'v': log_verbose = true; break;
+  case ACCESS: cl->access_file = arg; break;
   case DUMP_CONFIG: cl->mode = DUMP_THE_CONFIG; break;
   case DUMP_PLUGIN: cl->mode = DUMP_THE_PLUGIN; break;
   case EXIT_WITH_PARENT: cl->exit_with_parent = cl->foreground = true; break;
@@ -218,6 +229,7 @@ set_one (struct command_line *cl, int value, const char *arg)
       number ("handshake timeout", arg, 0, 86400);
     break;
   case HELP: cl->mode = SHOW_HELP; break;
+  case LISTEN: add_listen (cl, arg); break;
   case LOG: set_log (cl, arg); break;
   case MASK_HANDSHAKE:
     cl->settings.mask_handshake = number ("handshake mask", arg, 0, 65535);
@@ -227,7 +239,9 @@ set_one (struct command_line *cl, int value, const char *arg)
       number ("number of connections", arg, 1, 100000);
     break;
   case NO_SR: cl->settings.no_structured_replies = true; break;
+  case PRINT_URI: cl->print_uri = true; break;
   case RUN: cl->run = arg; break;
+  case SELINUX_LABEL: cl->selinux_label = arg; break;
   case TLS_CERTIFICATES: cl->tls.certificates = arg; break;
   case TLS_MODE: set_tls_mode (cl, arg); break;
   case TLS_PSK: cl->tls.psk = arg; break;
@@ -248,6 +262,7 @@ command_line_parse (int argc, char **argv, struct command_line *cl)
     .family = AF_UNSPEC, .unix_mode = -1, .exportname = "",
     .settings = { .threads = 16, .max_connections = 100,
                   .handshake_timeout = 10, .mask_handshake = UINT_MAX },
+    .listen = g_ptr_array_new_with_free_func ((GDestroyNotify) address_free),
     .debug_flags = g_ptr_array_new (),
   };
   build_tables (longs, letters);
@@ -272,6 +287,13 @@ command_line_parse (int argc, char **argv, struct command_line *cl)
   if (*argv && !strchr (*argv, '='))
     cl->plugin = *argv++;
   cl->parameters = argv;
+}
+
+void
+command_line_clear (struct command_line *cl)
+{
+  g_clear_pointer (&cl->listen, g_ptr_array_unref);
+  g_clear_pointer (&cl->debug_flags, g_ptr_array_unref);
 }
 
 void

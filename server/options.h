@@ -10,6 +10,7 @@
 #define OPTIONS                                                             \
   OPTION ('4', "ipv4-only", NULL, "with -i or -p: IPv4 only")               \
   OPTION ('6', "ipv6-only", NULL, "with -i or -p: IPv6 only")               \
+  OPTION (0, "access", "FILE", "rules: who may open which exports")         \
   OPTION ('D', "debug", "NAME.FLAG=N", "set a debug flag of the plugin")    \
   OPTION (0, "dump-config", NULL, "print how nbdfleece was built")          \
   OPTION (0, "dump-plugin", NULL, "print what the plugin is and has")       \
@@ -20,14 +21,17 @@
           "time for a client to negotiate, 0 for ever [10]")                \
   OPTION (0, "help", NULL, "this text; with a plugin also its parameters")  \
   OPTION ('i', "ipaddr", "ADDRESS", "listen on this address only")          \
+  OPTION (0, "listen", "ADDRESS[,OPTION=VALUE...]", "listen there as well") \
   OPTION (0, "log", "stderr|syslog|null", "where messages go")              \
   OPTION (0, "mask-handshake", "MASK", "offer only these handshake flags")  \
   OPTION (0, "max-connections", "N", "clients at the same time [100]")      \
   OPTION (0, "no-sr", NULL, "do not offer structured replies")              \
   OPTION ('P', "pidfile", "FILE", "write the process id there when ready")  \
   OPTION ('p', "port", "PORT", "listen on this TCP port [10809]")           \
+  OPTION (0, "print-uri", NULL, "print where clients find what is served")  \
   OPTION ('r', "readonly", NULL, "all exports are read-only")               \
   OPTION (0, "run", "COMMAND", "serve only while this command runs")        \
+  OPTION (0, "selinux-label", "LABEL", "of the socket")                     \
   OPTION ('t', "threads", "N", "requests in flight of one client [16]")     \
   OPTION (0, "tls", "off|on|require", "TLS for clients that want it, or all") \
   OPTION (0, "tls-certificates", "DIR", "certificate and key of the server") \

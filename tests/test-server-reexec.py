@@ -4,6 +4,7 @@
 import fcntl
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -235,12 +236,16 @@ for value in ("", "3", "3:", "3:x", "1:3", "3:0", "3:77", "x" * 1000):
 
 # Nor is what that names: the state of above with something wrong in it, at
 # least that its sockets are not open here.
+VERSION = re.search(r"^handover=(\d+)$", subprocess.check_output(
+    [fixture.NBDFLEECE, "--dump-config"], text=True), re.M).group(1)
+
+
 def refuses_state(data, seals, why):
     fd = os.memfd_create("state", os.MFD_ALLOW_SEALING)
     os.write(fd, data)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     r = subprocess.run([program, "-f", "-U", t.path("n"), TEST_PLUGIN],
-                       env=dict(os.environ, NBDFLEECE_HANDOVER=f"3:{fd}"),
+                       env=dict(os.environ, NBDFLEECE_HANDOVER=f"{VERSION}:{fd}"),
                        pass_fds=[fd], capture_output=True, text=True)
     os.close(fd)
     assert r.returncode == 1 and why in r.stderr, r
@@ -248,12 +253,12 @@ def refuses_state(data, seals, why):
 
 with open(state, "rb") as f:
     good = f.read()
-assert good.startswith(b"nbdfleece handover 3\n")
+assert good.startswith(f"nbdfleece handover {VERSION}\n".encode())
 seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 refuses_state(good, seals, "damaged")
 refuses_state(good, fcntl.F_SEAL_GROW, "no sealed memory file")
 refuses_state(b"", seals, "no sealed memory file")
-refuses_state(good.replace(b"over 3", b"over 4", 1), seals, "version")
+refuses_state(good.replace(b"handover ", b"handover 9", 1)[:len(good)], seals, "version")
 rnd = random.Random(1)
 for n in range(60):
     bad = bytearray(good[:rnd.randrange(32, len(good) + 1)] if n % 2 else good)
