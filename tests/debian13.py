@@ -7,15 +7,24 @@ import runpy
 import fixture
 
 
-def use():
-    """From now on nbdinfo, qemu-img and so on are those of Debian 13."""
+def folder():
+    """None: it is not here."""
     for root in (os.environ.get("DEBIAN13"),
                  os.path.join(fixture.TOP_BUILDDIR, "debian13")):
         if root and os.access(os.path.join(root, "bin", "nbdkit"), os.X_OK):
-            os.environ["PATH"] = os.path.join(root, "bin") + ":" + \
-                os.environ["PATH"]
-            return
-    fixture.skip("./bootstrap check unpacks the programs of Debian 13")
+            return os.path.join(root, "bin")
+    return None
+
+
+def is_here():
+    return folder() is not None
+
+
+def use():
+    """From now on nbdinfo, qemu-img and so on are those of Debian 13."""
+    if not is_here():
+        fixture.skip("./bootstrap check unpacks the programs of Debian 13")
+    os.environ["PATH"] = folder() + ":" + os.environ["PATH"]
 
 
 def run(test):

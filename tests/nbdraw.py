@@ -13,13 +13,21 @@ TEST_PLUGIN = os.path.join(fixture.TOP_BUILDDIR, "tests", ".libs",
  SET_META, EXTENDED_HEADERS) = 1, 2, 3, 5, 6, 7, 8, 9, 10, 11
 ACK, SERVER, REP_INFO, META_CONTEXT = 1, 2, 3, 4
 (ERR_UNSUP, ERR_POLICY, ERR_INVALID, ERR_UNKNOWN, ERR_SHUTDOWN,
- ERR_TOO_BIG) = (0x80000000 + n for n in (1, 2, 3, 6, 7, 9))
+ ERR_TOO_BIG, ERR_EXT_HEADER_REQD) = (
+     0x80000000 + n for n in (1, 2, 3, 6, 7, 9, 10))
 (READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES,
  BLOCK_STATUS) = range(8)
-FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO = 1, 2, 4, 8, 16
+FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO, PAYLOAD_LEN = 1, 2, 4, 8, 16, 32
 EPERM, EIO, ENOMEM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP, ESHUTDOWN = \
     1, 5, 12, 22, 28, 75, 95, 108
+(HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, ROTATIONAL, SEND_TRIM,
+ SEND_WRITE_ZEROES, SEND_DF, CAN_MULTI_CONN, SEND_RESIZE, SEND_CACHE,
+ SEND_FAST_ZERO, STATUS_PAYLOAD) = (1 << n for n in range(13))
+# Types of chunks.
+NONE, DATA, HOLE, STATUS, STATUS_EXT, ERROR, ERROR_OFFSET = \
+    0, 1, 2, 5, 6, 0x8001, 0x8002
 REQUEST = struct.Struct(">IHHQQI")
+EXTENDED_REQUEST = struct.Struct(">IHHQQQ")
 
 
 def string(s):
@@ -41,6 +49,24 @@ def request(command, offset=0, length=0, cookie=1, flags=0, payload=b"",
     return REQUEST.pack(magic, flags, command, cookie, offset, length) + payload
 
 
+def extended(command, offset=0, length=0, cookie=1, flags=0, payload=b"",
+             magic=0x21e41c71):
+    return EXTENDED_REQUEST.pack(magic, flags, command, cookie, offset,
+                                 length) + payload
+
+
+def chunk_content(kind, body):
+    """(offset, bytes) of a chunk of a READ."""
+    offset, = struct.unpack(">Q", body[:8])
+    if kind == DATA:
+        assert len(body) > 8, "a data chunk without data"
+        return offset, body[8:]
+    assert len(body) == 12, body
+    hole, = struct.unpack(">I", body[8:])
+    assert hole > 0
+    return offset, bytes(hole)
+
+
 class Raw:
     """One connection.  fixed=False: a client that knows only EXPORT_NAME."""
 
@@ -49,7 +75,7 @@ class Raw:
         self.s.settimeout(60)
         self.s.connect(sock)
         self.flags = flags
-        self.structured = False
+        self.structured = self.extended = False
         if greet:
             greeting = self.recv(18)
             assert greeting[:16] == b"NBDMAGICIHAVEOPT", greeting
@@ -107,6 +133,10 @@ class Raw:
         assert self.kind(STRUCTURED_REPLY) == ACK
         self.structured = True
 
+    def negotiate_extended(self):
+        assert self.kind(EXTENDED_HEADERS) == ACK
+        self.structured = self.extended = True
+
     def go(self, name="", *infos):
         """{info type: bytes}, once in transmission."""
         replies = self.replies(GO, go_data(name, *infos))
@@ -123,42 +153,74 @@ class Raw:
         assert magic == 0x67446698, hex(magic)
         return error, cookie
 
+    def request(self, command, offset=0, length=0, cookie=1, flags=0,
+                payload=b""):
+        """Send one, as was negotiated."""
+        if self.extended and command == WRITE:
+            flags |= PAYLOAD_LEN
+        self.send((extended if self.extended else request)(
+            command, offset, length, cookie, flags, payload))
+
     def chunk(self):
-        magic, flags, kind, cookie, length = \
-            struct.unpack(">IHHQI", self.recv(20))
-        assert magic == 0x668e33ef, hex(magic)
+        """A simple reply is one, too: servers may mix them, but for READ."""
+        magic, = struct.unpack(">I", self.recv(4))
+        self.was_simple = magic == 0x67446698 and not self.extended
+        if self.was_simple:
+            error, cookie = struct.unpack(">IQ", self.recv(12))
+            if error:
+                return 1, ERROR, cookie, struct.pack(">IH", error, 0)
+            return 1, NONE, cookie, b""
+        if self.extended:
+            assert magic == 0x6e8a278c, hex(magic)
+            flags, kind, cookie, self.offset, length = \
+                struct.unpack(">HHQQQ", self.recv(28))
+        else:
+            assert magic == 0x668e33ef, hex(magic)
+            flags, kind, cookie, length = \
+                struct.unpack(">HHQI", self.recv(16))
         assert flags in (0, 1)
         return flags, kind, cookie, self.recv(length)
+
+    def chunks(self):
+        """[(type, body)] of one reply, and its cookie."""
+        out, done = [], 0
+        while not done:
+            done, kind, cookie, body = self.chunk()
+            out.append((kind, body))
+        return out, cookie
 
     def answer(self, length=0):
         """(error, cookie, data) in either style; length of a simple READ."""
         if not self.structured:
             error, cookie = self.simple()
             return error, cookie, b"" if error else self.recv(length)
-        data, done = b"", 0
-        while not done:
-            done, kind, cookie, body = self.chunk()
+        chunks, cookie = self.chunks()
+        data, content = b"", []
+        for kind, body in chunks:
             if kind & 0x8000:
                 error, n = struct.unpack(">IH", body[:6])
-                assert done and len(body) == 6 + n and n > 0
-                return error, cookie, body[6:]
-            if kind == 1:
-                data += body[8:]
-            elif kind == 2:
-                data += bytes(struct.unpack(">QI", body)[1])
-            elif kind == 5:
+                assert len(body) == 6 + n + (8 if kind == ERROR_OFFSET else 0)
+                assert (kind, body) == chunks[-1], "something after an error"
+                return error, cookie, body[6:6 + n]
+            if kind in (DATA, HOLE):
+                content.append(chunk_content(kind, body))
+            elif kind in (STATUS, STATUS_EXT):
                 data += body
             else:
-                assert kind == 0 and body == b"", (kind, body)
-        return 0, cookie, data
+                assert kind == NONE and body == b"", (kind, body)
+        content.sort()
+        for (a, d), (b, _) in zip(content, content[1:]):
+            assert a + len(d) == b, "chunks overlap or leave a gap"
+        return 0, cookie, data + b"".join(d for _, d in content)
 
     def call(self, command, offset=0, length=0, flags=0, payload=b""):
         """(error, data)."""
-        self.send(request(command, offset, length, 0x1234567890abcdef, flags,
-                          payload))
+        self.request(command, offset, length, 0x1234567890abcdef, flags,
+                     payload)
         error, cookie, data = \
             self.answer(length if command == READ else 0)
         assert cookie == 0x1234567890abcdef, hex(cookie)
+        assert not self.extended or self.offset == offset
         return error, data
 
     def error(self, *args, **kwargs):
