@@ -15,7 +15,7 @@ export T=$tmpdir
 # A source of 32 MiB that runs HOOK when it is asked for what lies beyond 8.
 serve ()                        # HOOK
 {
-  rm -f "$sock" "$copy" "$copy.fleececopy" "$tmpdir/pid"
+  rm -f "$sock" "$copy" "$copy.fleececopy"
   HOOK=$1 start_nbdkit eval get_size="echo $size" can_multi_conn='exit 0' \
     thread_model='echo parallel' \
     pread='if [ $4 -ge 8388608 ]; then eval "$HOOK"; fi; yes | head -c $3'
@@ -49,14 +49,15 @@ end_server
 
 # A signal ends it though the server does not answer, and it dies of it.
 for sig in INT TERM HUP; do
-  # The folder goes when the test ends, however it does: nothing stays behind.
-  serve 'until [ -s "$T/pid" ] || ! [ -d "$T" ]; do sleep 0.01; done
-         p=$(cat "$T/pid"); kill -'$sig' $p
+  # The folder goes when the test ends, however it does: nothing stays behind.  And
+  # scripts outlive their server: those of the last round have another file.
+  serve 'until [ -s "$T/pid.'$sig'" ] || ! [ -d "$T" ]; do sleep 0.01; done
+         p=$(cat "$T/pid.'$sig'"); kill -'$sig' $p
          while [ -d "$T" ] && kill -0 $p; do sleep 0.01; done 2>/dev/null'
   env --default-signal=INT,TERM,HUP "$abs_top_builddir/tools/fleececopy" \
     "$u" "$copy" 2>"$tmpdir/err" &
   pid=$!
-  echo $pid >"$tmpdir/pid"
+  echo $pid >"$tmpdir/pid.$sig"
   status=0
   wait $pid || status=$?
   [ $status = $((128 + $(kill -l $sig))) ] || fail "$sig: status $status"
