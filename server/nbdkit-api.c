@@ -151,6 +151,39 @@ nbdkit_peer_gid (void)
   return peer_cred ("nbdkit_peer_gid", &cred) ? (int64_t) cred.gid : -1;
 }
 
+/* Since nbdkit 1.38; older headers do not have them. */
+char *nbdkit_peer_tls_dn (void);
+char *nbdkit_peer_tls_issuer_dn (void);
+
+/* The caller frees it; "" if there is none. */
+static char *
+copy_name (const char *name)
+{
+  char *copy = strdup (name ? name : "");
+
+  if (copy == NULL)
+    nbdkit_error ("out of memory");
+  return copy;
+}
+
+char *
+nbdkit_peer_tls_dn (void)
+{
+  struct conn *c = this_conn ("nbdkit_peer_tls_dn");
+  const struct tls_peer *peer = c ? conn_tls_peer (c) : NULL;
+
+  return c ? copy_name (peer ? peer->dn : NULL) : NULL;
+}
+
+char *
+nbdkit_peer_tls_issuer_dn (void)
+{
+  struct conn *c = this_conn ("nbdkit_peer_tls_issuer_dn");
+  const struct tls_peer *peer = c ? conn_tls_peer (c) : NULL;
+
+  return c ? copy_name (peer ? peer->issuer_dn : NULL) : NULL;
+}
+
 void
 nbdkit_shutdown (void)
 {

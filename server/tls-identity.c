@@ -16,6 +16,7 @@ void
 tls_identity_clear (struct tls_peer *peer)
 {
   g_free (peer->dn);
+  g_free (peer->qemu_dn);
   g_free (peer->issuer_dn);
   g_free (peer->cn);
   g_strfreev (peer->alt_names);
@@ -109,16 +110,17 @@ read_certificate (const gnutls_datum_t *der, struct tls_peer *out)
     return false;
   r = gnutls_x509_crt_import (cert, der, GNUTLS_X509_FMT_DER);
   if (r >= 0) {
-    /* The order of QEMU's and nbdkit's names. */
-    r = gnutls_x509_crt_get_dn2 (cert, &datum);
+    r = gnutls_x509_crt_get_dn3 (cert, &datum, 0);
     out->dn = take_datum (r, &datum);
-    r = gnutls_x509_crt_get_issuer_dn2 (cert, &datum);
+    r = gnutls_x509_crt_get_dn3 (cert, &datum, GNUTLS_X509_DN_FLAG_COMPAT);
+    out->qemu_dn = take_datum (r, &datum);
+    r = gnutls_x509_crt_get_issuer_dn3 (cert, &datum, 0);
     out->issuer_dn = take_datum (r, &datum);
     out->cn = common_name (cert);
     out->alt_names = alt_names (cert);
   }
   gnutls_x509_crt_deinit (cert);
-  return out->dn != NULL && out->issuer_dn != NULL;
+  return out->dn != NULL && out->qemu_dn != NULL && out->issuer_dn != NULL;
 }
 
 bool

@@ -8,8 +8,10 @@
 #define NBDFLEECE_TLS_PEER_H
 
 struct tls_peer {
-  char *dn;                     /* certificate's subject, "CN=a,O=b"; NULL: no
+  char *dn;                     /* certificate's subject as in RFC 4514 and as
+                                   certtool prints it, "CN=a,O=b"; NULL: no
                                    certificate */
+  char *qemu_dn;                /* the same in QEMU's order, "O=b,CN=a" */
   char *issuer_dn;              /* who has signed it; NULL likewise */
   char *cn;                     /* a common name in dn; NULL: it has none */
   char **alt_names;             /* "DNS:a", "EMAIL:a@b", "URI:...", "IP:1.2.3.4";

@@ -137,6 +137,9 @@ why_failed (TlsSession *t, int error)
   if (error == GNUTLS_E_FATAL_ALERT_RECEIVED)
     return g_strdup_printf ("the client refuses: %s", gnutls_alert_get_name
                             (gnutls_alert_get (t->session)));
+  if (error == GNUTLS_E_NO_CERTIFICATE_FOUND ||         /* TLS 1.2 */
+      error == GNUTLS_E_CERTIFICATE_REQUIRED)           /* TLS 1.3 */
+    return g_strdup ("the client has no certificate");
   if (error != GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR ||
       gnutls_certificate_verification_status_print
         (gnutls_session_get_verify_cert_status (t->session), GNUTLS_CRT_X509,

@@ -21,6 +21,8 @@
  *   test:fail                              fails
  * base:allocation: 20 KiB data, 20 KiB hole, ...
  *
+ * The names of TLS clients go to the log: dn 'NAME', issuer 'NAME'.
+ *
  * Bytes written at offset 0 of export "control" are a command for the host
  * table; its result is read from there.
  */
@@ -195,6 +197,26 @@ test_default_export (int readonly, int is_tls)
   return called ("default_export") ? NULL : "a";
 }
 
+/* Not in the header of nbdkit 1.32, nor in its server. */
+char *nbdkit_peer_tls_dn (void) __attribute__ ((weak));
+char *nbdkit_peer_tls_issuer_dn (void) __attribute__ ((weak));
+
+static void
+log_peer (void)
+{
+  char *dn, *issuer;
+
+  if (log_fd == -1 || nbdkit_is_tls () != 1 || nbdkit_peer_tls_dn == NULL)
+    return;
+  dn = nbdkit_peer_tls_dn ();
+  issuer = nbdkit_peer_tls_issuer_dn ();
+  if (dn == NULL || issuer == NULL ||
+      dprintf (log_fd, "dn '%s', issuer '%s'\n", dn, issuer) < 0)
+    abort ();
+  free (dn);
+  free (issuer);
+}
+
 static void *
 test_open (int readonly)
 {
@@ -203,6 +225,7 @@ test_open (int readonly)
 
   if (called ("open"))
     return NULL;
+  log_peer ();
   if (strcmp (name, "a") != 0 && strcmp (name, "b") != 0 &&
       strcmp (name, "control") != 0) {
     nbdkit_error ("there is no export '%s'", name);
