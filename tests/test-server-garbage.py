@@ -35,7 +35,8 @@ def some_options():
         option(GO, go_data("nosuch"))], rnd.randrange(7))
 
 
-def some_requests():
+def some_requests(form):
+    """form: request or extended."""
     out = []
     for i in range(rnd.randrange(12)):
         command = rnd.choice([READ, WRITE, FLUSH, TRIM, CACHE, WRITE_ZEROES,
@@ -44,21 +45,27 @@ def some_requests():
         length = rnd.choice([0, 1, 512, 4097, 1 << 20, 1 << 21])
         flags = rnd.choice([0, 0, 0, FUA, rnd.randrange(65536)])
         payload = bytes(length) if command == WRITE else b""
-        out.append(request(command, offset, length, i, flags, payload))
+        if form == extended and rnd.random() < .3:
+            flags |= PAYLOAD_LEN
+            payload = struct.pack(">QII", length, 1, rnd.randrange(4))
+            length = len(payload)
+        out.append(form(command, offset, length, i, flags, payload))
     return out
 
 
 def session():
     flags = rnd.choice([3, 3, 3, 3, 0, 1, 2, rnd.randrange(1 << 32)])
     parts = [struct.pack(">I", flags)] + some_options()
-    if rnd.random() < .7:
-        parts += [option(STRUCTURED_REPLY),
+    form = rnd.choice([request, request, extended])
+    if form == extended or rnd.random() < .7:
+        parts += [option(EXTENDED_HEADERS if form == extended else
+                         STRUCTURED_REPLY),
                   option(SET_META, meta_data("a", "base:allocation",
                                              "test:alpha", "test:beta"))]
     if rnd.random() < .8:
         parts.append(rnd.choice([option(GO, go_data("a")),
                                  option(EXPORT_NAME, b"a")]))
-        parts += some_requests()
+        parts += some_requests(form)
     data = bytearray(b"".join(parts))
     fault = rnd.randrange(6)
     for _ in range(rnd.choice([1, 1, 2, 5, 30])):

@@ -88,6 +88,10 @@ replies = ctx.replies(SET_META, meta_data("b", "test:beta", "base:allocation",
 assert [r[0] for r in replies] == [META_CONTEXT] * 3 + [ACK]
 ids = {r[1][4:]: r[1][:4] for r in replies[:3]}
 ctx.go("b")
+ext = Raw(server.sock)
+ext.negotiate_extended()
+assert ext.kind(SET_META, meta_data("a", "test:beta", "test:alpha")) == ACK
+ext.go("a")
 idle = Raw(server.sock)         # in the handshake, and knows not what it wants
 
 
@@ -101,6 +105,13 @@ def status():
     return out
 
 
+def extended_status():
+    payload = struct.pack(">QI", 65536, 2)
+    return ext.call(BLOCK_STATUS, 4096, len(payload), PAYLOAD_LEN, payload)
+
+
+before_extended = extended_status()
+assert before_extended[0] == 0
 before = status()
 assert set(before) == set(ids.values()), (before, ids)
 assert len(set(before.values())) == 3
@@ -110,6 +121,7 @@ for _ in range(3):
     reexec()
     assert plain.alive() and old.alive()
     assert status() == before
+    assert extended_status() == before_extended
     assert listens() == sockets
 assert idle.at_end()
 with open(f"/proc/{server.pid}/environ") as f:
@@ -117,8 +129,11 @@ with open(f"/proc/{server.pid}/environ") as f:
 
 # Part of a header, of a payload that fits into the lane, of one that does not,
 # and of what is refused.
-def cut_at(data, n, *answers):
+def cut_at(data, n, *answers, with_extended=False):
     r = Raw(server.sock)
+    if with_extended:
+        r.negotiate_extended()
+        assert r.kind(SET_META, meta_data("a", "test:beta")) == ACK
     r.go("a")
     r.send(data[:n])
     parts.append((r, data[n:], answers))
@@ -137,6 +152,19 @@ for n in (30, 1 << 20, 3 << 20, (20 << 20) + 20):
 refused = request(WRITE, 40 << 20, 1 << 20, 5, payload=bytes(1 << 20)) + two
 for n in (30, 1 << 19, (1 << 20) + 20):
     cut_at(refused, n, (5, ENOSPC, 0), (1, 0, 512), (2, 0, 512))
+# The same with extended headers, and with a payload that is no data.
+two = extended(READ, 0, 512, 1) + extended(READ, 512, 512, 2)
+chosen = extended(BLOCK_STATUS, 0, 12, 6, PAYLOAD_LEN,
+                  struct.pack(">QI", 4096, 1)) + two
+for n in (1, 31, 32, 33, 40, 43, 44, 60):
+    cut_at(chosen, n, (6, 0, 24), (1, 0, 512), (2, 0, 512),
+           with_extended=True)
+small = extended(WRITE, 4096, 8192, 3, PAYLOAD_LEN, b"S" * 8192) + two
+refused = extended(TRIM, 0, 1 << 20, 5, PAYLOAD_LEN, bytes(1 << 20)) + two
+for n in (31, 32, 1000, 8192 + 31):
+    cut_at(small, n, (3, 0, 0), (1, 0, 512), (2, 0, 512), with_extended=True)
+    cut_at(refused, n, (5, EINVAL, 0), (1, 0, 512), (2, 0, 512),
+           with_extended=True)
 # Two replacements in the middle of the same request.
 for _ in range(2):
     reexec()
@@ -144,9 +172,13 @@ for r, rest, answers in parts:
     r.send(rest)
     wanted = {cookie: (error, length) for cookie, error, length in answers}
     while wanted:               # in any order: a large WRITE takes its time
-        error, cookie = r.simple()
-        assert wanted[cookie][0] == error, (cookie, error, len(rest))
-        r.recv(wanted.pop(cookie)[1])
+        if r.extended:
+            error, cookie, data = r.answer()
+            assert error or len(data) == wanted[cookie][1]
+        else:
+            error, cookie = r.simple()
+            r.recv(wanted[cookie][1])
+        assert wanted.pop(cookie)[0] == error, (cookie, error, len(rest))
     assert r.alive()
     r.close()
 # Memory is new with each image: the bytes came behind the last one.
