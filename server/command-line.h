@@ -32,7 +32,8 @@ struct command_line {
   int family;
   GPtrArray *listen;            /* Address, of --listen */
   const char *access_file;
-  bool print_uri;
+  bool print_uri, single, vsock;
+  const char *user, *group;
   const char *selinux_label;
   const char *pidfile;
   const char *run, *exportname;

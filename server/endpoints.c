@@ -204,12 +204,14 @@ make_private_socket_path (void)
   return g_build_filename (private_folder, "socket", NULL);
 }
 
-/* -U, or -i and -p. */
+/* -U, or -i and -p, or --vsock. */
 static bool
 open_classic (const struct command_line *cl)
 {
-  g_autoptr (Address) a = address_new (cl->unix_path ? ADDRESS_UNIX
-                                       : ADDRESS_TCP);
+  g_autoptr (Address) a =
+    address_new (cl->unix_path ? ADDRESS_UNIX
+                 : cl->vsock ? ADDRESS_VSOCK : ADDRESS_TCP);
+  guint64 port;
 
   a->label = g_strdup (cl->selinux_label);
   if (cl->unix_path) {
@@ -218,6 +220,14 @@ open_classic (const struct command_line *cl)
     a->mode = cl->unix_mode;
     if (a->path == NULL)
       return false;
+  }
+  else if (cl->vsock) {
+    if (!g_ascii_string_to_unsigned (cl->port ? cl->port : DEFAULT_PORT, 10, 0,
+                                     UINT32_MAX - 1, &port, NULL)) {
+      log_error ("port '%s' of a vsock is not a number", cl->port);
+      return false;
+    }
+    a->vsock_port = port;
   }
   else {
     a->host = g_strdup (cl->address);
@@ -230,15 +240,17 @@ open_classic (const struct command_line *cl)
 bool
 endpoints_open (const struct command_line *cl)
 {
-  bool is_classic = cl->unix_path || cl->port || cl->address;
+  bool is_classic = cl->unix_path || cl->port || cl->address || cl->vsock;
   unsigned nr_activated = activation_count ();
   g_autofree bool *taken = g_new0 (bool, nr_activated);
 
-  if (is_classic && nr_activated > 0) {
-    log_error ("the service manager has passed sockets to listen on: -U, -p "
-               "and -i cannot be used");
+  if ((is_classic || cl->single) && nr_activated > 0) {
+    log_error ("the service manager has passed sockets to listen on: -U, -p, "
+               "-i, --vsock and -s cannot be used");
     return false;
   }
+  if (cl->single)
+    return true;
   if ((is_classic || (cl->listen->len == 0 && nr_activated == 0)) &&
       !open_classic (cl))
     return false;

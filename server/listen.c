@@ -35,6 +35,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static GPtrArray *listeners;
 static int64_t last_id;
 static int wake_fd = -1;        /* the list has changed */
+/* The main thread's. */
+static bool is_single;
 
 static void
 wake (void)
@@ -200,6 +202,22 @@ listen_remove (int64_t id)
   return found;
 }
 
+/* Whose clients have no listener; ids of those start at 1. */
+#define SINGLE_ID INT64_C (0)
+
+void
+listen_serve_one (int fd)
+{
+  g_autoptr (Terms) terms = terms_new ();
+
+  pthread_mutex_lock (&lock);
+  init_locked ();
+  pthread_mutex_unlock (&lock);
+  is_single = true;
+  /* Of one that is limited we are told when it leaves. */
+  conn_start (fd, SINGLE_ID, 1, terms);
+}
+
 /* Its clients wait in the backlog then; conn_finish wakes us. */
 static bool
 is_full (const struct listener *l)
@@ -272,6 +290,8 @@ listen_run (void)
   uint64_t n;
 
   while (!quit_requested () && !reexec_scheduled ()) {
+    if (is_single && conn_count_of_listener (SINGLE_ID) == 0)
+      break;
     collect (fds, from);
     /* After a failure, wait a little for files to be closed. */
     if (poll ((struct pollfd *) fds->data, ok ? fds->len : 2,

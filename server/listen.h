@@ -29,6 +29,9 @@ int64_t listen_add_uri (const char *uri, uint32_t max_connections,
 /* Returns false if there is none.  New clients are refused at once. */
 bool listen_remove (int64_t id);
 
+/* Serve this one client.  listen_run returns when it has left; takes fd. */
+void listen_serve_one (int fd);
+
 /* Accept clients and start them, until quit_requested or reexec_scheduled. */
 void listen_run (void);
 /* Have listen_run look again; from any thread. */

@@ -19,10 +19,13 @@
 #include "conn.h"
 #include "endpoints.h"
 #include "listen.h"
+#include "notify.h"
 #include "pool.h"
+#include "privileges.h"
 #include "process.h"
 #include "quit.h"
 #include "reexec.h"
+#include "single.h"
 #include "steal.h"
 
 #define DEFAULT_PLUGIN "fleece"
@@ -179,6 +182,9 @@ resume (const Handover *h)
 static bool
 serve (const struct command_line *cl, Backend *b, const char *pidfile)
 {
+  g_autofree char *status = g_strdup_printf ("serving plugin %s",
+                                             backend_name (b));
+  g_autoptr (GError) error = NULL;
   bool ok = backend_after_fork (b);
 
   if (ok && !steal_start ()) {
@@ -200,14 +206,24 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
   process_ready ();
   if (reexec_inherited ())
     resume (reexec_inherited ());
+  if (cl->single && !single_start (&error)) {
+    log_error ("%s", error->message);
+    quit_request ();
+  }
+  notify_ready (status);
   listen_run ();
 
-  if (reexec_scheduled ())
+  if (reexec_scheduled ()) {
+    notify_reloading ("replacing the program");
     hand_over ();
-  else
+  }
+  else {
     log_debug ("shutting down");
+    notify_stopping ();
+  }
   listen_close_all ();
   conn_stop_all ();
+  single_finish ();
   steal_stop ();
   pool_finish ();
   if (pidfile && reexec_outgoing () == NULL)
@@ -255,9 +271,20 @@ configure_and_serve (struct command_line *cl, Backend *b)
   conn_init (&cl->settings);
   if (cl->pidfile)
     pidfile = g_canonicalize_filename (cl->pidfile, NULL);
+  if (!privileges_begin (&error)) {
+    log_error ("%s", error->message);
+    goto fail;
+  }
   if (!backend_get_ready (b))
     goto fail;
   ok = reexec_inherited () || endpoints_open (cl);
+  if (ok && !privileges_drop (&error)) {
+    log_error ("%s", error->message);
+    ok = false;
+  }
+  /* The change has made it forget that. */
+  if (ok && cl->exit_with_parent && privileges_are_set ())
+    ok = process_exit_with_parent ();
   if (ok) {
     if (reexec_inherited ())
       process_resume (!cl->foreground && cl->run == NULL);
@@ -300,6 +327,23 @@ answer_without_plugin (const struct command_line *cl)
   return true;
 }
 
+/* What comes before the plugin: it shall neither find sockets that were passed to
+ * us, nor a client. */
+static bool
+prepare (const struct command_line *cl, GError **error)
+{
+  if (!activation_init (error) ||
+      !privileges_set (cl->user, cl->group, error) ||
+      (cl->single && !single_take_stdio (error)))
+    return false;
+  if (cl->single)
+    reexec_forbid ("it serves standard input and output (-s)");
+  else if (privileges_are_set ())
+    reexec_forbid ("it has given up the privileges with which it was started "
+                   "(-u, -g)");
+  return true;
+}
+
 int
 main (int argc, char **argv)
 {
@@ -316,8 +360,9 @@ main (int argc, char **argv)
     return EXIT_FAILURE;
   }
   command_line_parse (argc, argv, &cl);
-  if (cl.mode == SERVE && !activation_init (&error)) {
+  if (cl.mode == SERVE && !prepare (&cl, &error)) {
     log_error ("%s", error->message);
+    command_line_clear (&cl);
     return EXIT_FAILURE;
   }
   /* A service manager waits for nobody but the process that it has started. */
@@ -336,6 +381,7 @@ main (int argc, char **argv)
   b = backend_load (path, (char **) cl.debug_flags->pdata, &error);
   if (b == NULL) {
     log_error ("%s", error->message);
+    command_line_clear (&cl);
     return EXIT_FAILURE;
   }
   switch (cl.mode) {

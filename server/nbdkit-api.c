@@ -21,6 +21,7 @@
 #include "context.h"
 #include "log.h"
 #include "quit.h"
+#include "single.h"
 
 void
 nbdkit_verror (const char *fs, va_list args)
@@ -298,4 +299,10 @@ nbdkit_printf_intern (const char *fs, ...)
   str = nbdkit_vprintf_intern (fs, args);
   va_end (args);
   return str;
+}
+
+int
+nbdkit_stdio_safe (void)
+{
+  return !single_is_on ();
 }

@@ -196,12 +196,6 @@ nbdkit_realpath (const char *path)
   return full;
 }
 
-int
-nbdkit_stdio_safe (void)
-{
-  return 1;                     /* -s, which uses them, does not exist */
-}
-
 /* One line, without its newline. */
 static int
 read_line (FILE *fp, const char *from, char **out)

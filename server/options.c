@@ -18,7 +18,7 @@ enum {
   ACCESS, DUMP_CONFIG, DUMP_PLUGIN, EXIT_WITH_PARENT, HANDSHAKE_TIMEOUT, HELP,
   LISTEN, LOG, MASK_HANDSHAKE, MAX_CONNECTIONS, NO_SR, PRINT_URI, RUN,
   SELINUX_LABEL, TLS_CERTIFICATES, TLS_MODE, TLS_PSK, TLS_VERIFY_PEER,
-  UNIX_MODE, NOT_HERE,
+  UNIX_MODE, VSOCK, NOT_HERE,
 };
 
 static const struct {
@@ -35,6 +35,7 @@ static const struct {
   { "selinux-label", SELINUX_LABEL }, { "tls", TLS_MODE },
   { "tls-certificates", TLS_CERTIFICATES }, { "tls-psk", TLS_PSK },
   { "tls-verify-peer", TLS_VERIFY_PEER }, { "unix-mode", UNIX_MODE },
+  { "vsock", VSOCK },
 };
 
 static const struct row {
@@ -55,14 +56,14 @@ static const struct {
   { "export", "exportname" }, { "export-name", "exportname" },
   { "ip-addr", "ipaddr" }, { "no-fork", "foreground" },
   { "pid-file", "pidfile" }, { "read-only", "readonly" },
+  { "stdin", "single" },
 };
 
 /* Options of nbdkit that deserve more than "unrecognized option". */
 static const char *const not_here[] = {
-  "single", "stdin", "filter", "oldstyle", "old-style", "vsock", "swap",
-  "user", "group",
+  "filter", "oldstyle", "old-style", "swap",
 };
-#define NOT_HERE_LETTERS "sougn"
+#define NOT_HERE_LETTERS "on"
 
 static int
 value_of (const struct row *row)
@@ -210,14 +211,17 @@ set_one (struct command_line *cl, int value, const char *arg)
     cl->exportname = arg;
     break;
   case 'f': cl->foreground = true; break;
+  case 'g': cl->group = arg; break;
   case 'i': cl->address = arg; break;
   case 'P': cl->pidfile = arg; break;
   case 'p': set_port (cl, arg); break;
   case 'r': cl->settings.readonly = true; break;
+  case 's': cl->single = cl->foreground = true; break;
   case 't':
     cl->settings.threads = number ("number of threads", arg, 1, 1024);
     break;
   case 'U': cl->unix_path = arg; break;
+  case 'u': cl->user = arg; break;
   case 'V': cl->mode = SHOW_VERSION; break;
   case 'v': log_verbose = true; break;
   case ACCESS: cl->access_file = arg; break;
@@ -247,6 +251,7 @@ set_one (struct command_line *cl, int value, const char *arg)
   case TLS_PSK: cl->tls.psk = arg; break;
   case TLS_VERIFY_PEER: cl->tls.verify_peer = true; break;
   case UNIX_MODE: set_unix_mode (cl, arg); break;
+  case VSOCK: cl->vsock = true; break;
   default: abort ();
   }
 }
@@ -281,6 +286,12 @@ command_line_parse (int argc, char **argv, struct command_line *cl)
 
   if (cl->unix_path && (cl->port || cl->address))
     usage_error ("-U cannot be used together with -p or -i");
+  if (cl->single && (cl->unix_path || cl->port || cl->address || cl->vsock ||
+                     cl->listen->len > 0 || cl->run))
+    usage_error ("-s cannot be used together with --run, or with anything to "
+                 "listen on");
+  if (cl->vsock && (cl->unix_path || cl->address || cl->family != AF_UNSPEC))
+    usage_error ("--vsock cannot be used together with -U, -i, -4 or -6");
   if (cl->unix_mode != -1 && !cl->unix_path)
     usage_error ("--unix-mode needs -U");
   argv += optind;

@@ -17,6 +17,7 @@
   OPTION ('e', "exportname", "NAME", "export to name in $uri of --run")     \
   OPTION (0, "exit-with-parent", NULL, "exit when the parent process does") \
   OPTION ('f', "foreground", NULL, "do not go into the background")         \
+  OPTION ('g', "group", "GROUP", "change to this group when ready")         \
   OPTION (0, "handshake-timeout", "SECONDS",                                \
           "time for a client to negotiate, 0 for ever [10]")                \
   OPTION (0, "help", NULL, "this text; with a plugin also its parameters")  \
@@ -32,6 +33,7 @@
   OPTION ('r', "readonly", NULL, "all exports are read-only")               \
   OPTION (0, "run", "COMMAND", "serve only while this command runs")        \
   OPTION (0, "selinux-label", "LABEL", "of the socket")                     \
+  OPTION ('s', "single", NULL, "serve one client, on standard input and output") \
   OPTION ('t', "threads", "N", "requests in flight of one client [16]")     \
   OPTION (0, "tls", "off|on|require", "TLS for clients that want it, or all") \
   OPTION (0, "tls-certificates", "DIR", "certificate and key of the server") \
@@ -39,7 +41,9 @@
   OPTION (0, "tls-verify-peer", NULL, "clients must have a certificate, too") \
   OPTION ('U', "unix", "PATH", "listen on this Unix socket; -: a private one") \
   OPTION (0, "unix-mode", "MODE", "permissions of the Unix socket, octal")  \
+  OPTION ('u', "user", "USER", "change to this user when ready")            \
   OPTION ('V', "version", NULL, "print the version")                        \
+  OPTION (0, "vsock", NULL, "with -p: listen on that port of AF_VSOCK")     \
   OPTION ('v', "verbose", NULL, "print debugging messages")
 
 #endif /* NBDFLEECE_OPTIONS_H */

@@ -30,6 +30,7 @@
 /* Set by reexec_init, never changed afterwards. */
 static char *program;           /* absolute */
 static char **arguments;
+static const char *forbidden;   /* by reexec_forbid; set before the fork */
 static int folder = -1;         /* the current one when we were started */
 static Handover *inherited;
 
@@ -227,12 +228,22 @@ has_line (const GString *answer, const char *line)
   return g_strv_contains ((const char *const *) lines, line);
 }
 
+void
+reexec_forbid (const char *why)
+{
+  forbidden = why;
+}
+
 static bool
 check_program (GError **error)
 {
   g_autofree char *line = g_strdup_printf ("handover=%d", HANDOVER_VERSION);
   g_autoptr (GString) config = NULL, plugin = NULL;
 
+  if (forbidden != NULL) {
+    g_set_error (error, REEXEC_ERROR, 0, "%s", forbidden);
+    return false;
+  }
   if (program == NULL || folder == -1) {
     g_set_error (error, REEXEC_ERROR, 0, "it is not known how this server was "
                  "started");

@@ -65,7 +65,7 @@ expect_error "cannot listen on no.such.host" "$server" -i no.such.host. "$plugin
 expect_error "unrecognized option '--nonsense'" "$server" --nonsense
 expect_error "invalid option -- 'X'" "$server" -X
 expect_error "requires an argument" "$server" -U
-expect_error "option -s of nbdkit is not supported" "$server" -s "$plugin"
+expect_error "option -o of nbdkit is not supported" "$server" -o "$plugin"
 expect_error "option --filter of nbdkit" "$server" --filter=cow "$plugin"
 expect_error "-U cannot be used together" "$server" -U "$sock" -p 1 "$plugin"
 expect_error "number of threads '0' is not" "$server" -t 0 "$plugin"
