@@ -200,10 +200,10 @@ resumed_main (void *arg)
 void
 conn_resume (const struct handover_conn *from)
 {
-  struct timeval for_ever = { 0 };
   struct conn *c = conn_new (from->fd);
 
-  setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &for_ever, sizeof for_ever);
+  conn_set_socket (c);
+  conn_name_peer (c);
   c->number = from->number;
   c->listener = from->listener;
   c->listener_max = from->listener_max;

@@ -34,11 +34,14 @@ struct conn {
   int64_t listener;             /* by which it came in */
   uint32_t listener_max;        /* clients that that takes at a time, 0: any */
   Terms *terms;                 /* what it grants; a reference */
+  char peer[64];                /* "uid 0", an address, "cid 3"; or "" */
 
   /* Atomic. */
   atomic_bool closing;          /* read no more requests */
   atomic_bool dead;             /* sending has failed: do not try again */
   atomic_uint_fast64_t bytes_read, bytes_written, requests, extents;
+  atomic_bool in_payload;       /* the leader waits for a large one */
+  atomic_uint progress;         /* the client has sent or taken something */
 
   /* The handshake's; not changed in transmission. */
   bool no_zeroes;
@@ -87,6 +90,13 @@ struct conn {
   /* The leader's. */
   bool slow;                    /* calls are being handed over */
   unsigned slow_batches;        /* in a row */
+  unsigned tick;                /* seconds that receiving blocks */
+  int64_t silent_since;         /* 0: it has just sent something */
+
+  /* Under the lock of the list of connections: when somebody last looked
+   * whether it moves, see conn_drop_stalled. */
+  unsigned seen_progress;
+  int64_t stalled_since;        /* 0: never */
 };
 
 /* conn-access.c.  Exports are read-only for this client, whichever they are. */
@@ -125,6 +135,25 @@ void conn_set_leader (struct conn *c, bool is_leader);
 /* As recv: how many bytes there are, 0: end of stream, -1 and errno.
  * dont_wait: EAGAIN rather than to wait for any. */
 ssize_t conn_receive (struct conn *c, void *buf, size_t n, bool dont_wait);
+/* conn-limit.c */
+
+/* What any client's socket needs; of the transmission phase. */
+void conn_set_socket (struct conn *c);
+void conn_set_timeouts (struct conn *c);
+/* Fill in c->peer. */
+void conn_name_peer (struct conn *c);
+/* With the lock of the list of connections.  false: *out_met is the limit. */
+bool conn_is_admitted_locked (const struct conn *c, enum limit_kind *out_met);
+/* The leader has received nothing for c->tick seconds.  in_request: of which a
+ * part is here.  false: it is reported, to be closed. */
+bool conn_is_patient (struct conn *c, bool in_request);
+/* The client has not taken all that was sent, or is sending a large payload. */
+bool conn_is_waited_for (const struct conn *c);
+/* Others wait for memory: disconnect clients that have kept some for a while by
+ * neither taking their replies nor completing their request.  To be called about
+ * once a second. */
+void conn_drop_stalled (void);
+
 /* Receive exactly length bytes.  deadline: CLOCK_MONOTONIC in ns, 0: none.
  * false: end of stream, error, or too late. */
 bool conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline);

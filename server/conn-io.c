@@ -90,7 +90,9 @@ conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline)
     r = conn_receive (c, p, length, deadline != 0);
     if (r == -1 && errno == EAGAIN && deadline) {
       if (!wait_for (c, POLLIN, deadline)) {
-        log_debug ("no answer within the time allowed");
+        limit_enforced (c, LIMIT_HANDSHAKE_TIMEOUT, "client dropped: it has "
+                        "not chosen an export within %u seconds",
+                        c->settings->handshake_timeout);
         return false;
       }
       continue;
@@ -131,11 +133,17 @@ send_raw (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
     struct msghdr msg = { .msg_iov = iov, .msg_iovlen = nr };
     ssize_t r = sendmsg (c->fd, &msg, flags);
 
-    if (r >= 0)
+    if (r >= 0) {
       iov_consume (&iov, &nr, r);
+      atomic_fetch_add_explicit (&c->progress, 1, memory_order_relaxed);
+    }
     else if (errno == EINTR)
       continue;
     else if (errno != EAGAIN || !deadline || !wait_for (c, POLLOUT, deadline)) {
+      if (errno == EAGAIN && !deadline)         /* SO_SNDTIMEO */
+        limit_enforced (c, LIMIT_STALL_TIMEOUT, "client dropped: it has taken "
+                        "nothing of its replies for %" G_GUINT64_FORMAT
+                        " seconds", c->settings->limits.stall_timeout);
       /* A part of a reply may be out: nothing can follow it. */
       atomic_store (&c->dead, true);
       shutdown (c->fd, SHUT_RDWR);

@@ -2,8 +2,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -13,6 +11,7 @@
 #include "context.h"
 #include "listen.h"
 #include "log.h"
+#include "memory-pool.h"
 #include "pool.h"
 #include "steal.h"
 
@@ -25,6 +24,7 @@ void
 conn_init (const struct conn_settings *s)
 {
   clients.settings = *s;
+  memory_init (s->limits.memory);
   clients.conns = g_ptr_array_new ();
   clients.parked = g_ptr_array_new ();
 }
@@ -181,30 +181,28 @@ is_welcome (int fd, const Terms *terms)
 void
 conn_start (int fd, int64_t listener, uint32_t listener_max, Terms *terms)
 {
-  int one = 1;
+  enum limit_kind met;
   struct conn *c;
 
   if (!is_welcome (fd, terms)) {
     close (fd);
     return;
   }
-  /* Harmless failures on a Unix socket. */
-  setsockopt (fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  setsockopt (fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-
-  pthread_mutex_lock (&clients.lock);
-  if (clients.conns->len >= clients.settings.max_connections) {
-    pthread_mutex_unlock (&clients.lock);
-    log_error ("client refused: %u are connected, the limit of "
-               "--max-connections", clients.settings.max_connections);
-    close (fd);
-    return;
-  }
   c = conn_new (fd);
-  c->number = ++clients.last_number;
+  conn_set_socket (c);
+  conn_name_peer (c);
   c->listener = listener;
   c->listener_max = listener_max;
   c->terms = terms_ref (terms);
+  pthread_mutex_lock (&clients.lock);
+  if (!conn_is_admitted_locked (c, &met)) {
+    pthread_mutex_unlock (&clients.lock);
+    limit_enforced (NULL, met, "client refused (%s): too many are connected",
+                    *c->peer ? c->peer : "unknown");
+    conn_free (c);
+    return;
+  }
+  c->number = ++clients.last_number;
   g_ptr_array_add (clients.conns, c);
   pthread_mutex_unlock (&clients.lock);
 

@@ -8,6 +8,7 @@
 
 #include "access.h"
 #include "handover.h"
+#include "limit.h"
 #include "metacontext.h"
 #include "tls-peer.h"
 
@@ -22,6 +23,7 @@ struct conn_settings {
   unsigned handshake_timeout;   /* seconds; 0: none */
   unsigned mask_handshake;      /* of the flags in our greeting */
   bool no_structured_replies;
+  struct limits limits;
 };
 
 struct conn;

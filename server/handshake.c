@@ -14,11 +14,6 @@
 #include "log.h"
 #include "nbd-wire.h"
 
-/* Honest options need a few KiB.  Longer ones are skipped, not stored. */
-#define MAX_OPTION_DATA 65536
-/* LIST and then INFO for each of very many exports fits. */
-#define MAX_OPTIONS     100000
-
 void
 option_reply (struct option *opt, uint32_t type, const void *data,
               uint32_t length)
@@ -191,7 +186,8 @@ option_round (struct conn *c, struct option *opt)
   unsigned char *data = NULL;
   enum verdict verdict;
 
-  if (opt->length > MAX_OPTION_DATA) {
+  if (opt->length > c->settings->limits.option_size) {
+    limit_count (LIMIT_OPTION_SIZE);    /* skipped, not stored */
     if (opt->number == NBD_OPT_EXPORT_NAME ||
         !skip (c, opt->length, opt->deadline))
       return CLOSE;
@@ -248,7 +244,12 @@ conn_handshake (struct conn *c)
   if (!greet (c, &fixed, opt.deadline))
     return false;
   opt.out = g_byte_array_new ();
-  for (unsigned n = 0; verdict == NEXT && n < MAX_OPTIONS; n++) {
+  for (uint64_t n = 0; verdict == NEXT; n++) {
+    if (n >= c->settings->limits.options) {
+      limit_enforced (c, LIMIT_OPTIONS, "client dropped: %" G_GUINT64_FORMAT
+                      " options, and no export chosen", n);
+      break;
+    }
     if (!conn_recv (c, header, sizeof header, opt.deadline) ||
         get_be64 (header) != NBD_OPTION_MAGIC)
       break;

@@ -19,6 +19,7 @@ enum {
   LISTEN, LOG, MASK_HANDSHAKE, MAX_CONNECTIONS, NO_SR, PRINT_URI, RUN,
   SELINUX_LABEL, TLS_CERTIFICATES, TLS_MODE, TLS_PSK, TLS_VERIFY_PEER,
   UNIX_MODE, VSOCK, NOT_HERE,
+  FIRST_LIMIT,                  /* and so on, see limits_find */
 };
 
 static const struct {
@@ -73,6 +74,8 @@ value_of (const struct row *row)
   for (size_t i = 0; i < G_N_ELEMENTS (long_only); i++)
     if (strcmp (long_only[i].name, row->name) == 0)
       return long_only[i].value;
+  if (limits_find (row->name) != -1)
+    return FIRST_LIMIT + limits_find (row->name);
   abort ();                     /* a row without a number: our bug */
 }
 
@@ -140,6 +143,15 @@ number (const char *option, const char *str, unsigned min, unsigned max)
     usage_error ("%s '%s' is not a number from %u to %u", option, str, min,
                  max);
   return v;
+}
+
+static void
+set_limit (struct command_line *cl, int number, const char *arg)
+{
+  g_autofree char *why = limits_set (&cl->settings.limits, number, arg);
+
+  if (why != NULL)
+    usage_error ("%s", why);
 }
 
 static void
@@ -252,7 +264,10 @@ set_one (struct command_line *cl, int value, const char *arg)
   case TLS_VERIFY_PEER: cl->tls.verify_peer = true; break;
   case UNIX_MODE: set_unix_mode (cl, arg); break;
   case VSOCK: cl->vsock = true; break;
-  default: abort ();
+  default:
+    if (value < FIRST_LIMIT)
+      abort ();
+    set_limit (cl, value - FIRST_LIMIT, arg);
   }
 }
 
@@ -270,6 +285,7 @@ command_line_parse (int argc, char **argv, struct command_line *cl)
     .listen = g_ptr_array_new_with_free_func ((GDestroyNotify) address_free),
     .debug_flags = g_ptr_array_new (),
   };
+  limits_set_defaults (&cl->settings.limits);
   build_tables (longs, letters);
   while ((value = getopt_long (argc, argv, letters->str, longs,
                                &index)) != -1) {

@@ -21,11 +21,26 @@
   OPTION (0, "handshake-timeout", "SECONDS",                                \
           "time for a client to negotiate, 0 for ever [10]")                \
   OPTION (0, "help", NULL, "this text; with a plugin also its parameters")  \
+  OPTION (0, "idle-timeout", "SECONDS",                                     \
+          "drop clients that ask for nothing, 0 never [0]")                 \
   OPTION ('i', "ipaddr", "ADDRESS", "listen on this address only")          \
   OPTION (0, "listen", "ADDRESS[,OPTION=VALUE...]", "listen there as well") \
   OPTION (0, "log", "stderr|syslog|null", "where messages go")              \
   OPTION (0, "mask-handshake", "MASK", "offer only these handshake flags")  \
+  OPTION (0, "max-client-memory", "SIZE",                                   \
+          "buffers of one client's requests [64M]")                         \
   OPTION (0, "max-connections", "N", "clients at the same time [100]")      \
+  OPTION (0, "max-listener-connections", "N",                               \
+          "clients of one listener, 0 any number [0]")                      \
+  OPTION (0, "max-memory", "SIZE",                                          \
+          "buffers of all clients' requests [1G]")                          \
+  OPTION (0, "max-option-size", "SIZE",                                     \
+          "data of one option of the handshake [64K]")                      \
+  OPTION (0, "max-options", "N", "options of one handshake [100000]")       \
+  OPTION (0, "max-peer-connections", "N",                                   \
+          "clients of one user or address, 0 any number [0]")               \
+  OPTION (0, "max-requests", "N",                                           \
+          "requests of all clients on threads of their own [1000]")         \
   OPTION (0, "no-sr", NULL, "do not offer structured replies")              \
   OPTION ('P', "pidfile", "FILE", "write the process id there when ready")  \
   OPTION ('p', "port", "PORT", "listen on this TCP port [10809]")           \
@@ -34,6 +49,8 @@
   OPTION (0, "run", "COMMAND", "serve only while this command runs")        \
   OPTION (0, "selinux-label", "LABEL", "of the socket")                     \
   OPTION ('s', "single", NULL, "serve one client, on standard input and output") \
+  OPTION (0, "stall-timeout", "SECONDS",                                    \
+          "drop clients that stop in a request or reply, 0 never [300]")    \
   OPTION ('t', "threads", "N", "requests in flight of one client [16]")     \
   OPTION (0, "tls", "off|on|require", "TLS for clients that want it, or all") \
   OPTION (0, "tls-certificates", "DIR", "certificate and key of the server") \

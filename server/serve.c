@@ -24,10 +24,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "context.h"
 #include "log.h"
+#include "memory-pool.h"
 #include "nbd-wire.h"
 #include "op.h"
 #include "pool.h"
@@ -43,9 +46,6 @@
 /* While a payload of which more than this is missing arrives, nothing behind it
  * is received: its successor then starts at the front of the lane again. */
 #define GREEDY_BELOW (32 << 10)
-/* Buffers that requests in flight own, for each connection. */
-#define MAX_IN_FLIGHT_BYTES (64 << 20)
-
 /* Bytes; writes of this size and more are handed over. */
 #define LARGE_WRITE (128 * 1024)
 
@@ -92,6 +92,17 @@ lane_new (void)
   memset (l, 0, offsetof (struct lane, rx));
   atomic_init (&l->refs, 1);
   return l;
+}
+
+/* Give the memory back, not the address space. */
+static void
+release_pages (void *start, size_t size)
+{
+  uintptr_t mask = sysconf (_SC_PAGESIZE) - 1;
+  uintptr_t from = ((uintptr_t) start + mask) & ~mask;
+  uintptr_t to = ((uintptr_t) start + size) & ~mask;
+
+  madvise ((void *) from, to - from, MADV_DONTNEED);
 }
 
 static void
@@ -155,16 +166,39 @@ leave_flight (struct conn *c, size_t charge)
 {
   pthread_mutex_lock (&c->lock);
   c->in_flight--;
+  memory_give (c->in_flight_bytes, charge);
   c->in_flight_bytes -= charge;
   pthread_cond_signal (&c->room);
   pthread_mutex_unlock (&c->lock);
 }
 
+/* The client's own limits. */
 static bool
 has_room_locked (const struct conn *c, unsigned more, size_t charge)
 {
   return c->in_flight + more <= c->settings->threads &&
-    (c->in_flight == 0 || c->in_flight_bytes + charge <= MAX_IN_FLIGHT_BYTES);
+    (c->in_flight == 0 ||
+     c->in_flight_bytes + charge <= c->settings->limits.client_memory);
+}
+
+/* Somebody has asked this client's threads to come to an end. */
+static bool
+is_ending (struct conn *c)
+{
+  return conn_is_parking () ||
+    atomic_load_explicit (&c->closing, memory_order_relaxed);
+}
+
+/* Everybody's memory is used up: wait for others, without the lock. */
+static void
+wait_for_memory (struct conn *c, size_t charge)
+{
+  size_t owned = c->in_flight_bytes;
+
+  pthread_mutex_unlock (&c->lock);
+  memory_wait (owned, charge);
+  conn_drop_stalled ();
+  pthread_mutex_lock (&c->lock);
 }
 
 /* Enter a buffer (more = 0) or a request (more = 1) into the account, waiting
@@ -173,15 +207,26 @@ has_room_locked (const struct conn *c, unsigned more, size_t charge)
 static void
 enter_flight (struct conn *c, struct lane *l, unsigned more, size_t charge)
 {
-  bool must_wait;
+  bool flushed = false;
 
   pthread_mutex_lock (&c->lock);
-  must_wait = !has_room_locked (c, more, charge);
-  if (must_wait) {
-    pthread_mutex_unlock (&c->lock);
-    flush (c, l);
-    pthread_mutex_lock (&c->lock);
-    while (!has_room_locked (c, more, charge))
+  for (;;) {
+    bool has_room = has_room_locked (c, more, charge);
+
+    if (has_room &&
+        memory_take (c->in_flight_bytes, charge, is_ending (c)))
+      break;
+    if (!flushed) {             /* then look again */
+      pthread_mutex_unlock (&c->lock);
+      limit_count (has_room ? LIMIT_MEMORY : more ? LIMIT_CLIENT_REQUESTS :
+                   LIMIT_CLIENT_MEMORY);
+      flush (c, l);
+      flushed = true;
+      pthread_mutex_lock (&c->lock);
+    }
+    else if (has_room)
+      wait_for_memory (c, charge);
+    else
       pthread_cond_wait (&c->room, &c->lock);
   }
   c->in_flight += more;
@@ -196,6 +241,7 @@ release_bytes (struct conn *c, size_t charge)
   if (charge == 0)
     return;
   pthread_mutex_lock (&c->lock);
+  memory_give (c->in_flight_bytes, charge);
   c->in_flight_bytes -= charge;
   pthread_mutex_unlock (&c->lock);
 }
@@ -222,10 +268,35 @@ answer (struct op *op, unsigned char *header)
   conn_send (op->c, &iov, 1, 0);
 }
 
-static void
-worker (void *arg)
+/* Requests on threads of their own, of all clients. */
+static atomic_uint nr_threads;
+
+static bool
+take_thread (const struct conn *c)
 {
-  struct op *op = arg;
+  if (atomic_fetch_add_explicit (&nr_threads, 1, memory_order_relaxed) <
+      c->settings->limits.requests)
+    return true;
+  atomic_fetch_sub_explicit (&nr_threads, 1, memory_order_relaxed);
+  return false;
+}
+
+static void
+give_thread (void)
+{
+  atomic_fetch_sub_explicit (&nr_threads, 1, memory_order_relaxed);
+}
+
+unsigned
+serve_nr_threads (void)
+{
+  return atomic_load_explicit (&nr_threads, memory_order_relaxed);
+}
+
+/* Takes op, which is not the lane's. */
+static void
+run_handed_over (struct op *op)
+{
   struct conn *c = op->c;
   size_t charge = op->charge;
   unsigned char header[REPLY_MAX_HEADER];
@@ -242,6 +313,13 @@ worker (void *arg)
   thread_context.conn = NULL;
   thread_context.export_name = NULL;
   leave_flight (c, charge);
+}
+
+static void
+worker (void *arg)
+{
+  run_handed_over (arg);
+  give_thread ();
 }
 
 /* As recv, but first what an earlier image of this program has received.  -1
@@ -299,6 +377,20 @@ keep_rest (struct conn *c, struct lane *l)
   }
 }
 
+/* Nothing has come for a while, of n bytes.  false: it has lasted too long. */
+static bool
+is_silent (struct conn *c, struct lane *l, size_t n)
+{
+  bool in_request = l->pos < l->have || n != NBD_REQUEST_SIZE;
+
+  /* Pages that were used by larger requests: an idle client holds none. */
+  if (l->pos == l->have && c->silent_since == 0) {
+    release_pages (l->rx, sizeof l->rx);
+    release_pages (l->tx, sizeof l->tx);
+  }
+  return conn_is_patient (c, in_request);
+}
+
 /* Receive until at least n bytes are unparsed, at most RX_SIZE - header; what
  * is ready is sent first.  exact: receive nothing behind them.  false: the
  * client is gone, or is not listened to any more, or is to be parked. */
@@ -326,10 +418,14 @@ fill (struct conn *c, struct lane *l, size_t n, bool exact)
     }
     steal_idle (c);
     r = receive (c, l->rx + l->have, end - l->have);
-    if (r == -1 && errno == EAGAIN)
+    if (r == -1 && errno == EAGAIN) {
+      if (!is_ending (c) && !is_silent (c, l, n))
+        return false;
       continue;
+    }
     if (r <= 0)
       return false;
+    c->silent_since = 0;
     steal_busy (c);
     l->have += r;
   }
@@ -437,10 +533,15 @@ receive_payload (struct conn *c, const struct op *op, size_t have)
       return false;
     }
     r = receive (c, op->data + have, op->rq.length - have);
-    if (r == -1 && errno == EAGAIN)
+    if (r == -1 && errno == EAGAIN) {
+      if (!is_ending (c) && !conn_is_patient (c, true))
+        return false;
       continue;
+    }
     if (r <= 0)
       return false;
+    c->silent_since = 0;
+    atomic_fetch_add_explicit (&c->progress, 1, memory_order_relaxed);
     have += r;
   }
   return true;
@@ -452,7 +553,7 @@ take_payload (struct conn *c, struct lane *l, struct op *op)
 {
   uint64_t length = op->rq.length;
   size_t have = l->have - l->pos;
-  bool hurry = c->slow && length > GREEDY_BELOW;
+  bool hurry = c->slow && length > GREEDY_BELOW, complete;
 
   if (length <= have || (length <= RX_PAYLOAD && !hurry)) {
     if (!fill (c, l, length, length > have && length - have > GREEDY_BELOW)) {
@@ -470,7 +571,11 @@ take_payload (struct conn *c, struct lane *l, struct op *op)
   l->pos = l->have = 0;
   flush (c, l);
   steal_idle (c);
-  if (!receive_payload (c, op, have)) {
+  atomic_fetch_add_explicit (&c->progress, 1, memory_order_relaxed);
+  atomic_store_explicit (&c->in_payload, true, memory_order_relaxed);
+  complete = receive_payload (c, op, have);
+  atomic_store_explicit (&c->in_payload, false, memory_order_relaxed);
+  if (!complete) {
     release_bytes (c, op->charge);
     op_clear (op);
     return false;
@@ -545,6 +650,7 @@ run_inline (struct conn *c, struct lane *l)
       lane_unref (l);
       conn_set_leader (c, false);
       leave_flight (c, charge);
+      give_thread ();
       return LOST_LEADERSHIP;
     }
   }
@@ -587,10 +693,15 @@ hand_over (struct conn *c, struct lane *l)
     enter_flight (c, l, 1, 0);  /* its buffer was entered before */
   *op = l->op;
   l->op.own = NULL;
-  if (!pool_run (worker, op)) { /* slower, but not wrong */
-    worker (op);
-    speak_for (c);
+  if (take_thread (c)) {
+    if (pool_run (worker, op))
+      return;
+    give_thread ();
   }
+  else
+    limit_count (LIMIT_REQUESTS);
+  run_handed_over (op);         /* slower, but not wrong */
+  speak_for (c);
 }
 
 /* Room in the lane for a reply that carries length bytes of data. */
@@ -691,6 +802,7 @@ conn_serve (struct conn *c)
     return;
   }
   handle_use (c->handle);
+  conn_set_timeouts (c);
   if (c->can_steal)
     steal_watch (c);
   lead (c);
@@ -702,7 +814,7 @@ serve_prepare_theft (struct conn *c)
   bool ok;
 
   pthread_mutex_lock (&c->lock);
-  ok = c->in_flight < c->settings->threads;
+  ok = c->in_flight < c->settings->threads && take_thread (c);
   if (ok)
     c->in_flight++;
   pthread_mutex_unlock (&c->lock);
@@ -715,6 +827,7 @@ void
 serve_cancel_theft (struct conn *c)
 {
   lane_unref (c->lane);
+  give_thread ();
   leave_flight (c, 0);
 }
 

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* conn-limit.c - who may connect, and who has to leave for others. */
+#include <config.h>
+
+#include <linux/sockios.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+
+#include <linux/vm_sockets.h>
+
+#include "conn-list.h"
+#include "memory-pool.h"
+
+/* How long a client may keep memory that others wait for without moving. */
+#define STALLED_SECONDS 5
+/* TCP: a silent peer is asked whether it is there after so many seconds, again
+ * after so many, and so often. */
+#define KEEPALIVE_IDLE     60
+#define KEEPALIVE_INTERVAL 10
+#define KEEPALIVE_PROBES   6
+/* Seconds; how often a silent client's leader looks at what to do about it. */
+#define MAX_TICK 10
+
+/* Harmless failures where the socket is of another kind. */
+static void
+set_option (int fd, int level, int name, int value)
+{
+  setsockopt (fd, level, name, &value, sizeof value);
+}
+
+void
+conn_set_socket (struct conn *c)
+{
+  set_option (c->fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_option (c->fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  set_option (c->fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE);
+  set_option (c->fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL);
+  set_option (c->fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
+  /* One that has vanished with replies on the way. */
+  if (c->settings->limits.stall_timeout > 0)
+    set_option (c->fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
+                c->settings->limits.stall_timeout * 1000);
+}
+
+void
+conn_set_timeouts (struct conn *c)
+{
+  const struct limits *limits = &c->settings->limits;
+  struct timeval send = { .tv_sec = limits->stall_timeout }, receive = { 0 };
+
+  c->tick = MAX_TICK;
+  if (limits->stall_timeout > 0)
+    c->tick = MIN (c->tick, limits->stall_timeout);
+  if (limits->idle_timeout > 0)
+    c->tick = MIN (c->tick, limits->idle_timeout);
+  receive.tv_sec = c->tick;
+  setsockopt (c->fd, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
+  /* Others may be about to set a shorter one, see conn_interrupt_all. */
+  pthread_mutex_lock (&c->lock);
+  if (!atomic_load (&c->closing) && !conn_is_parking ())
+    setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &receive, sizeof receive);
+  pthread_mutex_unlock (&c->lock);
+}
+
+/* The leader has received nothing for a tick. */
+bool
+conn_is_patient (struct conn *c, bool in_request)
+{
+  const struct limits *limits = &c->settings->limits;
+  int64_t now = conn_now_ns (), silent;
+  bool in_flight;
+
+  pthread_mutex_lock (&c->lock);
+  in_flight = c->in_flight > 0;
+  pthread_mutex_unlock (&c->lock);
+  if (c->silent_since == 0 || (in_flight && !in_request))
+    c->silent_since = now - c->tick * INT64_C (1000000000);
+  silent = (now - c->silent_since) / 1000000000;
+  if (in_request && limits->stall_timeout > 0 &&
+      silent >= (int64_t) limits->stall_timeout) {
+    limit_enforced (c, LIMIT_STALL_TIMEOUT, "client dropped: it has stopped in "
+                    "a request for %" G_GUINT64_FORMAT " seconds",
+                    limits->stall_timeout);
+    return false;
+  }
+  if (!in_request && !in_flight && limits->idle_timeout > 0 &&
+      silent >= (int64_t) limits->idle_timeout) {
+    limit_enforced (c, LIMIT_IDLE_TIMEOUT, "client dropped: it has asked for "
+                    "nothing for %" G_GUINT64_FORMAT " seconds",
+                    limits->idle_timeout);
+    return false;
+  }
+  return true;
+}
+
+void
+conn_name_peer (struct conn *c)
+{
+  struct sockaddr_storage addr;
+  socklen_t n = sizeof addr;
+  struct ucred cred;
+
+  c->peer[0] = '\0';
+  if (getpeername (c->fd, (struct sockaddr *) &addr, &n) == -1)
+    return;
+  if (addr.ss_family == AF_UNIX) {
+    n = sizeof cred;
+    if (getsockopt (c->fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) == 0)
+      snprintf (c->peer, sizeof c->peer, "uid %u", (unsigned) cred.uid);
+  }
+  else if (addr.ss_family == AF_VSOCK)
+    snprintf (c->peer, sizeof c->peer, "cid %u",
+              ((struct sockaddr_vm *) &addr)->svm_cid);
+  else if (getnameinfo ((struct sockaddr *) &addr, n, c->peer, sizeof c->peer,
+                        NULL, 0, NI_NUMERICHOST) != 0)
+    c->peer[0] = '\0';
+}
+
+bool
+conn_is_admitted_locked (const struct conn *c, enum limit_kind *out_met)
+{
+  const struct limits *limits = &c->settings->limits;
+  unsigned of_listener = 0, of_peer = 0;
+
+  if (clients.conns->len >= c->settings->max_connections) {
+    *out_met = LIMIT_CONNECTIONS;
+    return false;
+  }
+  if (limits->listener_connections == 0 && limits->peer_connections == 0)
+    return true;
+  for (guint i = 0; i < clients.conns->len; i++) {
+    const struct conn *other = clients.conns->pdata[i];
+
+    of_listener += other->listener == c->listener;
+    of_peer += *c->peer && strcmp (other->peer, c->peer) == 0;
+  }
+  if (limits->listener_connections > 0 &&
+      of_listener >= limits->listener_connections)
+    *out_met = LIMIT_LISTENER_CONNECTIONS;
+  else if (limits->peer_connections > 0 &&
+           of_peer >= limits->peer_connections)
+    *out_met = LIMIT_PEER_CONNECTIONS;
+  else
+    return true;
+  return false;
+}
+
+bool
+conn_is_waited_for (const struct conn *c)
+{
+  int unsent = 0;
+
+  return atomic_load_explicit (&c->in_payload, memory_order_relaxed) ||
+    (ioctl (c->fd, SIOCOUTQ, &unsent) == 0 && unsent > 0);
+}
+
+/* Bytes that it keeps without having moved for long enough; 0: it may. */
+static uint64_t
+keeps_for_nothing (struct conn *c, int64_t now)
+{
+  unsigned progress = atomic_load_explicit (&c->progress,
+                                            memory_order_relaxed);
+  uint64_t owned;
+
+  if (!conn_is_waited_for (c) || progress != c->seen_progress ||
+      c->stalled_since == 0) {
+    c->seen_progress = progress;
+    c->stalled_since = now;
+    return 0;
+  }
+  if (now - c->stalled_since < STALLED_SECONDS * INT64_C (1000000000))
+    return 0;
+  pthread_mutex_lock (&c->lock);
+  owned = c->in_flight_bytes;
+  pthread_mutex_unlock (&c->lock);
+  return owned > MEMORY_FREE ? owned : 0;
+}
+
+void
+conn_drop_stalled (void)
+{
+  int64_t now = conn_now_ns ();
+
+  pthread_mutex_lock (&clients.lock);
+  for (guint i = 0; i < clients.conns->len; i++) {
+    struct conn *c = clients.conns->pdata[i];
+    uint64_t kept = keeps_for_nothing (c, now);
+
+    if (kept == 0 || atomic_exchange (&c->dead, true))
+      continue;
+    limit_enforced (c, LIMIT_MEMORY, "client dropped: it keeps %"
+                    G_GUINT64_FORMAT " bytes that others wait for, and has not "
+                    "moved for %d seconds", kept, STALLED_SECONDS);
+    atomic_store (&c->closing, true);
+    shutdown (c->fd, SHUT_RDWR);
+  }
+  pthread_mutex_unlock (&clients.lock);
+}
