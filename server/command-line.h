@@ -37,8 +37,7 @@ struct command_line {
   const char *selinux_label;
   const char *pidfile;
   const char *run, *exportname;
-  bool log_set;
-  enum log_target log;
+  const char *log;              /* NULL: not given */
   GPtrArray *debug_flags;       /* ends with NULL */
   const char *plugin;           /* NULL: the default one */
   char **parameters;            /* what follows, ends with NULL */

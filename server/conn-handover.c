@@ -41,18 +41,13 @@ conn_set_leader (struct conn *c, bool is_leader)
   pthread_mutex_unlock (&c->lock);
 }
 
-static void
-on_wake_up (int signum)
-{
-}
-
 /* Get the leader out of its receive.  Once the handler has run, the system
  * restarts the call, and the socket's timeout, new by then, ends it; one that
  * is not in the call meets the timeout when it is.  (A flag and EINTR alone
  * would leave a gap between looking at the flag and the call.)  SA_RESTART: the
  * thread may just as well be in a call of the plugin's. */
-static void
-stop_leader_locked (struct conn *c)
+void
+conn_interrupt_locked (struct conn *c)
 {
   struct timeval soon = { .tv_usec = PARK_RECV_US };
 
@@ -96,13 +91,10 @@ close_handshakes_locked (void)
 void
 conn_park_all (void)
 {
-  struct sigaction sa = { .sa_handler = on_wake_up, .sa_flags = SA_RESTART };
-
-  sigaction (SIGURG, &sa, NULL);
   pthread_mutex_lock (&clients.lock);
   atomic_store (&parking, true);
   for (guint i = 0; i < clients.conns->len; i++)
-    stop_leader_locked (g_ptr_array_index (clients.conns, i));
+    conn_interrupt_locked (g_ptr_array_index (clients.conns, i));
   if (!wait_for_all_locked (PARK_HANDSHAKE_SECONDS)) {
     backend_stop_waiting (clients.settings.backend);
     close_handshakes_locked ();

@@ -129,6 +129,10 @@ void conn_finish (struct conn *c);
  * those who have a leader do not block any more then: they fail with EAGAIN
  * after a short wait. */
 bool conn_is_parking (void);
+/* All are to leave: read what is there without waiting, refuse it, and end.
+ * conn_is_drained: it has lasted too long; in_request: a part of one is here. */
+bool conn_is_draining (void);
+bool conn_is_drained (bool in_request);
 /* This thread is the leader now; or nobody is. */
 void conn_set_leader (struct conn *c, bool is_leader);
 

@@ -61,7 +61,7 @@ conn_set_timeouts (struct conn *c)
     c->tick = MIN (c->tick, limits->idle_timeout);
   receive.tv_sec = c->tick;
   setsockopt (c->fd, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
-  /* Others may be about to set a shorter one, see conn_interrupt_all. */
+  /* Others may be about to set a shorter one, see conn_interrupt_locked. */
   pthread_mutex_lock (&c->lock);
   if (!atomic_load (&c->closing) && !conn_is_parking ())
     setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &receive, sizeof receive);
@@ -160,21 +160,27 @@ conn_is_waited_for (const struct conn *c)
     (ioctl (c->fd, SIOCOUTQ, &unsent) == 0 && unsent > 0);
 }
 
-/* Bytes that it keeps without having moved for long enough; 0: it may. */
-static uint64_t
-keeps_for_nothing (struct conn *c, int64_t now)
+int64_t
+conn_stalled_ns (struct conn *c, int64_t now)
 {
   unsigned progress = atomic_load_explicit (&c->progress,
                                             memory_order_relaxed);
-  uint64_t owned;
 
   if (!conn_is_waited_for (c) || progress != c->seen_progress ||
       c->stalled_since == 0) {
     c->seen_progress = progress;
     c->stalled_since = now;
-    return 0;
   }
-  if (now - c->stalled_since < STALLED_SECONDS * INT64_C (1000000000))
+  return now - c->stalled_since;
+}
+
+/* Bytes that it keeps without having moved for long enough; 0: it may. */
+static uint64_t
+keeps_for_nothing (struct conn *c, int64_t now)
+{
+  uint64_t owned;
+
+  if (conn_stalled_ns (c, now) < STALLED_SECONDS * INT64_C (1000000000))
     return 0;
   pthread_mutex_lock (&c->lock);
   owned = c->in_flight_bytes;

@@ -27,5 +27,11 @@ struct conn *conn_new (int fd);
 void conn_free (struct conn *c);
 /* With the lock held. */
 void conn_shutdown_all_locked (int how);
+/* With the lock held.  Wake the leader, and have receiving fail with EAGAIN from
+ * now on where nothing is there.  Not in the handshake. */
+void conn_interrupt_locked (struct conn *c);
+/* With the lock held.  For how long it has been seen not to move although it is
+ * its turn; 0: no time, or this is the first look. */
+int64_t conn_stalled_ns (struct conn *c, int64_t now);
 
 #endif /* NBDFLEECE_CONN_LIST_H */

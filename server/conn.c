@@ -226,30 +226,6 @@ conn_shutdown_all_locked (int how)
   }
 }
 
-void
-conn_stop_all (void)
-{
-  struct timespec until;
-  int err = 0;
-
-  backend_stop_waiting (clients.settings.backend);
-  pthread_mutex_lock (&clients.lock);
-  conn_shutdown_all_locked (SHUT_RD);
-  clock_gettime (CLOCK_REALTIME, &until);
-  until.tv_sec += GRACE_SECONDS;
-  while (clients.conns->len > 0 && err != ETIMEDOUT)
-    err = pthread_cond_timedwait (&clients.left, &clients.lock, &until);
-  conn_shutdown_all_locked (SHUT_RDWR);
-  while (clients.conns->len > 0)        /* the plugin is at work for them */
-    pthread_cond_wait (&clients.left, &clients.lock);
-  pthread_mutex_unlock (&clients.lock);
-  for (guint i = 0; i < clients.parked->len; i++)
-    conn_free (clients.parked->pdata[i]);
-  g_ptr_array_free (clients.parked, TRUE);
-  g_ptr_array_free (clients.conns, TRUE);
-  clients.conns = NULL;
-}
-
 /* Call fn for the connection that has the plugin's handle open. */
 static bool
 with_conn_of_handle (void *plugin_handle,

@@ -38,10 +38,12 @@ void conn_start (int fd, int64_t listener, uint32_t listener_max,
 unsigned conn_count_of_listener (int64_t listener);
 void conn_disconnect_listener (int64_t listener);
 
-/* Stop reading requests from all clients; finish and answer those that have
- * begun.  Returns when all are gone.  Clients that do not take their replies
- * are cut off after a while.  conn_start must not be called any more. */
-void conn_stop_all (void);
+/* Finish and answer all requests that have begun, refuse others, and let all
+ * clients go.  Clients that do not take their replies are cut off after a while,
+ * and everybody at the shutdown timeout or on quit_at_once.  conn_start must not
+ * be called any more.  false: threads are still inside the plugin, and may be
+ * for ever: nothing but to exit is possible. */
+bool conn_stop_all (void);
 
 /* For reexec.h.  Let handshakes that are under way get on or give up, answer
  * what is in flight, stop all clients at the border of a request and close

@@ -245,14 +245,14 @@ conn_handshake (struct conn *c)
     return false;
   opt.out = g_byte_array_new ();
   for (uint64_t n = 0; verdict == NEXT; n++) {
+    if (!conn_recv (c, header, sizeof header, opt.deadline) ||
+        get_be64 (header) != NBD_OPTION_MAGIC)
+      break;
     if (n >= c->settings->limits.options) {
       limit_enforced (c, LIMIT_OPTIONS, "client dropped: %" G_GUINT64_FORMAT
                       " options, and no export chosen", n);
       break;
     }
-    if (!conn_recv (c, header, sizeof header, opt.deadline) ||
-        get_be64 (header) != NBD_OPTION_MAGIC)
-      break;
     opt.number = get_be32 (header + 8);
     opt.length = get_be32 (header + 12);
     if (!fixed && opt.number != NBD_OPT_EXPORT_NAME)

@@ -40,7 +40,7 @@ static const struct row {
   ROW ("max-option-size", option_size, BYTES, 8192, 32 * MIB, 65536),
   ROW ("max-peer-connections", peer_connections, COUNT, 0, 100000, 0),
   ROW ("max-requests", requests, COUNT, 1, 100000, 1000),
-  ROW ("shutdown-timeout", shutdown_timeout, SECONDS, 0, SECONDS_MAX, 30),
+  ROW ("shutdown-timeout", shutdown_timeout, SECONDS, 0, SECONDS_MAX, 60),
   ROW ("stall-timeout", stall_timeout, SECONDS, 0, SECONDS_MAX, 300),
 #undef ROW
 };

@@ -16,6 +16,7 @@
 #include "log.h"
 #include "quit.h"
 #include "reexec.h"
+#include "reload.h"
 
 #define LISTEN_ERROR (g_quark_from_static_string ("nbdfleece-listen"))
 
@@ -292,6 +293,7 @@ listen_run (void)
   while (!quit_requested () && !reexec_scheduled ()) {
     if (is_single && conn_count_of_listener (SINGLE_ID) == 0)
       break;
+    reload_if_requested ();
     collect (fds, from);
     /* After a failure, wait a little for files to be closed. */
     if (poll ((struct pollfd *) fds->data, ok ? fds->len : 2,

@@ -2,66 +2,236 @@
 #include <config.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <syslog.h>
+#include <time.h>
 #include <unistd.h>
-
-#include <glib.h>
 
 #include "conn.h"
 #include "context.h"
 #include "log.h"
+#include "log-journal.h"
+#include "reload.h"
 
 _Thread_local struct thread_context thread_context;
 
 bool log_verbose;
 
-static _Atomic (enum log_target) log_target = LOG_TO_STDERR;
+enum target { TO_STDERR, TO_SYSLOG, TO_NULL, TO_JOURNAL, TO_FILE };
+
+static _Atomic (enum target) current = TO_STDERR;
+/* Set before current says TO_FILE; then only replaced, by dup3. */
+static char *file_path;
+static int file_fd = -1;
+static atomic_uint nr_lost;     /* that the journal did not take */
+
+#define JOURNAL_PREFIX "journal:"
+
+static enum target
+parse_target (const char *target)
+{
+  return strcmp (target, "stderr") == 0 ? TO_STDERR :
+    strcmp (target, "syslog") == 0 ? TO_SYSLOG :
+    strcmp (target, "null") == 0 ? TO_NULL :
+    strcmp (target, "journal") == 0 ||
+    g_str_has_prefix (target, JOURNAL_PREFIX) ? TO_JOURNAL : TO_FILE;
+}
+
+bool
+log_target_is_valid (const char *target)
+{
+  if (g_str_has_prefix (target, JOURNAL_PREFIX))
+    target += strlen (JOURNAL_PREFIX);
+  return *target == '/' || parse_target (target) != TO_FILE;
+}
+
+static int
+open_file (void)
+{
+  return open (file_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY,
+               0640);
+}
+
+/* It has been moved away, and shall be there again. */
+static void
+reopen_file (void)
+{
+  int fd = open_file ();
+
+  if (fd == -1 || dup3 (fd, file_fd, O_CLOEXEC) == -1)
+    log_error ("cannot open log file '%s' again: %m", file_path);
+  if (fd != -1)
+    close (fd);
+}
+
+bool
+log_prepare (const char *target, GError **error)
+{
+  if (parse_target (target) != TO_FILE)
+    return true;
+  file_path = g_strdup (target);
+  file_fd = open_file ();
+  if (file_fd == -1)
+    g_set_error (error, g_quark_from_static_string ("nbdfleece-log"), 0,
+                 "cannot open log file '%s': %s", target, g_strerror (errno));
+  return file_fd != -1;
+}
 
 void
-log_set_target (enum log_target target)
+log_set_target (const char *target)
 {
-  if (target == LOG_TO_SYSLOG)
+  enum target to = parse_target (target);
+
+  if (to == TO_SYSLOG)
     openlog (PACKAGE_NAME, LOG_PID, LOG_DAEMON);
-  atomic_store (&log_target, target);
+  if (to == TO_JOURNAL) {
+    const char *path = g_str_has_prefix (target, JOURNAL_PREFIX) ?
+      target + strlen (JOURNAL_PREFIX) : JOURNAL_SOCKET;
+
+    if (!journal_open (path)) {
+      log_error ("warning: no journal at '%s': %m: messages go to standard "
+                 "error", path);
+      to = TO_STDERR;
+    }
+  }
+  if (to == TO_FILE)
+    reload_add ("the log file", reopen_file);
+  atomic_store (&current, to);
 }
 
 /* A line longer than this is cut: nobody reads that, and a message may quote
  * what a client sent. */
 #define MAX_LINE 2048
 
+struct line {
+  char text[MAX_LINE + 1];      /* room for the newline */
+  size_t used;
+};
+
+static void __attribute__ ((format (printf, 2, 0)))
+vadd (struct line *line, const char *fs, va_list args)
+{
+  size_t room = MAX_LINE - line->used;
+  int r = vsnprintf (line->text + line->used, room, fs, args);
+
+  if (r > 0)
+    line->used += MIN ((size_t) r, room - 1);
+}
+
+static void __attribute__ ((format (printf, 2, 3)))
+add (struct line *line, const char *fs, ...)
+{
+  va_list args;
+
+  va_start (args, fs);
+  vadd (line, fs, args);
+  va_end (args);
+}
+
+static void
+add_time (struct line *line)
+{
+  struct timespec now;
+  struct tm tm;
+
+  clock_gettime (CLOCK_REALTIME, &now);
+  gmtime_r (&now.tv_sec, &tm);
+  add (line, "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ ", tm.tm_year + 1900,
+       tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+       now.tv_nsec / 1000000);
+}
+
+/* What is behind from, with escapes. */
+static void
+escape (struct line *line, size_t from)
+{
+  char raw[MAX_LINE];
+  size_t n = line->used - from;
+
+  for (size_t i = from; ; i++) {
+    if (i == line->used)
+      return;
+    if (g_ascii_iscntrl (line->text[i]) && line->text[i] != '\t')
+      break;
+  }
+  while (n > 0 && line->text[from + n - 1] == '\n')
+    n--;                        /* some plugins end their messages with it */
+  memcpy (raw, line->text + from, n);
+  line->used = from;
+  for (size_t i = 0; i < n; i++) {
+    unsigned char c = raw[i];
+
+    if (c == '\n')
+      add (line, "\\n");
+    else if (g_ascii_iscntrl (c) && c != '\t')
+      add (line, "\\x%02x", c);
+    else
+      add (line, "%c", c);
+  }
+}
+
+static void
+write_line (int fd, struct line *line)
+{
+  ssize_t r;
+
+  line->text[line->used] = '\n';
+  do
+    r = write (fd, line->text, line->used + 1);
+  while (r == -1 && errno == EINTR);
+}
+
+static void
+to_journal (int priority, const char *text)
+{
+  const struct thread_context *tc = &thread_context;
+  unsigned number = tc->conn ? conn_number (tc->conn) : 0, lost;
+  char summary[64];
+
+  if (!journal_send (priority, number, tc->export_name, text)) {
+    atomic_fetch_add (&nr_lost, 1);
+    return;
+  }
+  lost = atomic_exchange (&nr_lost, 0);
+  if (lost > 0) {
+    snprintf (summary, sizeof summary, "warning: %u messages were lost", lost);
+    journal_send (LOG_WARNING, 0, NULL, summary);
+  }
+}
+
 static void __attribute__ ((format (printf, 3, 0)))
 log_line (int priority, const char *level, const char *fs, va_list args)
 {
   int saved_errno = errno;
-  enum log_target target = atomic_load (&log_target);
-  char line[MAX_LINE + 2];
-  size_t n = 0;
-  ssize_t r;
+  enum target to = atomic_load (&current);
+  struct line line;
+  size_t start;
 
-  if (target == LOG_TO_NULL)
+  if (to == TO_NULL)
     return;
-  if (target == LOG_TO_STDERR)
-    n += snprintf (line, MAX_LINE, PACKAGE_NAME ": ");
+  line.used = 0;
+  if (to == TO_FILE)
+    add_time (&line);
+  if (to == TO_STDERR || to == TO_FILE)
+    add (&line, PACKAGE_NAME ": ");
   if (thread_context.conn != NULL)
-    n += snprintf (line + n, MAX_LINE - n, "%.64s[%u]: ",
-                   thread_context.plugin_name,
-                   conn_number (thread_context.conn));
-  n += snprintf (line + n, MAX_LINE - n, "%s: ", level);
+    add (&line, "%.64s[%u]: ", thread_context.plugin_name,
+         conn_number (thread_context.conn));
+  add (&line, "%s: ", level);
+  start = line.used;
   errno = saved_errno;          /* for %m */
-  r = vsnprintf (line + n, MAX_LINE - n, fs, args);
-  if (r > 0)
-    n += (size_t) r < MAX_LINE - n ? (size_t) r : MAX_LINE - n - 1;
-  if (target == LOG_TO_SYSLOG)
-    syslog (priority, "%s", line);
-  else {
-    line[n++] = '\n';
-    do
-      r = write (STDERR_FILENO, line, n);
-    while (r == -1 && errno == EINTR);
-  }
+  vadd (&line, fs, args);
+  escape (&line, start);
+  line.text[line.used] = '\0';
+  if (to == TO_SYSLOG)
+    syslog (priority, "%s", line.text);
+  else if (to == TO_JOURNAL)
+    to_journal (priority, line.text);
+  else
+    write_line (to == TO_FILE ? file_fd : STDERR_FILENO, &line);
   errno = saved_errno;
 }
 

@@ -2,7 +2,9 @@
 /* log.h - messages for the operator: one line each, one write each.
  *
  * Thread-safe.  errno is preserved, and %m works.  Lines of a thread that
- * serves a client carry the plugin's name and the connection's number.
+ * serves a client carry the plugin's name and the connection's number.  Control
+ * characters, which a client's names may hold, are written as escapes: nobody can
+ * make a second line.
  */
 #ifndef NBDFLEECE_LOG_H
 #define NBDFLEECE_LOG_H
@@ -10,11 +12,18 @@
 #include <stdarg.h>
 #include <stdbool.h>
 
-enum log_target { LOG_TO_STDERR, LOG_TO_SYSLOG, LOG_TO_NULL };
+#include <glib.h>
 
 extern bool log_verbose;        /* set by main before there are threads */
 
-void log_set_target (enum log_target target);
+/* stderr, syslog, null, journal, journal:SOCKET, or an absolute path. */
+bool log_target_is_valid (const char *target);
+/* Open a file, so that what is wrong with it is known before the server goes
+ * into the background.  Nothing goes there yet. */
+bool log_prepare (const char *target, GError **error);
+/* Messages go there from now on; to standard error, with a line that says so, if
+ * there is no journal.  Once. */
+void log_set_target (const char *target);
 
 void log_error (const char *fs, ...) __attribute__ ((format (printf, 1, 2)));
 void log_verror (const char *fs, va_list args)

@@ -128,10 +128,10 @@ start_captive (const struct command_line *cl)
 static void
 set_log_target (const struct command_line *cl)
 {
-  if (cl->log_set)
+  if (cl->log)
     log_set_target (cl->log);
   else if (!cl->foreground && cl->run == NULL)
-    log_set_target (LOG_TO_SYSLOG);
+    log_set_target ("syslog");
 }
 
 static bool
@@ -178,6 +178,23 @@ resume (const Handover *h)
   reexec_forget_conns ();
 }
 
+static void
+remove_sockets (void)
+{
+  listen_close_all ();
+  endpoints_close ();
+}
+
+/* The plugin does not come back: end as kill -9 would, but for our files. */
+static void __attribute__ ((noreturn))
+give_up (const char *pidfile)
+{
+  remove_sockets ();
+  if (pidfile)
+    unlink (pidfile);
+  _exit (EXIT_FAILURE);
+}
+
 /* From the fork to the end. */
 static bool
 serve (const struct command_line *cl, Backend *b, const char *pidfile)
@@ -222,20 +239,14 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
     notify_stopping ();
   }
   listen_close_all ();
-  conn_stop_all ();
+  if (!conn_stop_all ())
+    give_up (pidfile);
   single_finish ();
   steal_stop ();
   pool_finish ();
   if (pidfile && reexec_outgoing () == NULL)
     unlink (pidfile);
   return true;
-}
-
-static void
-remove_sockets (void)
-{
-  listen_close_all ();
-  endpoints_close ();
 }
 
 /* Before anything can fail: there is no terminal to tell it, and socket files
@@ -255,6 +266,10 @@ configure_and_serve (struct command_line *cl, Backend *b)
   g_autoptr (GError) error = NULL;
   bool ok;
 
+  if (cl->log && !log_prepare (cl->log, &error)) {
+    log_error ("%s", error->message);
+    return false;
+  }
   if (reexec_inherited ())
     take_over (cl, reexec_inherited ());
   if (cl->access_file && !access_file_load (cl->access_file, &error)) {

@@ -157,15 +157,10 @@ set_limit (struct command_line *cl, int number, const char *arg)
 static void
 set_log (struct command_line *cl, const char *arg)
 {
-  cl->log_set = true;
-  if (strcmp (arg, "stderr") == 0)
-    cl->log = LOG_TO_STDERR;
-  else if (strcmp (arg, "syslog") == 0)
-    cl->log = LOG_TO_SYSLOG;
-  else if (strcmp (arg, "null") == 0)
-    cl->log = LOG_TO_NULL;
-  else
-    usage_error ("--log '%s' is not stderr, syslog or null", arg);
+  if (!log_target_is_valid (arg))
+    usage_error ("--log '%s' is not stderr, syslog, journal, null, or the "
+                 "absolute path of a file", arg);
+  cl->log = arg;
 }
 
 static void

@@ -25,7 +25,7 @@
           "drop clients that ask for nothing, 0 never [0]")                 \
   OPTION ('i', "ipaddr", "ADDRESS", "listen on this address only")          \
   OPTION (0, "listen", "ADDRESS[,OPTION=VALUE...]", "listen there as well") \
-  OPTION (0, "log", "stderr|syslog|null", "where messages go")              \
+  OPTION (0, "log", "stderr|syslog|journal|null|FILE", "where messages go") \
   OPTION (0, "mask-handshake", "MASK", "offer only these handshake flags")  \
   OPTION (0, "max-client-memory", "SIZE",                                   \
           "buffers of one client's requests [64M]")                         \
@@ -48,6 +48,8 @@
   OPTION ('r', "readonly", NULL, "all exports are read-only")               \
   OPTION (0, "run", "COMMAND", "serve only while this command runs")        \
   OPTION (0, "selinux-label", "LABEL", "of the socket")                     \
+  OPTION (0, "shutdown-timeout", "SECONDS",                                 \
+          "time for requests to finish at the end, 0 for ever [60]")        \
   OPTION ('s', "single", NULL, "serve one client, on standard input and output") \
   OPTION (0, "stall-timeout", "SECONDS",                                    \
           "drop clients that stop in a request or reply, 0 never [300]")    \

@@ -132,6 +132,7 @@ run_command (const char *command, const char *const *env, pid_t server)
   signal (SIGINT, SIG_IGN);
   signal (SIGQUIT, SIG_IGN);
   signal (SIGTERM, SIG_DFL);
+  signal (SIGHUP, SIG_DFL);
   close_server_files ();
   pid = fork ();
   if (pid == -1)

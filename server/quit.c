@@ -6,11 +6,13 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "quit.h"
+#include "reload.h"
 
-static atomic_bool requested;
+static atomic_bool requested, at_once;
 static int event = -1;
 
 void
@@ -32,16 +34,44 @@ quit_requested (void)
   return atomic_load_explicit (&requested, memory_order_relaxed);
 }
 
+bool
+quit_at_once (void)
+{
+  return atomic_load (&at_once);
+}
+
 int
 quit_fd (void)
 {
   return event;
 }
 
+/* A terminal or a service manager may send the same one to all of us at once,
+ * and --run and --exit-with-parent send theirs as well. */
+#define MOMENT_NS 500000000
+
+/* Of the first: by signal, CLOCK_MONOTONIC in ns; 0: it has not come. */
+static atomic_int_fast64_t first[NSIG];
+
 static void
 on_signal (int signum)
 {
+  int saved_errno = errno;
+  int_fast64_t none = 0, now;
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  now = ts.tv_sec * INT64_C (1000000000) + ts.tv_nsec;
+  if (!atomic_compare_exchange_strong (&first[signum], &none, now) &&
+      now - none > MOMENT_NS)
+    atomic_store (&at_once, true);
   quit_request ();
+  errno = saved_errno;
+}
+
+static void
+on_wake_up (int signum)
+{
 }
 
 static bool
@@ -50,6 +80,7 @@ set_mask (int how)
   sigset_t set;
 
   sigemptyset (&set);
+  sigaddset (&set, SIGHUP);
   sigaddset (&set, SIGINT);
   sigaddset (&set, SIGQUIT);
   sigaddset (&set, SIGTERM);
@@ -62,6 +93,10 @@ quit_init (void)
   /* Handlers rather than a blocked mask and signalfd: a mask would be inherited
    * by what plugins execute (the sh plugin's scripts). */
   struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+  struct sigaction reload = { .sa_handler = reload_on_signal,
+                              .sa_flags = SA_RESTART };
+  struct sigaction wake_up = { .sa_handler = on_wake_up,
+                               .sa_flags = SA_RESTART };
   struct sigaction ignore = { .sa_handler = SIG_IGN };
 
   event = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -69,6 +104,8 @@ quit_init (void)
     sigaction (SIGINT, &sa, NULL) == 0 &&
     sigaction (SIGQUIT, &sa, NULL) == 0 &&
     sigaction (SIGTERM, &sa, NULL) == 0 &&
+    sigaction (SIGHUP, &reload, NULL) == 0 &&
+    sigaction (SIGURG, &wake_up, NULL) == 0 &&
     sigaction (SIGPIPE, &ignore, NULL) == 0 &&
     set_mask (SIG_UNBLOCK);     /* see quit_hold */
 }

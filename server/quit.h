@@ -6,7 +6,7 @@
 #include <stdbool.h>
 
 /* Before anything else; SIGINT, SIGQUIT and SIGTERM request it from then on,
- * SIGPIPE is ignored.  false: errno is set. */
+ * SIGHUP is for reload.h, SIGPIPE is ignored, SIGURG only wakes a thread.  false: errno is set. */
 bool quit_init (void);
 
 /* Async-signal-safe, from any thread, any number of times. */
@@ -17,6 +17,10 @@ bool quit_requested (void);
  * here and the exec of another image are still there for it: quit_init lets
  * them in. */
 bool quit_hold (void);
+
+/* Somebody is in a hurry: the same signal has come again, more than a moment
+ * later. */
+bool quit_at_once (void);
 
 /* Readable once it was requested; for poll. */
 int quit_fd (void);

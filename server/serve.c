@@ -377,18 +377,38 @@ keep_rest (struct conn *c, struct lane *l)
   }
 }
 
+/* While n bytes are waited for. */
+static bool
+in_request (const struct lane *l, size_t n)
+{
+  return l->pos < l->have || n != NBD_REQUEST_SIZE;
+}
+
+/* No more is to be served: whether to read on nevertheless, to refuse it.  That
+ * is done while replies are due. */
+static bool
+shall_leave (struct conn *c, bool is_drained)
+{
+  bool in_flight;
+
+  if (!conn_is_draining ())
+    return true;
+  pthread_mutex_lock (&c->lock);
+  in_flight = c->in_flight > 0;
+  pthread_mutex_unlock (&c->lock);
+  return is_drained && !in_flight;
+}
+
 /* Nothing has come for a while, of n bytes.  false: it has lasted too long. */
 static bool
 is_silent (struct conn *c, struct lane *l, size_t n)
 {
-  bool in_request = l->pos < l->have || n != NBD_REQUEST_SIZE;
-
   /* Pages that were used by larger requests: an idle client holds none. */
   if (l->pos == l->have && c->silent_since == 0) {
     release_pages (l->rx, sizeof l->rx);
     release_pages (l->tx, sizeof l->tx);
   }
-  return conn_is_patient (c, in_request);
+  return conn_is_patient (c, in_request (l, n));
 }
 
 /* Receive until at least n bytes are unparsed, at most RX_SIZE - header; what
@@ -410,7 +430,8 @@ fill (struct conn *c, struct lane *l, size_t n, bool exact)
     }
     end = exact ? l->pos + n : RX_SIZE;
     flush (c, l);
-    if (atomic_load_explicit (&c->closing, memory_order_relaxed))
+    if (atomic_load_explicit (&c->closing, memory_order_relaxed) &&
+        shall_leave (c, conn_is_drained (in_request (l, n))))
       return false;
     if (conn_is_parking ()) {
       c->parked = true;
@@ -419,7 +440,10 @@ fill (struct conn *c, struct lane *l, size_t n, bool exact)
     steal_idle (c);
     r = receive (c, l->rx + l->have, end - l->have);
     if (r == -1 && errno == EAGAIN) {
-      if (!is_ending (c) && !is_silent (c, l, n))
+      if (conn_is_parking ())
+        continue;
+      if (is_ending (c) ? shall_leave (c, !in_request (l, n)) :
+          !is_silent (c, l, n))
         return false;
       continue;
     }
@@ -532,6 +556,8 @@ receive_payload (struct conn *c, const struct op *op, size_t have)
       keep_request (c, op, op->data, have);
       return false;
     }
+    if (conn_is_draining () && conn_is_drained (true))
+      return false;
     r = receive (c, op->data + have, op->rq.length - have);
     if (r == -1 && errno == EAGAIN) {
       if (!is_ending (c) && !conn_is_patient (c, true))

@@ -43,10 +43,7 @@ assert r.kind(LIST) == ACK
 assert r.kind(99) == ERR_UNSUP
 assert r.kind(LIST) == ACK
 r.option(LIST)
-try:
-    assert r.at_end(), "a sixth option was answered"
-except BrokenPipeError:
-    pass
+assert r.at_end(), "a sixth option was answered"
 # GO as the last one that is allowed.
 r = Raw(server.sock)
 for _ in range(4):
