@@ -56,15 +56,17 @@ open_file (void)
 }
 
 /* It has been moved away, and shall be there again. */
-static void
+static bool
 reopen_file (void)
 {
   int fd = open_file ();
+  bool ok = fd != -1 && dup3 (fd, file_fd, O_CLOEXEC) != -1;
 
-  if (fd == -1 || dup3 (fd, file_fd, O_CLOEXEC) == -1)
+  if (!ok)
     log_error ("cannot open log file '%s' again: %m", file_path);
   if (fd != -1)
     close (fd);
+  return ok;
 }
 
 bool

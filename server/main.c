@@ -25,6 +25,7 @@
 #include "process.h"
 #include "quit.h"
 #include "reexec.h"
+#include "reload.h"
 #include "single.h"
 #include "steal.h"
 
@@ -220,6 +221,7 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
   if (cl->print_uri && reexec_inherited () == NULL)
     endpoints_print_uris (b, cl->settings.readonly);
   set_log_target (cl);
+  reload_add ("keys for TLS", tls_reload);
   process_ready ();
   if (reexec_inherited ())
     resume (reexec_inherited ());

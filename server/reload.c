@@ -14,13 +14,13 @@
 
 static struct {
   const char *what;
-  void (*fn) (void);
+  bool (*fn) (void);
 } hooks[MAX_HOOKS];
 static size_t nr_hooks;
 static atomic_bool requested;
 
 void
-reload_add (const char *what, void (*fn) (void))
+reload_add (const char *what, bool (*fn) (void))
 {
   assert (nr_hooks < MAX_HOOKS);
   hooks[nr_hooks].what = what;
@@ -43,7 +43,8 @@ reload_if_requested (void)
   if (!atomic_exchange (&requested, false))
     return;
   for (size_t i = 0; i < nr_hooks; i++) {
-    log_debug ("reading again: %s", hooks[i].what);
-    hooks[i].fn ();
+    bool ok = hooks[i].fn ();
+
+    log_debug ("read again: %s: %s", hooks[i].what, ok ? "done" : "failed");
   }
 }

@@ -3,13 +3,15 @@
  *
  * Whoever has such a thing adds a function before listen_run.  They are called in
  * the order they were added, by the thread of listen_run, one after the other;
- * each reports its own failures and goes on with what it had.
+ * each reports its own failure, and keeps what it had then.
  */
 #ifndef NBDFLEECE_RELOAD_H
 #define NBDFLEECE_RELOAD_H
 
-/* what: a string that stays, for the log. */
-void reload_add (const char *what, void (*fn) (void));
+#include <stdbool.h>
+
+/* what: a string that stays, for the log.  fn: false: failed. */
+void reload_add (const char *what, bool (*fn) (void));
 
 /* The signal's handler. */
 void reload_on_signal (int signum);
