@@ -25,6 +25,10 @@ struct Backend {
   bool stopping;                /* under client_lock */
 };
 
+/* Make a table of version 1 work like one of version 2.  Fields of the data
+ * callbacks of version 2 mean nothing yet. */
+void backend_adapt_v1 (struct nbdkit_plugin *p);
+
 /* Around each call of the plugin.  h: NULL when the call is for none. */
 void backend_lock (Backend *b, Handle *h);
 void backend_unlock (Backend *b, Handle *h);

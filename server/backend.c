@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <config.h>
 
-#include <ctype.h>
 #include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "backend-internal.h"
@@ -20,10 +17,10 @@
 static bool
 plugin_name_is_valid (const char *name)
 {
-  if (name == NULL || !isalnum ((unsigned char) name[0]))
+  if (name == NULL || !g_ascii_isalnum (name[0]))
     return false;
   for (; *name; name++)
-    if (!isalnum ((unsigned char) *name) && *name != '-')
+    if (!g_ascii_isalnum (*name) && *name != '-')
       return false;
   return true;
 }
@@ -43,15 +40,17 @@ read_table (Backend *b, GError **error)
                  b->path);
     return false;
   }
-  if (table->_api_version != 2) {
+  if (table->_api_version != 1 && table->_api_version != 2) {
     g_set_error (error, BACKEND_ERROR, 0, "plugin '%s' uses version %d of "
-                 "nbdkit's plugin API; only version 2 is supported",
+                 "nbdkit's plugin API; only versions 1 and 2 are supported",
                  b->path, table->_api_version);
     return false;
   }
   b->struct_size = table->_struct_size;
   size = MIN (b->struct_size, sizeof b->plugin);
   memcpy (&b->plugin, table, size);
+  if (b->plugin._api_version == 1)
+    backend_adapt_v1 (&b->plugin);
 
   if (!plugin_name_is_valid (b->plugin.name)) {
     g_set_error (error, BACKEND_ERROR, 0,
@@ -156,24 +155,19 @@ backend_load (const char *path, char **debug_flags, GError **error)
   return NULL;
 }
 
-static bool
-key_is_valid (const char *key)
+bool
+backend_is_setting (const char *arg)
 {
-  if (!isalpha ((unsigned char) key[0]))
+  if (!g_ascii_isalpha (*arg))
     return false;
-  for (; *key; key++)
-    if (!isalnum ((unsigned char) *key) && !strchr ("._-", *key))
-      return false;
-  return true;
+  while (g_ascii_isalnum (*arg) || (*arg && strchr ("._-", *arg)))
+    arg++;
+  return *arg == '=';
 }
 
 bool
 backend_config (Backend *b, const char *key, const char *value)
 {
-  if (!key_is_valid (key)) {
-    log_error ("'%s' is not a valid parameter name", key);
-    return false;
-  }
   if (b->plugin.config == NULL) {
     log_error ("plugin '%s' takes no parameters, but got '%s=%s'",
                b->plugin.name, key, value);
@@ -186,11 +180,23 @@ backend_config (Backend *b, const char *key, const char *value)
 bool
 backend_config_bare (Backend *b, const char *value, unsigned n)
 {
+  const char *equal;
+
   if (b->plugin.magic_config_key)
     return backend_config (b, b->plugin.magic_config_key, value);
-  if (n == 0)
+  /* nbdkit would look for a script of that name. */
+  equal = strchr (value, '=');
+  if (equal != NULL && memchr (value, '/', equal - value) == NULL) {
+    log_error ("'%.*s' is not a valid parameter name", (int) (equal - value),
+               value);
+    return false;
+  }
+  /* A plugin that takes none is told about the value, not about a key that the
+   * user has never heard of. */
+  if (n == 0 && b->plugin.config)
     return backend_config (b, "script", value);
-  log_error ("'%s' is not of the form KEY=VALUE", value);
+  log_error ("plugin '%s': '%s' is not of the form KEY=VALUE", b->plugin.name,
+             value);
   return false;
 }
 
@@ -267,73 +273,6 @@ bool
 backend_is_exclusive (const Backend *b)
 {
   return b->thread_model == NBDKIT_THREAD_MODEL_SERIALIZE_CONNECTIONS;
-}
-
-void
-backend_print_help (const Backend *b)
-{
-  printf ("\n%s", b->plugin.longname ? b->plugin.longname : b->plugin.name);
-  if (b->plugin.version)
-    printf (" %s", b->plugin.version);
-  printf (" (%s)\n", b->path);
-  if (b->plugin.description)
-    printf ("\n%s\n", b->plugin.description);
-  if (b->plugin.config_help)
-    printf ("\n%s\n", b->plugin.config_help);
-}
-
-static const char *
-thread_model_name (int model)
-{
-  switch (model) {
-  case NBDKIT_THREAD_MODEL_SERIALIZE_CONNECTIONS:
-    return "serialize_connections";
-  case NBDKIT_THREAD_MODEL_SERIALIZE_ALL_REQUESTS:
-    return "serialize_all_requests";
-  case NBDKIT_THREAD_MODEL_SERIALIZE_REQUESTS:
-    return "serialize_requests";
-  default:
-    return "parallel";
-  }
-}
-
-void
-backend_dump_plugin (const Backend *b)
-{
-  const struct nbdkit_plugin *p = &b->plugin;
-  int model = b->thread_model;
-
-  if (p->thread_model) {
-    int r = p->thread_model ();
-
-    if (r == -1)
-      exit (EXIT_FAILURE);
-    model = MIN (model, r);
-  }
-  printf ("path=%s\nname=%s\n", b->path, p->name);
-  if (p->version)
-    printf ("version=%s\n", p->version);
-  printf ("api_version=%d\nstruct_size=%" G_GUINT64_FORMAT "\n",
-          p->_api_version, b->struct_size);
-  printf ("max_thread_model=%s\nthread_model=%s\nerrno_is_preserved=%d\n",
-          thread_model_name (p->_thread_model), thread_model_name (model),
-          !!p->errno_is_preserved);
-  if (p->magic_config_key)
-    printf ("magic_config_key=%s\n", p->magic_config_key);
-  printf ("has_metadata_contexts=%d\n", b->contexts != NULL);
-#define HAS(field) if (p->field) printf ("has_%s=1\n", #field)
-  HAS (longname); HAS (description); HAS (load); HAS (unload);
-  HAS (dump_plugin); HAS (config); HAS (config_complete); HAS (config_help);
-  HAS (get_ready); HAS (after_fork); HAS (cleanup); HAS (preconnect);
-  HAS (list_exports); HAS (default_export); HAS (open); HAS (close);
-  HAS (get_size); HAS (export_description); HAS (block_size);
-  HAS (can_write); HAS (can_flush); HAS (is_rotational); HAS (can_trim);
-  HAS (can_zero); HAS (can_fast_zero); HAS (can_extents); HAS (can_fua);
-  HAS (can_multi_conn); HAS (can_cache); HAS (pread); HAS (pwrite);
-  HAS (flush); HAS (trim); HAS (zero); HAS (extents); HAS (cache);
-#undef HAS
-  if (p->dump_plugin)
-    p->dump_plugin ();
 }
 
 void

@@ -33,6 +33,10 @@ typedef struct Backend Backend;
  * ("NAME.FLAG=N") are set first. */
 Backend *backend_load (const char *path, char **debug_flags, GError **error);
 
+/* The argument is of the form KEY=VALUE, with a KEY that nbdkit allows: a
+ * letter, then letters, digits, ".", "_" and "-".  All else is a value only. */
+bool backend_is_setting (const char *arg);
+
 /* The plugin's own failures were already reported by nbdkit_error: these
  * return false and, when there is more to say, log it. */
 bool backend_config (Backend *b, const char *key, const char *value);

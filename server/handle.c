@@ -69,8 +69,9 @@ ask_write_capabilities (Handle *h)
   h->info.flags |= NBD_FLAG_SEND_WRITE_ZEROES;
 
   /* Without .zero, a fast zero request fails at once, which is all that it
-   * promises. */
-  fast_zero = ask (p->can_fast_zero, h, !h->zero_native);
+   * promises; that of version 1 knows of none. */
+  fast_zero = ask (p->can_fast_zero, h,
+                   !h->zero_native || p->_api_version == 1);
   if (fast_zero == -1)
     return false;
   if (fast_zero)
@@ -85,9 +86,10 @@ ask_write_capabilities (Handle *h)
   fua = ask (p->can_fua, h, p->flush ? NBDKIT_FUA_EMULATE : NBDKIT_FUA_NONE);
   if (fua == -1)
     return false;
-  if (fua != NBDKIT_FUA_NONE)
-    h->info.flags |= NBD_FLAG_SEND_FUA;
   h->fua_native = fua == NBDKIT_FUA_NATIVE;
+  /* Whoever wants it emulated has to have what it is emulated with. */
+  if (h->fua_native || (fua != NBDKIT_FUA_NONE && p->flush))
+    h->info.flags |= NBD_FLAG_SEND_FUA;
   return true;
 }
 

@@ -20,6 +20,7 @@
 #include "endpoints.h"
 #include "listen.h"
 #include "notify.h"
+#include "plugin-path.h"
 #include "pool.h"
 #include "privileges.h"
 #include "process.h"
@@ -29,55 +30,11 @@
 #include "single.h"
 #include "steal.h"
 
-#define DEFAULT_PLUGIN "fleece"
-
-/* The folder of this very program; "" if it cannot be found out. */
-static char *
-program_folder (void)
-{
-  g_autofree char *exe = g_file_read_link ("/proc/self/exe", NULL);
-
-  return exe ? g_path_get_dirname (exe) : g_strdup ("");
-}
-
-/* Uninstalled, the fleece plugin of the same build is meant. */
-static char *
-default_plugin_path (void)
-{
-  g_autofree char *folder = program_folder ();
-  char *path = g_build_filename (folder, "..", "plugin", ".libs",
-                                 "nbdkit-fleece-plugin.so", NULL);
-
-  if (access (path, F_OK) == 0)
-    return path;
-  g_free (path);
-  return g_build_filename (PLUGINDIR, "nbdkit-fleece-plugin.so", NULL);
-}
-
-static char *
-plugin_path (const char *name)
-{
-  g_autofree char *leaf = NULL;
-  char *path;
-
-  if (name == NULL || strcmp (name, DEFAULT_PLUGIN) == 0)
-    return default_plugin_path ();
-  if (strchr (name, '/') || strchr (name, '.'))
-    return strchr (name, '/') ? g_strdup (name)
-                              : g_build_filename (".", name, NULL);
-  leaf = g_strdup_printf ("nbdkit-%s-plugin.so", name);
-  path = g_build_filename (PLUGINDIR, leaf, NULL);
-  if (access (path, F_OK) == 0)
-    return path;
-  g_free (path);
-  return g_build_filename (NBDKIT_PLUGINDIR, leaf, NULL);
-}
-
 static void
 dump_config (void)
 {
   g_autofree char *exe = g_file_read_link ("/proc/self/exe", NULL);
-  g_autofree char *fleece = default_plugin_path ();
+  g_autofree char *fleece = plugin_path_default ();
 
   printf ("binary=%s\n", exe ? exe : "");
   printf ("default_plugin=%s\n", fleece);
@@ -90,19 +47,26 @@ dump_config (void)
   printf ("version=%s\n", PACKAGE_VERSION);
 }
 
+/* script: comes before all parameters; NULL: none. */
 static bool
-configure (Backend *b, char **parameters)
+configure (Backend *b, const char *script, char **parameters)
 {
-  for (unsigned n = 0; parameters[n]; n++) {
-    char *equal = strchr (parameters[n], '=');
+  unsigned n = 0;
+
+  if (script != NULL && !backend_config_bare (b, script, n++))
+    return false;
+  for (; *parameters; parameters++) {
     bool ok;
 
-    if (equal == NULL)
-      ok = backend_config_bare (b, parameters[n], n);
+    if (!backend_is_setting (*parameters))
+      ok = backend_config_bare (b, *parameters, n++);
     else {
+      char *equal = strchr (*parameters, '=');
+
       /* The plugin may keep both strings; argv stays. */
       *equal = '\0';
-      ok = backend_config (b, parameters[n], equal + 1);
+      ok = backend_config (b, *parameters, equal + 1);
+      n++;
     }
     if (!ok)
       return false;
@@ -262,7 +226,7 @@ take_over (const struct command_line *cl, const Handover *h)
 }
 
 static bool
-configure_and_serve (struct command_line *cl, Backend *b)
+configure_and_serve (struct command_line *cl, Backend *b, const char *script)
 {
   g_autofree char *pidfile = NULL;
   g_autoptr (GError) error = NULL;
@@ -278,7 +242,7 @@ configure_and_serve (struct command_line *cl, Backend *b)
     log_error ("%s", error->message);
     goto fail;
   }
-  if (!configure (b, cl->parameters) || !backend_config_complete (b))
+  if (!configure (b, script, cl->parameters) || !backend_config_complete (b))
     goto fail;
   if (!tls_setup (&cl->tls, &error)) {
     log_error ("%s", error->message);
@@ -366,7 +330,7 @@ main (int argc, char **argv)
 {
   struct command_line cl;
   g_autoptr (GError) error = NULL;
-  g_autofree char *path = NULL;
+  g_autofree char *path = NULL, *script = NULL;
   bool ok = true;
   Backend *b;
 
@@ -394,8 +358,9 @@ main (int argc, char **argv)
     log_error ("cannot set up signals: %m");
     return EXIT_FAILURE;
   }
-  path = plugin_path (cl.plugin);
-  b = backend_load (path, (char **) cl.debug_flags->pdata, &error);
+  path = plugin_path (cl.plugin, &script, &error);
+  b = path ? backend_load (path, (char **) cl.debug_flags->pdata, &error)
+           : NULL;
   if (b == NULL) {
     log_error ("%s", error->message);
     command_line_clear (&cl);
@@ -410,12 +375,12 @@ main (int argc, char **argv)
     show_version (b);
     break;
   case DUMP_THE_PLUGIN:
-    ok = configure (b, cl.parameters);
+    ok = configure (b, script, cl.parameters);
     if (ok)
       backend_dump_plugin (b);
     break;
   default:
-    ok = configure_and_serve (&cl, b);
+    ok = configure_and_serve (&cl, b, script);
   }
   command_line_clear (&cl);
   backend_unload (b);

@@ -286,6 +286,9 @@ command_line_parse (int argc, char **argv, struct command_line *cl)
                                &index)) != -1) {
     if (value == '?')           /* getopt_long has said what is wrong */
       usage_error ("the command line is not valid");
+    if (value == NOT_HERE && strcmp (longs[index].name, "filter") == 0)
+      usage_error ("--filter: filters work inside nbdkit only; run nbdkit with "
+                   "it, and serve that with the nbd plugin");
     if (value == NOT_HERE)
       usage_error ("option --%s of nbdkit is not supported",
                    longs[index].name);
