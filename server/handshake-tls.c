@@ -29,7 +29,7 @@ on_starttls (struct conn *c, struct option *opt)
 {
   char byte;
 
-  if (conn_tls_mode (c) == TLS_OFF)
+  if (conn_tls_mode (c) == TLS_OFF || tls_mode () == TLS_OFF)
     return option_refuse (opt, NBD_REP_ERR_UNSUP, "TLS is not enabled");
   if (opt->length > 0)
     return option_refuse (opt, NBD_REP_ERR_INVALID, "option takes no data");
