@@ -278,6 +278,28 @@ static const char version_9[] =
 "ALTER TABLE layer ADD COLUMN keep INTEGER NOT NULL DEFAULT 0"
 "  CHECK (keep IN (0, 1));";
 
+/* Layers of new data.  place: in the chain, from 1 up; 0: in none yet.  image: where
+ * a stream moved the disk's image to, image_before: from where. */
+static const char version_10[] =
+"CREATE TABLE overlay ("
+"  id INTEGER PRIMARY KEY AUTOINCREMENT,"
+"  disk INTEGER NOT NULL REFERENCES disk ON DELETE CASCADE,"
+"  name TEXT,"
+"  file TEXT NOT NULL UNIQUE,"
+"  place INTEGER NOT NULL DEFAULT 0 CHECK (place >= 0),"
+"  state TEXT NOT NULL"
+"    CHECK (state IN ('planned', 'prepared', 'live', 'detached',"
+"                    'retired')),"
+"  capacity INTEGER NOT NULL CHECK (capacity > 0),"
+"  keep INTEGER NOT NULL CHECK (keep IN (0, 1)),"
+"  zero INTEGER NOT NULL CHECK (zero IN (0, 1)),"
+"  tag INTEGER NOT NULL,"
+"  nonce BLOB,"
+"  UNIQUE (disk, name)"
+") STRICT;"
+"ALTER TABLE disk ADD COLUMN image TEXT;"
+"ALTER TABLE disk ADD COLUMN image_before TEXT;";
+
 const char *const catalog_migrations[] = {
   version_1,
   version_2,
@@ -288,5 +310,6 @@ const char *const catalog_migrations[] = {
   version_7,
   version_8,
   version_9,
+  version_10,
 };
 const int catalog_schema_version = G_N_ELEMENTS (catalog_migrations);

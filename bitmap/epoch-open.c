@@ -663,6 +663,8 @@ epoch_list_runtime_maps (Catalog *cat, GPtrArray *names, GError **error)
     " WHERE blob IS NULL AND nonce IS NOT NULL"
     " UNION ALL SELECT name || '.' || layer.id || '.p' FROM layer"
     " JOIN disk ON disk.id = layer.disk WHERE nonce IS NOT NULL"
+    " UNION ALL SELECT disk.name || '.' || overlay.id || '.o' FROM overlay"
+    " JOIN disk ON disk.id = overlay.disk WHERE nonce IS NOT NULL"
     " UNION ALL SELECT name || '" EPOCH_MARK_SUFFIX "' FROM disk", error);
   if (stmt != NULL)
     while ((rc = catalog_step_row (cat, stmt, error)) == 1)

@@ -197,7 +197,8 @@ bool epoch_log_compact (EpochLog *log, GError **error);
 #define EPOCH_MARK_SUFFIX ".mark"
 
 /* Adds the names of all files in the runtime directory that rows of the catalog
- * need: maps of epochs (DISK.EPOCH.r) and layers (DISK.LAYER.p), marks, of every
+ * need: maps of epochs (DISK.EPOCH.r), layers (DISK.LAYER.p) and overlays
+ * (DISK.OVERLAY.o), marks, of every
  * disk. */
 bool epoch_list_runtime_maps (Catalog *cat, GPtrArray *names, GError **error);
 

@@ -26,6 +26,7 @@
 typedef enum {
   SECTOR_EPOCH_MAP = 'D',       /* tag: the epoch's id; a bit a granule */
   SECTOR_INTENTS = 'I',         /* tag: bytes a region; a bit a region */
+  SECTOR_OVERLAY = 'O',         /* tag: the overlay's; a bit a block of 4 KiB */
 } SectorKind;
 
 /* As stored, all little-endian. */

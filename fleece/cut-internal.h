@@ -23,6 +23,10 @@ struct CutPart {
   bool durable;                 /* the layer */
   Layer *layer;                 /* new; NULL without a snapshot */
   Snapshot *snap;
+  /* A layer of new data. */
+  int64_t overlay_id;           /* 0: no row */
+  char *overlay_path;           /* owned by the caller */
+  struct Overlay *overlay;      /* a reference */
   bool drained;
   bool sealed;                  /* epoch_log_seal was called: it holds in memory
                                  * whatever becomes of the transaction */

@@ -28,6 +28,7 @@
 #include "bitmap/granule.h"
 #include "bitmap/named-bitmap.h"
 #include "fleece/cut-internal.h"
+#include "fleece/overlay-internal.h"
 
 static gint
 part_compare (gconstpointer a, gconstpointer b)
@@ -37,6 +38,14 @@ part_compare (gconstpointer a, gconstpointer b)
   if (x->disk != y->disk)
     return x->disk->index < y->disk->index ? -1 : 1;
   return (x->req > y->req) - (x->req < y->req);
+}
+
+void
+segment_free (Segment *seg)
+{
+  layer_unref (seg->layer);
+  overlay_unref (seg->overlay);
+  g_free (seg);
 }
 
 /* Free segments that no write can be in any more. */
@@ -49,8 +58,7 @@ free_older_segments (Segment *seg)
   while (older != NULL) {
     Segment *next = older->older;
 
-    layer_unref (older->layer);
-    g_free (older);
+    segment_free (older);
     older = next;
   }
 }
@@ -160,8 +168,9 @@ plan (Cut *cut, GError **error)
   if (!ok)
     return false;
   for (size_t i = 0; ok && i < cut->nr; i++)
-    if (cut->part[i].req->snapshot != NULL)
-      ok = plan_layer (&cut->part[i], error);
+    ok = (cut->part[i].req->snapshot == NULL ||
+          plan_layer (&cut->part[i], error)) &&
+      overlay_cut_plan (&cut->part[i], error);
   if (!ok)
     catalog_rollback (cat);
   else {
@@ -169,7 +178,7 @@ plan (Cut *cut, GError **error)
     ok = catalog_commit (cat, error);
   }
   for (size_t i = 0; !ok && i < cut->nr; i++)
-    cut->part[i].layer_id = 0;
+    cut->part[i].layer_id = cut->part[i].overlay_id = 0;
   return ok;
 }
 
@@ -246,8 +255,9 @@ prepare_disk (CutPart *p, GError **error)
   Segment *now = atomic_load (&disk->newest);
   uint32_t granularity;
   /* A device that has shrunk is being resized to what is left of it. */
-  int err = disk->base->is_block && p->size != disk->size ? 0
-    : disk->base->ops->check_size (disk->base);
+  StorageFile *live = disk->live;
+  int err = live->is_block && p->size != disk->size ? 0
+    : live->ops->check_size (live);
 
   /* A checkpoint would vouch for data that are no longer there. */
   if (err < 0) {
@@ -256,7 +266,7 @@ prepare_disk (CutPart *p, GError **error)
                  "had %" G_GUINT64_FORMAT " bytes"
                  : "cannot get the size of disk '%s' ('%s'), %"
                  G_GUINT64_FORMAT " bytes when opened", disk->name,
-                 disk->path, atomic_load (&disk->base->size));
+                 disk->path, atomic_load (&live->size));
     return false;
   }
   FAIL_POINT ("K1-epoch");
@@ -276,6 +286,8 @@ prepare_disk (CutPart *p, GError **error)
   p->seg->layer = now->layer;
   if (p->seg->layer != NULL)
     layer_ref (p->seg->layer);
+  p->seg->file = now->file;
+  p->seg->overlay = now->overlay != NULL ? overlay_ref (now->overlay) : NULL;
   return true;
 }
 
@@ -312,6 +324,8 @@ prepare_part (CutPart *p, GError **error)
     return false;
   p->epoch = first->epoch;
   p->req->boundary = p->epoch->id;
+  if (!overlay_cut_prepare (p, first->seg, error))
+    return false;
   if (!snapshot)
     return true;
   if (!prepare_snapshot (p, error))
@@ -353,10 +367,9 @@ unprepare_layer (CutPart *p)
 static void
 unprepare_part (CutPart *p)
 {
-  if (p->seg != NULL) {
-    layer_unref (p->seg->layer);
-    g_free (p->seg);
-  }
+  if (p->seg != NULL)
+    segment_free (p->seg);
+  overlay_cut_undo (p);
   if (p->snap != NULL)
     snapshot_unref (p->snap);
   if (p->layer_id != 0)
@@ -439,8 +452,10 @@ flip (Cut *cut)
     if (p->first != NULL)
       continue;
     /* All parts of a disk stand together. */
-    for (size_t j = i; j < cut->nr && cut->part[j].disk == disk; j++)
+    for (size_t j = i; j < cut->nr && cut->part[j].disk == disk; j++) {
       add_layer (&cut->part[j]);
+      overlay_cut_flip (&cut->part[j], cut->counter);
+    }
     now = atomic_load (&disk->newest);
     p->seg->first_counter = cut->counter;
     p->seg->layer_counter = p->new_layer ? cut->counter : now->layer_counter;
@@ -496,6 +511,10 @@ commit_rows (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
          !store_set_snapshot_live (cut->f->cat, p->snap, error) ||
          !named_bitmap_freeze (cut->f->cat, epoch_log_disk_id (p->disk->log),
                                p->snap->id, p->epoch->id, error)))
+      return false;
+    if (p->overlay != NULL &&
+        !store_set_overlay_state (cut->f->cat, p->overlay_id, OVERLAY_LIVE,
+                                  error))
       return false;
   }
 #if !defined BROKEN_TXN && !defined BROKEN_BITMAP_CUT
@@ -563,6 +582,7 @@ abort_flipped (Cut *cut)
 
     if (p->first == NULL && !p->sealed)
       p->disk->late = p->epoch;
+    overlay_cut_abort (p);
     if (p->snap != NULL) {
       /* If its row cannot be deleted, a next start or a next snapshot of that
        * name does it, by its state "prepared". */
@@ -595,6 +615,8 @@ check_request (FleeceCutDisk *disks, size_t nr, GError **error)
     if (disks[i].snapshot != NULL &&
         !name_check_id ("snapshot name", disks[i].snapshot, error))
       return false;
+    if (!overlay_cut_check (disks, i, error))
+      return false;
     disks[i].out_snapshot = NULL;
     disks[i].boundary = 0;
   }
@@ -618,6 +640,7 @@ finish (Cut *cut)
       layer_unref (p->layer);
     }
     p->req->out_snapshot = p->snap;
+    overlay_cut_finish (p);
   }
 }
 
@@ -651,7 +674,8 @@ run_locked (Cut *cut, bool (*commit) (void *, GError **), void *opaque,
   for (size_t i = 0; i < cut->nr; i++) {
     CutPart *p = &cut->part[i];
 
-    if (!disk_finish_late (p->disk, cut->f->drain_timeout_ms, error))
+    if ((p->req->overlay != NULL && !overlay_check_idle (p->disk, error)) ||
+        !disk_finish_late (p->disk, cut->f->drain_timeout_ms, error))
       return false;
     p->size = p->disk->size;
   }
@@ -698,6 +722,7 @@ fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
     if (part[i - 1].first == NULL)
       pthread_mutex_unlock (&part[i - 1].disk->cut_lock);
     g_free (part[i - 1].path);
+    g_free (part[i - 1].overlay_path);
   }
   return ok;
 }
@@ -725,10 +750,21 @@ layer_needed_locked (Disk *disk, const Layer *layer)
 void
 disk_flip (Disk *disk, Layer *layer, uint64_t size)
 {
+  const Segment *now = atomic_load (&disk->newest);
+
+  disk_flip_to (disk, layer, now->file, now->overlay, size);
+}
+
+void
+disk_flip_to (Disk *disk, Layer *layer, StorageFile *file, Overlay *overlay,
+              uint64_t size)
+{
   Fleece *f = disk->fleece;
   Segment *seg = g_new0 (Segment, 1);
 
   pthread_mutex_lock (&f->flip_lock);
+  seg->file = file;
+  seg->overlay = overlay != NULL ? overlay_ref (overlay) : NULL;
   seg->older = atomic_load (&disk->newest);
   seg->epoch = seg->older->epoch;
   seg->bitmap = seg->older->bitmap;

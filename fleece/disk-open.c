@@ -18,7 +18,7 @@
 #include <string.h>
 
 #include "bitmap/fail-point.h"
-#include "fleece/fleece-internal.h"
+#include "fleece/overlay-internal.h"
 
 static char *
 mark_name (const Disk *disk)
@@ -87,9 +87,10 @@ disk_mark (Disk *disk)
 static void
 read_mark (Disk *disk, DiskIdentity *out)
 {
-  const struct storage_file_ops *ops = disk->base->ops;
+  StorageFile *base = disk->base;
+  const struct storage_file_ops *ops = base->ops;
   int err = ops->get_mark != NULL
-    ? ops->get_mark (disk->base, out->mark, sizeof out->mark) : -EOPNOTSUPP;
+    ? ops->get_mark (base, out->mark, sizeof out->mark) : -EOPNOTSUPP;
 
   if (err == -EOPNOTSUPP) {
     g_autofree char *name = mark_name (disk);
@@ -106,25 +107,31 @@ read_mark (Disk *disk, DiskIdentity *out)
 bool
 disk_identity (Disk *disk, DiskIdentity *out, GError **error)
 {
+  StorageFile *base = disk->base;
+  int64_t layers = 0;
   int err;
 
   memset (out, 0, sizeof *out);
   out->size = atomic_load (&disk->size);
   /* Device numbers change from boot to boot: what is part of the identity is
    * whether it is a file or a device. */
-  out->device = disk->base->is_block ? 2 : 1;
-  out->inode = disk->base->inode;
-  out->birth_ns = disk->base->birth_ns;
+  out->device = base->is_block ? 2 : 1;
+  out->inode = base->inode;
+  out->birth_ns = base->birth_ns;
   read_mark (disk, out);
-  err = disk->base->ops->mtime (disk->base, &out->mtime_ns);
+  err = base->ops->mtime (base, &out->mtime_ns);
+  if (err == 0)
+    err = overlay_mtimes (disk, &layers);
   if (err < 0) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_IO,
                  "cannot read the attributes of disk '%s' ('%s'): %s",
                  disk->name, disk->path, g_strerror (-err));
     return false;
   }
+  /* That nobody else wrote to the layers either. */
+  out->mtime_ns = (int64_t) ((uint64_t) out->mtime_ns + (uint64_t) layers);
   /* 0 would be "not known". */
-  if (!disk->base->is_block && out->mtime_ns == 0)
+  if (!base->is_block && out->mtime_ns == 0)
     out->mtime_ns = 1;
   return true;
 }
@@ -407,7 +414,7 @@ disk_start (Disk *disk, GError **error)
   DiskIdentity identity;
   EpochOptions options;
 
-  if (!disk_identity (disk, &identity, error))
+  if (!overlay_start (disk, error) || !disk_identity (disk, &identity, error))
     return false;
   options = disk->fleece->epochs;
   options.storage = disk->fleece->storage;
@@ -432,6 +439,7 @@ disk_start (Disk *disk, GError **error)
   seg->size = disk->size;
   seg->epoch = disk->current;
   seg->bitmap = disk->current->bitmap;
+  overlay_first_segment (disk, seg);
   if (disk->layers->len > 0)
     seg->layer = layer_ref (disk->layers->pdata[disk->layers->len - 1]);
   atomic_store (&disk->newest, seg);
@@ -500,7 +508,8 @@ stop_locked (Disk *disk, GError **error)
                  g_strerror (-err));
     return false;
   }
-  if (!disk_identity (disk, &identity, error) ||
+  if (!overlay_stop (disk, error) ||
+      !disk_identity (disk, &identity, error) ||
       !epoch_log_close (disk->log, &identity, error))
     return false;
   disk_mark (disk);

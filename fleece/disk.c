@@ -76,7 +76,8 @@ write_end (Disk *disk, Write *w)
 int
 disk_sync (Disk *disk)
 {
-  int err = disk->base->ops->sync (disk->base);
+  StorageFile *live = disk->live;
+  int err = live->ops->sync (live);
 
   if (err < 0)
     atomic_store (&disk->sync_failed, true);
@@ -98,11 +99,12 @@ sync_for_guest (Disk *disk)
 int
 disk_pread (Disk *disk, void *buf, size_t length, uint64_t offset)
 {
+  StorageFile *live = disk->live;
   int err;
 
   if (!range_fits (atomic_load (&disk->size), offset, length))
     return -EINVAL;
-  err = disk->base->ops->pread (disk->base, buf, length, offset);
+  err = live->ops->pread (live, buf, length, offset);
   /* It may have shrunk meanwhile. */
   return err < 0 && !range_fits (atomic_load (&disk->size), offset, length)
     ? -EINVAL : err;
@@ -120,7 +122,7 @@ disk_pwrite (Disk *disk, const void *buf, size_t length, uint64_t offset,
   err = write_begin (disk, offset, length, true, &w);
   if (err < 0)
     return err;
-  err = disk->base->ops->pwrite (disk->base, buf, length, offset, fua);
+  err = w.seg->file->ops->pwrite (w.seg->file, buf, length, offset, fua);
   if (err < 0 && fua)
     atomic_store (&disk->sync_failed, true);
   write_end (disk, &w);
@@ -128,7 +130,7 @@ disk_pwrite (Disk *disk, const void *buf, size_t length, uint64_t offset,
 }
 
 static int
-write_zeroes (Disk *disk, uint64_t offset, uint64_t length)
+write_zeroes (StorageFile *file, uint64_t offset, uint64_t length)
 {
   static const char zeroes[256 * 1024];
   int err = 0;
@@ -136,7 +138,7 @@ write_zeroes (Disk *disk, uint64_t offset, uint64_t length)
   while (err == 0 && length > 0) {
     size_t n = MIN (length, sizeof zeroes);
 
-    err = disk->base->ops->pwrite (disk->base, zeroes, n, offset, false);
+    err = file->ops->pwrite (file, zeroes, n, offset, false);
     offset += n;
     length -= n;
   }
@@ -146,7 +148,7 @@ write_zeroes (Disk *disk, uint64_t offset, uint64_t length)
 int
 disk_zero (Disk *disk, uint64_t length, uint64_t offset, unsigned flags)
 {
-  const struct storage_file_ops *ops = disk->base->ops;
+  StorageFile *file;
   Write w;
   int err;
 
@@ -155,13 +157,14 @@ disk_zero (Disk *disk, uint64_t length, uint64_t offset, unsigned flags)
   err = write_begin (disk, offset, length, true, &w);
   if (err < 0)
     return err;
+  file = w.seg->file;
   err = -EOPNOTSUPP;
   if (flags & DISK_MAY_PUNCH)
-    err = ops->punch (disk->base, offset, length);
+    err = file->ops->punch (file, offset, length);
   if (err == -EOPNOTSUPP)
-    err = ops->zero (disk->base, offset, length);
+    err = file->ops->zero (file, offset, length);
   if (err == -EOPNOTSUPP && !(flags & DISK_FAST))
-    err = write_zeroes (disk, offset, length);
+    err = write_zeroes (file, offset, length);
   if (err == 0 && (flags & DISK_FUA)) {
     FAIL_POINT ("A6-sync");
     err = sync_for_guest (disk);
@@ -174,7 +177,8 @@ disk_zero (Disk *disk, uint64_t length, uint64_t offset, unsigned flags)
  * range may read as anything, so keeping the rest is allowed, and saves copying
  * the whole disk on fstrim (H17). */
 static int
-punch_preserved (Disk *disk, Layer *layer, uint64_t offset, uint64_t length)
+punch_preserved (StorageFile *file, Layer *layer, uint64_t offset,
+                 uint64_t length)
 {
   uint64_t block = (offset + LAYER_BLOCK - 1) / LAYER_BLOCK;
   uint64_t end = (offset + length) / LAYER_BLOCK;
@@ -186,13 +190,13 @@ punch_preserved (Disk *disk, Layer *layer, uint64_t offset, uint64_t length)
 
     block = layer_next_absent (layer, first, kept);
     if (block > first)
-      err = disk->base->ops->punch (disk->base, first * LAYER_BLOCK,
-                                    (block - first) * LAYER_BLOCK);
+      err = file->ops->punch (file, first * LAYER_BLOCK,
+                              (block - first) * LAYER_BLOCK);
   }
   /* What the disk has grown by since, no snapshot needs. */
   if (err == 0 && block < end)
-    err = disk->base->ops->punch (disk->base, block * LAYER_BLOCK,
-                                  (end - block) * LAYER_BLOCK);
+    err = file->ops->punch (file, block * LAYER_BLOCK,
+                            (end - block) * LAYER_BLOCK);
   return err;
 }
 
@@ -209,9 +213,9 @@ disk_trim (Disk *disk, uint64_t length, uint64_t offset, bool fua)
     return err == -ENOSPC &&
       !range_fits (atomic_load (&disk->size), offset, length) ? -EINVAL : err;
   if (w.seg->layer == NULL || atomic_load (&w.seg->layer->dead))
-    err = disk->base->ops->punch (disk->base, offset, length);
+    err = w.seg->file->ops->punch (w.seg->file, offset, length);
   else
-    err = punch_preserved (disk, w.seg->layer, offset, length);
+    err = punch_preserved (w.seg->file, w.seg->layer, offset, length);
   if (err == -EOPNOTSUPP)
     err = 0;
   if (err == 0 && fua) {
@@ -232,9 +236,11 @@ disk_flush (Disk *disk)
 int
 disk_cache (Disk *disk, uint64_t length, uint64_t offset)
 {
+  StorageFile *live = disk->live;
+
   if (!range_fits (atomic_load (&disk->size), offset, length))
     return -EINVAL;
-  return disk->base->ops->prefetch (disk->base, offset, length);
+  return live->ops->prefetch (live, offset, length);
 }
 
 int
@@ -247,9 +253,10 @@ disk_extents (Disk *disk, uint64_t length, uint64_t offset,
     return length > 0 ? -EINVAL : 0;
   length = MIN (length, size - offset);
   while (length > 0) {
+    StorageFile *live = disk->live;
     uint64_t run;
     bool hole;
-    int err = disk->base->ops->run (disk->base, offset, length, &run, &hole);
+    int err = live->ops->run (live, offset, length, &run, &hole);
 
     if (err < 0 && offset >= atomic_load (&disk->size))
       return -EINVAL;           /* it has shrunk meanwhile */
@@ -284,7 +291,9 @@ disk_size (const Disk *disk)
 bool
 disk_is_block (const Disk *disk)
 {
-  return disk->base->is_block;
+  StorageFile *base = disk->base;
+
+  return base->is_block;
 }
 
 uint32_t

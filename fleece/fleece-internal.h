@@ -30,6 +30,7 @@
  * Immutable once published.  A segment is freed when no write admitted before
  * its successor is left. */
 typedef struct Segment Segment;
+typedef struct OverlayStack OverlayStack;
 struct Segment {
   uint64_t first_counter;       /* belongs to writes with counter >= this */
   Segment *older;               /* NULL once those are drained */
@@ -37,6 +38,10 @@ struct Segment {
                                  * more than the epoch's */
   const Epoch *epoch;           /* the epoch log's */
   DirtyBitmap *bitmap;          /* the epoch's */
+  /* What writes go to: the image, or the port of the top overlay, to which there is
+   * a reference (struct Overlay of overlay-internal.h; NULL: the image). */
+  StorageFile *file;
+  struct Overlay *overlay;
   Layer *layer;                 /* where to preserve; NULL: nothing to */
   uint64_t layer_counter;       /* first_counter of the first segment with this
                                  * layer: writes below it have another one */
@@ -50,11 +55,19 @@ struct Disk {
 
   /* Set in fleece_open_disk, never changed. */
   Fleece *fleece;
-  char *name, *path;
+  char *name;
   uint32_t granularity;
-  StorageFile *base;
   unsigned index;               /* no other disk's, ever */
   EpochLog *log;                /* set in disk_start */
+
+  /* Changed by a block-stream of everything only, with cut_lock held; what was
+   * before is freed with the disk. */
+  _Atomic (char *) path;
+  _Atomic (StorageFile *) base; /* the image */
+  /* What the disk reads as, and is synced by: the image, or the overlays above it
+   * (overlay-internal.h). */
+  _Atomic (StorageFile *) live;
+  OverlayStack *stack;
 
   /* Bytes, of newest; changed with cut_lock held. */
   _Atomic uint64_t size;
@@ -197,6 +210,8 @@ bool disk_identity (Disk *disk, DiskIdentity *out, GError **error);
 /* From now on writes go by a new segment of the same epoch, with this layer (NULL:
  * they preserve nothing; else the one that there is) and size. */
 void disk_flip (Disk *disk, Layer *layer, uint64_t size);
+/* Frees a segment. */
+void segment_free (Segment *seg);
 /* Wait until no write is left of before the last flip.  TIMEOUT. */
 bool disk_drain (Disk *disk, unsigned timeout_ms, GError **error);
 /* Seal what an earlier, aborted cut left unsealed.  TIMEOUT if its writes are

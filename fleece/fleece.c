@@ -8,7 +8,7 @@
 
 #include "bitmap/checkpoint.h"
 #include "bitmap/fail-point.h"
-#include "fleece/fleece-internal.h"
+#include "fleece/overlay-internal.h"
 
 Fleece *
 fleece_new (const FleeceOptions *options, GError **error)
@@ -35,20 +35,21 @@ fleece_new (const FleeceOptions *options, GError **error)
 void
 disk_free (Disk *disk)
 {
+  StorageFile *base = disk->base;
   Segment *seg = atomic_load (&disk->newest);
 
   while (seg != NULL) {
     Segment *older = seg->older;
 
-    layer_unref (seg->layer);
-    g_free (seg);
+    segment_free (seg);
     seg = older;
   }
   g_ptr_array_unref (disk->snapshots);
   g_ptr_array_unref (disk->layers);
   epoch_log_free (disk->log);
-  if (disk->base != NULL)
-    disk->base->ops->close (disk->base);
+  overlay_stack_free (disk->stack);
+  if (base != NULL)
+    base->ops->close (base);
   inflight_destroy (disk->inflight);
   g_aligned_free (disk->inflight);
   for (unsigned i = 0; i < DISK_STRIPES; i++)
@@ -96,6 +97,7 @@ disk_new (Fleece *f, const char *name, const char *path, uint32_t granularity)
   pthread_mutex_init (&disk->cut_lock, NULL);
   pthread_mutex_init (&disk->break_lock, NULL);
   pthread_mutex_init (&disk->snap_lock, NULL);
+  disk->stack = overlay_stack_new (disk);
   disk->layers
     = g_ptr_array_new_with_free_func ((GDestroyNotify) layer_unref);
   disk->snapshots
@@ -107,13 +109,15 @@ static bool
 open_base (Disk *disk, GError **error)
 {
   Storage *storage = disk->fleece->storage;
+  StorageFile *base;
   int err;
 
   FAIL_POINT ("R1-lock");
-  err = storage->ops->open (storage, disk->path, STORAGE_LOCK, 0,
-                            &disk->base);
+  err = storage->ops->open (storage, disk->path, STORAGE_LOCK, 0, &base);
   if (err == 0) {
-    disk->size = disk->base->size;
+    disk->base = base;
+    disk->size = base->size;
+    overlay_stack_set_base (disk->stack, base);
     return true;
   }
   if (err == -EBUSY)

@@ -130,6 +130,13 @@ typedef struct {
    * that counts as failed; 0: for ever.  Of all snapshots of a disk the least
    * counts. */
   uint32_t cbw_timeout;
+  /* Name of a new layer of new data on top of the disk, from the cut on; NULL: none.
+   * Once a disk.  See overlay.h. */
+  const char *overlay;
+  const char *overlay_file;     /* its file; NULL: own, where layers live */
+  bool overlay_keep;            /* overlay_file is there, and empty (INVALID), and
+                                 * stays when the layer goes; else it must not
+                                 * exist */
   uint32_t granularity;         /* of tracking from here on, bytes, if finer than
                                  * the disk's and its bitmaps'; 0: as they want */
   /* Out: set before commit is called. */

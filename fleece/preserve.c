@@ -44,12 +44,13 @@ read_old (Disk *disk, const Layer *layer, uint64_t block, uint64_t nr,
 {
   uint64_t offset = block * LAYER_BLOCK, length = nr * LAYER_BLOCK;
   uint64_t left = layer->size - offset;
+  StorageFile *live = disk->live;
 
   if (length > left) {
     memset (buf + left, 0, length - left);
     length = left;
   }
-  return disk->base->ops->pread (disk->base, buf, length, offset);
+  return live->ops->pread (live, buf, length, offset);
 }
 
 /* Goes on alone if the scratch file hangs: owns all that it touches. */
@@ -263,10 +264,11 @@ preserve_large (Disk *disk, Layer *layer, uint64_t first, uint64_t end,
   while (err == 0 && (first = layer_next_absent (layer, first, end)) < end) {
     uint64_t offset = first * LAYER_BLOCK;
     uint64_t limit = MIN (end * LAYER_BLOCK, layer->size) - offset;
+    StorageFile *live = disk->live;
     uint64_t run, next;
     bool hole;
 
-    err = disk->base->ops->run (disk->base, offset, limit, &run, &hole);
+    err = live->ops->run (live, offset, limit, &run, &hole);
     if (err < 0) {              /* then reading tells */
       run = limit;
       hole = false;

@@ -27,6 +27,7 @@
 
 #include "bitmap/fail-point.h"
 #include "fleece/cut-internal.h"
+#include "fleece/overlay-internal.h"
 
 /* Of data; a hole costs nothing. */
 #define PRESERVE_STEP (UINT64_C (1) << 20)
@@ -49,10 +50,10 @@ preserve_tail (Disk *disk, uint64_t from, uint64_t to, GError **error)
   const Segment *seg = atomic_load (&disk->newest);
 
   for (uint64_t offset = from; seg->layer != NULL && offset < to; ) {
+    StorageFile *live = disk->live;
     uint64_t run;
     bool hole;
-    int err = disk->base->ops->run (disk->base, offset, to - offset, &run,
-                                    &hole);
+    int err = live->ops->run (live, offset, to - offset, &run, &hole);
 
     if (err < 0 || !hole)
       run = MIN (err < 0 ? to - offset : run, PRESERVE_STEP);
@@ -72,6 +73,7 @@ cut_off (Disk *disk, uint64_t size, GError **error)
 {
   uint64_t old_size = disk->size;
   Layer *layer = atomic_load (&disk->newest)->layer;
+  StorageFile *live = disk->live;
   bool ok;
   int err;
 
@@ -87,7 +89,7 @@ cut_off (Disk *disk, uint64_t size, GError **error)
   }
   if (ok) {
     FAIL_POINT ("Z-shorter");
-    err = disk->base->ops->set_size (disk->base, size);
+    err = live->ops->set_size (live, size);
     if (err < 0)
       ok = io_error (disk, "the image cannot be truncated", size, err, error);
   }
@@ -99,10 +101,11 @@ cut_off (Disk *disk, uint64_t size, GError **error)
 static bool
 make_longer (Disk *disk, uint64_t size, GError **error)
 {
+  StorageFile *live = disk->live;
   int err;
 
   FAIL_POINT ("Z-longer");
-  err = disk->base->ops->set_size (disk->base, size);
+  err = live->ops->set_size (live, size);
   return err == 0 ||
     io_error (disk, "the image cannot be extended", size, err, error);
 }
@@ -111,7 +114,8 @@ make_longer (Disk *disk, uint64_t size, GError **error)
 static bool
 check_device (Disk *disk, uint64_t size, GError **error)
 {
-  int err = disk->base->ops->set_size (disk->base, size);
+  StorageFile *live = disk->live;
+  int err = live->ops->set_size (live, size);
 
   if (err == -EINVAL)
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
@@ -128,9 +132,11 @@ resize_locked (Cut *cut, uint64_t size, GError **error)
 {
   CutPart *p = cut->part;
   Disk *disk = p->disk;
+  StorageFile *live = disk->live;
 
-  if (!disk_finish_late (disk, cut->f->drain_timeout_ms, error) ||
-      (disk->base->is_block && !check_device (disk, size, error)))
+  if (!overlay_check_idle (disk, error) ||
+      !disk_finish_late (disk, cut->f->drain_timeout_ms, error) ||
+      (live->is_block && !check_device (disk, size, error)))
     return false;
   if (size == disk->size)
     return true;

@@ -79,7 +79,7 @@ bytes_of (const Snapshot *snap, uint64_t block, uint64_t nr)
 static int
 read_run (Snapshot *snap, uint64_t block, uint64_t nr, Source src, void *buf)
 {
-  StorageFile *base = snap->disk->base;
+  StorageFile *base = snap->disk->live;
   int err;
 
   switch (src.presence) {
@@ -239,7 +239,7 @@ next_preserved (const Snapshot *snap, uint64_t block, uint64_t end)
 static int
 status_of_base (Snapshot *snap, uint64_t block, uint64_t end, Status *st)
 {
-  StorageFile *base = snap->disk->base;
+  StorageFile *base = snap->disk->live;
   uint64_t limit = MIN (end * LAYER_BLOCK, snap->size);
 
   while (st->offset < limit && st->offset < st->end) {

@@ -189,7 +189,8 @@ fixture_free (Fixture *fx)
 /* Of a child. */
 static struct {
   const char *suffix;
-  unsigned calls, die_at;       /* 0: never */
+  atomic_uint calls;
+  unsigned die_at;              /* 0: never */
 } death;
 
 static int
@@ -197,7 +198,7 @@ die_hook (void *opaque, const struct hook_info *info)
 {
   if (death.die_at > 0 &&
       (death.suffix == NULL || g_str_has_suffix (info->path, death.suffix)) &&
-      ++death.calls == death.die_at)
+      atomic_fetch_add (&death.calls, 1) + 1 == death.die_at)
     _exit (42);
   return 0;
 }

@@ -47,7 +47,7 @@ test_newer (void)
   test_sql (cat, "PRAGMA user_version = 77");
   catalog_free (cat);
   refused (dir, BITMAP_ERROR_INVALID,
-           "schema version 77 of a newer program; this one knows up to 9");
+           "schema version 77 of a newer program; this one knows up to 10");
   test_dir_free (dir);
 }
 

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* overlay-store.c - the catalog rows of overlays, and where a disk's image is. */
+#include <config.h>
+
+#include <string.h>
+
+#include "fleece/overlay-internal.h"
+
+static const char *const state_names[] = {
+  [OVERLAY_PREPARED] = "prepared",
+  [OVERLAY_LIVE] = "live",
+  [OVERLAY_DETACHED] = "detached",
+  [OVERLAY_PLANNED] = "planned",
+  [OVERLAY_GONE] = "retired",
+};
+
+static void
+row_free (gpointer p)
+{
+  OverlayRow *row = p;
+
+  g_free (row->name);
+  g_free (row->file);
+  g_free (row);
+}
+
+static OverlayRow *
+row_read (sqlite3_stmt *stmt)
+{
+  OverlayRow *row = g_new0 (OverlayRow, 1);
+  const char *state = (const char *) sqlite3_column_text (stmt, 4);
+
+  row->id = sqlite3_column_int64 (stmt, 0);
+  row->name = g_strdup ((const char *) sqlite3_column_text (stmt, 1));
+  row->file = g_strdup ((const char *) sqlite3_column_text (stmt, 2));
+  row->capacity = sqlite3_column_int64 (stmt, 3);
+  while (row->state < OVERLAY_GONE &&
+         g_strcmp0 (state, state_names[row->state]) != 0)
+    row->state++;
+  row->keep = sqlite3_column_int (stmt, 5);
+  row->zero = sqlite3_column_int (stmt, 6);
+  row->tag = sqlite3_column_int64 (stmt, 7);
+  row->has_nonce = sqlite3_column_bytes (stmt, 8) == RUNTIME_NONCE_BYTES;
+  if (row->has_nonce)
+    memcpy (row->nonce, sqlite3_column_blob (stmt, 8), sizeof row->nonce);
+  return row;
+}
+
+GPtrArray *
+store_list_overlays (Catalog *cat, const char *disk, GError **error)
+{
+  GPtrArray *rows = g_ptr_array_new_with_free_func (row_free);
+  sqlite3_stmt *stmt;
+  int r = -1;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, "SELECT overlay.id, overlay.name, file, capacity,"
+                       " state, keep, zero, tag, nonce"
+                       " FROM overlay JOIN disk ON disk.id = overlay.disk"
+                       " WHERE disk.name = ? ORDER BY place, overlay.id",
+                       error);
+  if (stmt != NULL) {
+    sqlite3_bind_text (stmt, 1, disk, -1, SQLITE_TRANSIENT);
+    while ((r = catalog_step_row (cat, stmt, error)) == 1)
+      g_ptr_array_add (rows, row_read (stmt));
+  }
+  catalog_unlock (cat);
+  if (r < 0)
+    g_clear_pointer (&rows, g_ptr_array_unref);
+  return rows;
+}
+
+bool
+store_add_overlay (Catalog *cat, int64_t disk_id, const char *name,
+                   const char *file, uint64_t capacity, bool keep, bool zero,
+                   uint64_t tag, int64_t *out_id, GError **error)
+{
+  sqlite3_stmt *stmt;
+  bool ok = false;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, "INSERT INTO overlay (disk, name, file, capacity,"
+                       " state, keep, zero, tag)"
+                       " VALUES (?, ?, ?, ?, 'planned', ?, ?, ?)", error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, disk_id);
+    sqlite3_bind_text (stmt, 2, name, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text (stmt, 3, file, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_int64 (stmt, 4, (int64_t) capacity);
+    sqlite3_bind_int64 (stmt, 5, keep);
+    sqlite3_bind_int64 (stmt, 6, zero);
+    sqlite3_bind_int64 (stmt, 7, (int64_t) tag);
+    ok = catalog_step_done (cat, stmt, error);
+    if (ok)
+      *out_id = catalog_last_id (cat);
+  }
+  catalog_unlock (cat);
+  return ok;
+}
+
+bool
+store_check_overlay_file (Catalog *cat, const char *file, GError **error)
+{
+  sqlite3_stmt *stmt;
+  int rc = -1;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, "SELECT 1 FROM overlay WHERE file = ?", error);
+  if (stmt != NULL) {
+    sqlite3_bind_text (stmt, 1, file, -1, SQLITE_TRANSIENT);
+    rc = catalog_step_row (cat, stmt, error);
+  }
+  catalog_unlock (cat);
+  if (rc == 1)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS,
+                 "layer file '%s' is in use already", file);
+  return rc == 0;
+}
+
+/* A statement with one text (NULL: null), blob or number, and the row's id. */
+static bool
+update (Catalog *cat, const char *sql, const char *text, const uint8_t *blob,
+        int64_t id, GError **error)
+{
+  sqlite3_stmt *stmt;
+  bool ok = false;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, sql, error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, id);
+    if (text != NULL)
+      sqlite3_bind_text (stmt, 2, text, -1, SQLITE_TRANSIENT);
+    if (blob != NULL)
+      sqlite3_bind_blob (stmt, 2, blob, RUNTIME_NONCE_BYTES,
+                         SQLITE_TRANSIENT);
+    ok = catalog_step_done (cat, stmt, error);
+  }
+  catalog_unlock (cat);
+  return ok;
+}
+
+bool
+store_set_overlay_file (Catalog *cat, int64_t id, const char *file,
+                        GError **error)
+{
+  return update (cat, "UPDATE overlay SET file = ?2 WHERE id = ?1", file, NULL,
+                 id, error);
+}
+
+bool
+store_set_overlay_nonce (Catalog *cat, int64_t id, const uint8_t *nonce,
+                         GError **error)
+{
+  return update (cat, "UPDATE overlay SET nonce = ?2 WHERE id = ?1", NULL,
+                 nonce, id, error);
+}
+
+bool
+store_set_overlay_state (Catalog *cat, int64_t id, OverlayState state,
+                         GError **error)
+{
+  bool ok = update (cat, "UPDATE overlay SET state = ?2 WHERE id = ?1",
+                    state_names[state], NULL, id, error);
+
+  /* On top of all that are there. */
+  if (ok && (state == OVERLAY_PREPARED || state == OVERLAY_LIVE))
+    ok = update (cat, "UPDATE overlay SET place ="
+                 " (SELECT max (place) + 1 FROM overlay AS o"
+                 "  WHERE o.disk = overlay.disk)"
+                 " WHERE id = ?1 AND place = 0", NULL, NULL, id, error);
+  return ok;
+}
+
+bool
+store_set_overlay_name (Catalog *cat, int64_t id, const char *name,
+                        GError **error)
+{
+  return update (cat, "UPDATE overlay SET name = ?2 WHERE id = ?1", name, NULL,
+                 id, error);
+}
+
+bool
+store_set_overlay_anonymous (Catalog *cat, int64_t id, GError **error)
+{
+  return store_set_overlay_name (cat, id, NULL, error);
+}
+
+bool
+store_set_overlay_keep (Catalog *cat, int64_t id, GError **error)
+{
+  return update (cat, "UPDATE overlay SET keep = 1 WHERE id = ?1", NULL, NULL,
+                 id, error);
+}
+
+bool
+store_delete_overlay (Catalog *cat, int64_t id, GError **error)
+{
+  return update (cat, "DELETE FROM overlay WHERE id = ?1", NULL, NULL, id,
+                 error);
+}
+
+bool
+store_set_image (Catalog *cat, int64_t disk_id, const char *image,
+                 const char *before, uint64_t inode, int64_t birth_ns,
+                 GError **error)
+{
+  sqlite3_stmt *stmt;
+  bool ok = false;
+
+  catalog_lock (cat);
+  /* device: a file, see FORMAT. */
+  stmt = catalog_stmt (cat, "UPDATE disk SET image = ?2, image_before = ?3,"
+                       " device = 1, inode = ?4, birth_ns = ?5"
+                       " WHERE id = ?1", error);
+  if (stmt != NULL) {
+    sqlite3_bind_int64 (stmt, 1, disk_id);
+    sqlite3_bind_text (stmt, 2, image, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text (stmt, 3, before, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_int64 (stmt, 4, (int64_t) inode);
+    sqlite3_bind_int64 (stmt, 5, birth_ns);
+    ok = catalog_step_done (cat, stmt, error);
+  }
+  catalog_unlock (cat);
+  return ok;
+}
+
+bool
+store_get_image (Catalog *cat, const char *disk, char **out_image,
+                 char **out_before, GError **error)
+{
+  sqlite3_stmt *stmt;
+  int r = -1;
+
+  *out_image = *out_before = NULL;
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, "SELECT image, image_before FROM disk"
+                       " WHERE name = ?", error);
+  if (stmt != NULL) {
+    sqlite3_bind_text (stmt, 1, disk, -1, SQLITE_TRANSIENT);
+    r = catalog_step_row (cat, stmt, error);
+    if (r == 1) {
+      *out_image = g_strdup ((const char *) sqlite3_column_text (stmt, 0));
+      *out_before = g_strdup ((const char *) sqlite3_column_text (stmt, 1));
+    }
+  }
+  catalog_unlock (cat);
+  return r >= 0;
+}
