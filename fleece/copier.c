@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <time.h>
 #include <glib.h>
 
 #include "bitmap/fail-point.h"
 #include "fleece/copier.h"
+
+/* How often who has no deadline is asked whether to go on. */
+#define LOOK_MS 100
 
 typedef struct {
   Copier *copier;
@@ -239,16 +241,41 @@ queue_locked (Copier *copier, CopierJob *job)
   return true;
 }
 
-static int
-wait_locked (Copier *copier, CopierJob *job, CopierDeadline deadline)
-{
-  struct timespec until = {
-    .tv_sec = deadline / 1000, .tv_nsec = deadline % 1000 * 1000000,
-  };
-  int err = 0;
+/* What ends a wait: this time, or, with go_on, that. */
+typedef struct {
+  CopierDeadline deadline;
+  bool (*go_on) (void *opaque);
+  void *opaque;
+} Patience;
 
-  while (job->state != COPIER_DONE && err == 0)
-    err = pthread_cond_timedwait (&job->cond, &copier->lock, &until);
+static bool
+has_ended_locked (Copier *copier, const Patience *patience)
+{
+  bool ended;
+
+  if (patience->go_on == NULL)
+    return true;
+  pthread_mutex_unlock (&copier->lock);
+  ended = !patience->go_on (patience->opaque);
+  pthread_mutex_lock (&copier->lock);
+  return ended;
+}
+
+static int
+wait_locked (Copier *copier, CopierJob *job, const Patience *patience)
+{
+  bool ended = false;
+
+  while (job->state != COPIER_DONE && !ended) {
+    CopierDeadline deadline = patience->go_on == NULL ? patience->deadline
+      : copier_now_ms () + LOOK_MS;
+    struct timespec until = {
+      .tv_sec = deadline / 1000, .tv_nsec = deadline % 1000 * 1000000,
+    };
+
+    if (pthread_cond_timedwait (&job->cond, &copier->lock, &until) != 0)
+      ended = has_ended_locked (copier, patience);
+  }
   if (job->state == COPIER_DONE)
     return job->result;
   job->state = COPIER_LATE;
@@ -257,9 +284,10 @@ wait_locked (Copier *copier, CopierJob *job, CopierDeadline deadline)
   return -ETIMEDOUT;
 }
 
-int
-copier_run (Copier *copier, CopierJob *job, CopierDeadline deadline,
-            atomic_uint *late)
+/* patience: NULL: for ever. */
+static int
+run (Copier *copier, CopierJob *job, const Patience *patience,
+     atomic_uint *late)
 {
   bool queued, is_ours = true;
   int result = 0;
@@ -267,9 +295,9 @@ copier_run (Copier *copier, CopierJob *job, CopierDeadline deadline,
   job->late = late;
   init_cond (&job->cond);
   pthread_mutex_lock (&copier->lock);
-  queued = deadline != 0 && queue_locked (copier, job);
+  queued = patience != NULL && queue_locked (copier, job);
   if (queued) {
-    result = wait_locked (copier, job, deadline);
+    result = wait_locked (copier, job, patience);
     is_ours = job->state == COPIER_DONE;
   }
   pthread_mutex_unlock (&copier->lock);
@@ -280,4 +308,23 @@ copier_run (Copier *copier, CopierJob *job, CopierDeadline deadline,
   else
     FAIL_POINT ("P-late");
   return result;
+}
+
+int
+copier_run (Copier *copier, CopierJob *job, CopierDeadline deadline,
+            atomic_uint *late)
+{
+  Patience patience = { .deadline = deadline };
+
+  return run (copier, job, deadline != 0 ? &patience : NULL, late);
+}
+
+int
+copier_run_while (Copier *copier, CopierJob *job,
+                  bool (*go_on) (void *opaque), void *opaque,
+                  atomic_uint *late)
+{
+  Patience patience = { .go_on = go_on, .opaque = opaque };
+
+  return run (copier, job, &patience, late);
 }

@@ -14,6 +14,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct Copier Copier;
@@ -48,5 +49,9 @@ void copier_free (Copier *copier);
  * by something that the job holds a reference to. */
 int copier_run (Copier *copier, CopierJob *job, CopierDeadline deadline,
                 atomic_uint *late);
+/* The same for as long as go_on says; it is asked every 100 ms, without a lock. */
+int copier_run_while (Copier *copier, CopierJob *job,
+                      bool (*go_on) (void *opaque), void *opaque,
+                      atomic_uint *late);
 
 #endif

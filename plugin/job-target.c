@@ -50,7 +50,7 @@ check_reopened (BackupJob *b, Node *node, GError **error)
   else if (check_content (b, node))
     return true;
   else if (node_given_up (node))
-    command_set_error (error, "node '%s': its server does not answer",
+    command_set_error (error, "node '%s' does not answer",
                        node_name (node));
   else
     command_set_error (error, "node '%s' does not have what was copied to it "

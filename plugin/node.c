@@ -11,8 +11,8 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
-#include "bitmap/storage.h"
 #include "plugin/commands.h"
+#include "plugin/node-file.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
@@ -24,9 +24,10 @@
 #define ZERO_BUFFER (UINT32_C (1) << 20)
 #define NBD_ZERO_MAX (UINT32_C (1) << 30)
 
-/* How long an NBD server may take, microseconds: until it is connected, ... */
+/* How long a file may take to be opened, and an NBD server until it is connected,
+ * microseconds; ... */
 #define CONNECT_TIME (10 * G_USEC_PER_SEC)
-/* ... for any request while we stop, and to close a connection. */
+/* ... for any request while we stop; and a connection to close. */
 #define STOP_TIME (3 * G_USEC_PER_SEC)
 #define CLOSE_TIME G_USEC_PER_SEC
 /* How often who waits for it looks whether to go on, milliseconds. */
@@ -43,7 +44,7 @@ struct Node {
   uint64_t size;
   bool read_only, may_punch;
 
-  StorageFile *file;            /* NULL: NBD, or a filter */
+  NodeFile *file;               /* NULL: NBD, or a filter */
   struct nbd_handle *nbd[NBD_CONNECTIONS];      /* or NULL: given up */
   unsigned nr_nbd;
   bool nbd_can_zero, nbd_can_flush;
@@ -66,7 +67,7 @@ static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static GPtrArray *table;        /* of Node, a reference each; under table_lock */
 static atomic_bool stopping;
 
-/* --- waiting for an NBD server --- */
+/* --- waiting for an NBD server, or a file --- */
 
 static int64_t
 patience_of (const Node *node)
@@ -75,6 +76,20 @@ patience_of (const Node *node)
     node->patience (node->patience_opaque) : INT64_MAX;
 
   return atomic_load (&stopping) ? MIN (patience, STOP_TIME) : patience;
+}
+
+static int64_t
+ask_patience (void *opaque)
+{
+  return patience_of (opaque);
+}
+
+/* Says so once. */
+static void
+give_up (Node *node, const char *why)
+{
+  if (!atomic_exchange (&node->given_up, true))
+    nbdkit_error ("warning: node '%s': %s", node->name, why);
 }
 
 /* -errno of what has just failed. */
@@ -137,8 +152,7 @@ node_unref (Node *node)
 {
   if (node == NULL || atomic_fetch_sub (&node->refs, 1) > 1)
     return;
-  if (node->file != NULL)
-    node->file->ops->close (node->file);
+  node_file_unref (node->file);
   for (unsigned i = 0; i < node->nr_nbd; i++) {
     if (atomic_load (&node->given_up))
       nbd_close (node->nbd[i]);
@@ -166,10 +180,17 @@ name_is_valid (const char *name)
   return true;
 }
 
+static int64_t
+time_to_open (void *opaque)
+{
+  return MIN (patience_of (opaque), CONNECT_TIME);
+}
+
 static bool
 open_file (Node *node, json_t *file, bool must_be_block, GError **error)
 {
   const char *path = qmp_get_str (file, "filename");
+  NodeFileWait wait = { time_to_open, node };
   int err;
 
   if (path == NULL) {
@@ -177,23 +198,26 @@ open_file (Node *node, json_t *file, bool must_be_block, GError **error)
     return false;
   }
   node->filename = g_strdup (path);
-  err = storage_posix.ops->open (&storage_posix, path, STORAGE_LOCK |
-                                 (node->read_only ? STORAGE_READ_ONLY : 0), 0,
-                                 &node->file);
+  err = node_file_open (path, node->read_only, &wait, &node->file);
+  if (err == -ECANCELED) {
+    command_set_error (error, "Could not open '%s': its storage does not answer",
+                       path);
+    return false;
+  }
   if (err < 0) {
     command_set_error (error, err == -EBUSY ?
                        "Failed to get \"write\" lock: '%s' is in use: %s"
                        : "Could not open '%s': %s", path, g_strerror (-err));
     return false;
   }
-  if (node->file->is_block != must_be_block) {
+  if (node_file_is_block (node->file) != must_be_block) {
     command_set_error (error, must_be_block ?
                        "'host_device' driver requires '%s' to be a block "
                        "device" : "'file' driver requires '%s' to be a "
                        "regular file", path);
     return false;
   }
-  node->size = atomic_load (&node->file->size);
+  node->size = node_file_size (node->file);
   return true;
 }
 
@@ -402,24 +426,33 @@ node_add (json_t *args, GError **error)
     check_disks (name, error);
 }
 
+/* What was given up may still be written: nobody else gets it before. */
+static bool
+is_late (const Node *node, GError **error)
+{
+  if (node->file == NULL || !node_file_is_late (node->file))
+    return false;
+  command_set_error (error, "Node '%s': its storage has not answered a "
+                     "request yet that was given up", node->name);
+  return true;
+}
+
 /* --- a scratch file --- */
 
 /* Older snapshots may still read what is in it.  False: not yet, or never. */
 static bool
 take_back_locked (Node *node)
 {
+  NodeFileWait wait = { time_to_open, node };
   int err;
 
   if (!node->given_back)
     return node->lent == NULL;
-  err = storage_posix.ops->open (&storage_posix, node->lent, STORAGE_LOCK, 0,
-                                 &node->file);
-  if (err == 0 && node->size != atomic_load (&node->file->size))
-    err = node->file->ops->set_size (node->file, node->size);
+  err = node_file_open (node->lent, false, &wait, &node->file);
+  if (err == 0 && node->size != node_file_size (node->file))
+    err = node_file_set_size (node->file, node->size, &wait);
   if (err < 0) {
-    if (node->file != NULL)
-      node->file->ops->close (node->file);
-    node->file = NULL;
+    g_clear_pointer (&node->file, node_file_unref);
     return false;
   }
   g_clear_pointer (&node->lent, g_free);
@@ -437,10 +470,11 @@ node_lend (Node *node, GError **error)
   take_back_locked (node);
   if (node->user != NULL)
     command_set_error (error, "Node '%s' is in use", node->name);
-  else if (node->file == NULL || node->file->is_block || node->read_only)
+  else if (node->file == NULL || node_file_is_block (node->file) ||
+           node->read_only)
     command_set_error (error, "Node '%s' is no regular file that can be "
                        "written: old data are kept in no other", node->name);
-  else {
+  else if (!is_late (node, error)) {
     path = realpath (node->filename, NULL);
     if (path == NULL)
       command_set_error (error, "Could not open '%s': %s", node->filename,
@@ -451,8 +485,7 @@ node_lend (Node *node, GError **error)
   node->lent = g_strdup (path);
   free (path);
   node->user = "copy-before-write";
-  node->file->ops->close (node->file);
-  node->file = NULL;
+  g_clear_pointer (&node->file, node_file_unref);
   return true;
 }
 
@@ -557,6 +590,8 @@ node_claim (Node *node, const char *user, GError **error)
     command_set_error (error, "Block node is read-only");
     return false;
   }
+  if (is_late (node, error))
+    return false;
   node->user = user;
   return true;
 }
@@ -686,13 +721,11 @@ do_flush (struct nbd_handle *h, const NbdRequest *r)
 
 /* Nobody waits any longer for what the server may or may not do.  lock of i held. */
 static int
-give_up (Node *node, unsigned i)
+give_up_nbd (Node *node, unsigned i)
 {
   nbd_close (node->nbd[i]);
   node->nbd[i] = NULL;
-  if (!atomic_exchange (&node->given_up, true))
-    nbdkit_error ("warning: node '%s': its server does not answer: its "
-                  "connections are given up", node->name);
+  give_up (node, "its server does not answer: its connections are given up");
   return -ECANCELED;
 }
 
@@ -712,7 +745,7 @@ run_nbd (Node *node, int64_t (*fn) (struct nbd_handle *h, const NbdRequest *r),
     /* No other connection of it needs to be tried, nor a new one. */
     if (atomic_load (&node->given_up)) {
       if (patience_of (node) != INT64_MAX)
-        return give_up (node, i);
+        return give_up_nbd (node, i);
       atomic_store (&node->given_up, false);
     }
     r = revive_nbd (node, i);
@@ -722,29 +755,44 @@ run_nbd (Node *node, int64_t (*fn) (struct nbd_handle *h, const NbdRequest *r),
         : last_nbd_error ();
     }
     if (r == -ECANCELED)
-      return give_up (node, i);
+      return give_up_nbd (node, i);
     if (r == 0 || again || is_ready (node, i))
       return r;
   }
 }
 
+/* err: of a request. */
+static int
+end_file (Node *node, int err)
+{
+  if (err == -ECANCELED)
+    give_up (node, "its storage does not answer: the request is given up");
+  else
+    atomic_store (&node->given_up, false);
+  return err;
+}
+
 int
 node_pread (Node *node, void *buf, size_t length, uint64_t offset)
 {
+  NodeFileWait wait = { ask_patience, node };
   NbdRequest request = { .buf = buf, .length = length, .offset = offset };
 
   if (node->file != NULL)
-    return node->file->ops->pread (node->file, buf, length, offset);
+    return end_file (node, node_file_pread (node->file, buf, length, offset,
+                                            &wait));
   return run_nbd (node, do_pread, &request);
 }
 
 int
 node_pwrite (Node *node, const void *buf, size_t length, uint64_t offset)
 {
+  NodeFileWait wait = { ask_patience, node };
   NbdRequest request = { .data = buf, .length = length, .offset = offset };
 
   if (node->file != NULL)
-    return node->file->ops->pwrite (node->file, buf, length, offset, false);
+    return end_file (node, node_file_pwrite (node->file, buf, length, offset,
+                                             &wait));
   return run_nbd (node, do_pwrite, &request);
 }
 
@@ -784,27 +832,25 @@ nbd_zero_range (Node *node, uint64_t length, uint64_t offset)
 int
 node_zero (Node *node, uint64_t length, uint64_t offset)
 {
+  NodeFileWait wait = { ask_patience, node };
   int r = -EOPNOTSUPP;
 
-  if (node->file == NULL)
-    r = node->nbd_can_zero ? nbd_zero_range (node, length, offset)
-      : -EOPNOTSUPP;
-  else {
-    if (node->may_punch)
-      r = node->file->ops->punch (node->file, offset, length);
-    if (r == -EOPNOTSUPP)
-      r = node->file->ops->zero (node->file, offset, length);
-  }
+  if (node->file != NULL)
+    r = end_file (node, node_file_zero (node->file, node->may_punch, length,
+                                        offset, &wait));
+  else if (node->nbd_can_zero)
+    r = nbd_zero_range (node, length, offset);
   return r == -EOPNOTSUPP ? write_zeroes (node, length, offset) : r;
 }
 
 int
 node_flush (Node *node)
 {
+  NodeFileWait wait = { ask_patience, node };
   NbdRequest request = { .length = 0 };
 
   if (node->file != NULL)
-    return node->file->ops->sync (node->file);
+    return end_file (node, node_file_sync (node->file, &wait));
   /* One connection's flush covers all where several are allowed. */
   return node->nbd_can_flush ? run_nbd (node, do_flush, &request) : 0;
 }
@@ -844,4 +890,5 @@ node_free_all (void)
   SCOPED_LOCK (&table_lock);
 
   g_clear_pointer (&table, g_ptr_array_unref);
+  node_file_stop ();
 }

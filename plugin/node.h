@@ -64,8 +64,8 @@ typedef int64_t (*NodePatience) (void *opaque);
 /* By who has claimed it, before its first request and, with NULL, after its last.
  * Without: INT64_MAX. */
 void node_set_patience (Node *node, NodePatience patience, void *opaque);
-/* Of an NBD node: it took longer.  All requests fail with ECANCELED then, until there
- * is no limit any more. */
+/* A request took longer.  All fail with ECANCELED then, until there is no limit any
+ * more; a file's also have to wait then for the one that was given up. */
 bool node_given_up (const Node *node);
 
 /* 0 or -errno; any thread. */
@@ -77,8 +77,8 @@ int node_flush (Node *node);
 
 /* Entries of query-named-block-nodes. */
 void node_list (json_t *list);
-/* The server stops: from now on nobody waits for more than 3 seconds for an NBD server
- * that does not answer. */
+/* The server stops: from now on nobody waits for more than 3 seconds for a node that
+ * does not answer. */
 void node_stop (void);
 void node_free_all (void);
 

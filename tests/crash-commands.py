@@ -77,11 +77,8 @@ class Life:
         else:
             q = self.t.qmp()
             q.command({"quit": "quit", "reexec": "server-reexec"}[kind])
-            try:
-                while True:             # who connects now meets the new one
-                    q.read()
-            except EOFError:
-                q.close()
+            q.read_to_end()
+            q.close()
             if kind == "quit":
                 assert self.server.stop()
 

@@ -150,6 +150,15 @@ class Qmp:
             raise EOFError("control socket closed")
         return json.loads(line)
 
+    def read_to_end(self):
+        """Until the server closes: who connects after that, and after
+        server-reexec, meets the new one."""
+        try:
+            while True:
+                self.events.append(self.read())
+        except EOFError:
+            pass
+
     def execute(self, command, **arguments):
         """The reply object, whether {"return": ...} or {"error": ...}."""
         # A keyword's trailing _ and its other _ stand for QMP's own names.

@@ -64,14 +64,6 @@ def gone(id_):
                                        if e["event"] == "BLOCK_EXPORT_DELETED"])
 
 
-def read_to_end(q):
-    try:
-        while True:
-            q.events.append(q.read())
-    except EOFError:
-        pass
-
-
 def write(granule):
     guest.pwrite(b"w" * 512, granule * G)
 
@@ -169,7 +161,7 @@ assert dirty("ro", "off") == {1, 2, 5} | set(range(8, 16))
 held = t.connect("ro", contexts=["qemu:dirty-bitmap:off"])
 before = exports()
 q.command("server-reexec")
-read_to_end(q)
+q.read_to_end()
 assert {"id": "ro"} not in [e.get("data") for e in q.events], q.events
 assert held.pread(1, 5 * G) == b"r"
 q = t.qmp()
@@ -206,7 +198,7 @@ except nbd.Error:
 
 other = t.qmp()
 q.command("quit")
-read_to_end(other)
+other.read_to_end()
 server.process.wait()
 assert {"id": "rw"} in [e.get("data") for e in other.events], other.events
 t.start_disks(f"disk=vda:{t.path('vda.raw')}", f"disk=vdb:{t.path('vdb.raw')}")

@@ -42,11 +42,7 @@ q.command("checkpoint-create", name="c")
 # One disk more, without an interruption.
 write(example + f"\n[disk vdc]\npath={images}/vdc.raw\n")
 q.command("server-reexec")
-try:
-    while True:
-        q.read()
-except EOFError:
-    pass
+q.read_to_end()
 q = t.qmp()
 assert [b["device"] for b in q.command("query-block")] == ["vda", "vdb", "vdc"]
 assert h.pread(512, 0) == b"x" * 512

@@ -137,11 +137,7 @@ q = t.qmp()
 changed([3, 5])
 h = t.connect("vdb")
 q.command("server-reexec")
-try:
-    while True:
-        q.read()
-except EOFError:
-    pass
+q.read_to_end()
 q = t.qmp()
 h.pwrite(b"d" * 512, 7 * G)
 q.command("block-dirty-bitmap-add", node="vdb", name="transient")
