@@ -52,12 +52,9 @@ check_members (json_t *data, const char *const *wanted, GError **error)
 static char *
 unix_uri (json_t *data, GError **error)
 {
-  static const char *const members[] = { "path", NULL };
   const char *path = qmp_get_str (data, "path");
   g_autofree char *escaped = NULL;
 
-  if (!check_members (data, members, error))
-    return NULL;
   if (path[0] != '/') {
     command_set_error (error, "addr.data.path '%.200s' is not absolute", path);
     return NULL;
@@ -69,14 +66,11 @@ unix_uri (json_t *data, GError **error)
 static char *
 inet_uri (json_t *data, GError **error)
 {
-  static const char *const members[] = { "host", "port", NULL };
   const char *host = qmp_get_str (data, "host");
   const char *text = qmp_get_str (data, "port");
   g_autofree char *escaped = NULL;
   uint64_t port;
 
-  if (!check_members (data, members, error))
-    return NULL;
   if (!g_ascii_string_to_unsigned (text, 10, 1, 65535, &port, NULL)) {
     command_set_error (error, "addr.data.port '%.100s' is not a number from 1 "
                        "to 65535", text);
@@ -89,19 +83,23 @@ inet_uri (json_t *data, GError **error)
 
 /* --- start and stop */
 
+/* In QEMU's order: what the arguments lack, that one is running, what is wrong with
+ * their values. */
 bool
 nbd_server_start (json_t *args, GError **error)
 {
+  static const char *const unix_members[] = { "path", NULL };
+  static const char *const inet_members[] = { "host", "port", NULL };
   json_t *addr = json_object_get (args, "addr");
   json_t *data = json_object_get (addr, "data");
+  bool is_unix = strcmp (qmp_get_str (addr, "type"), "unix") == 0;
   const char *creds = qmp_get_str (args, "tls-creds");
   g_autofree char *uri = NULL;
   char why[512];
   int64_t id;
 
-  uri = strcmp (qmp_get_str (addr, "type"), "unix") == 0 ?
-    unix_uri (data, error) : inet_uri (data, error);
-  if (uri == NULL || !host_has_listeners (error))
+  if (!check_members (data, is_unix ? unix_members : inet_members, error) ||
+      !host_has_listeners (error))
     return false;
 
   SCOPED_LOCK (&server_lock);
@@ -109,6 +107,9 @@ nbd_server_start (json_t *args, GError **error)
     command_set_error (error, "NBD server already running");
     return false;
   }
+  uri = is_unix ? unix_uri (data, error) : inet_uri (data, error);
+  if (uri == NULL)
+    return false;
   if (creds != NULL) {
     command_set_error (error, "No TLS credentials with id '%.200s'", creds);
     return false;

@@ -78,6 +78,13 @@ assert ask("nbd-server-start",
            [unix(p, max_connections=2) for p in paths]) is None
 assert ask("nbd-server-start", [unix(p) for p in paths]) == \
     "NBD server already running"
+# Before the values of its arguments are looked at, and after their number.
+assert ask("nbd-server-start", {"addr": {"type": "inet", "data": {
+    "host": "127.0.0.1", "port": "65536"}}}) == "NBD server already running"
+assert ask("nbd-server-start", unix("/x", tls_creds="none")) == \
+    "NBD server already running"
+assert "is missing" in ask("nbd-server-start", {"addr": {
+    "type": "inet", "data": {"host": "127.0.0.1"}}})
 assert ask("block-export-add", {"type": "nbd", "id": "x", "node_name": "vda",
                                 "name": "x"}) is None
 for path in paths[:len(both)]:
