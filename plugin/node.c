@@ -38,7 +38,8 @@ struct Node {
 
   /* Set in node_add, never changed. */
   char *name;
-  json_t *options;              /* of blockdev-add; NULL: a filter */
+  json_t *options;              /* blockdev-add's, with absolute paths; NULL: a
+                                 * filter */
   const char *driver, *format;  /* as QEMU reports them */
   char *filename;
   uint64_t size;
@@ -334,6 +335,31 @@ open_node (Node *node, json_t *args, GError **error)
   return open_file (node, file, strcmp (driver, "host_device") == 0, error);
 }
 
+static void
+make_absolute (json_t *object, const char *key)
+{
+  const char *path = qmp_get_str (object, key);
+  g_autofree char *folder = g_get_current_dir ();
+  g_autofree char *absolute = NULL;
+
+  if (path == NULL || path[0] == '/' || path[0] == '\0')
+    return;
+  absolute = g_build_filename (folder, path, NULL);
+  json_object_set_new (object, key, qmp_text (absolute));
+}
+
+/* A job may open the node again from another folder. */
+static json_t *
+lasting_options (json_t *args)
+{
+  json_t *options = json_deep_copy (args);
+  json_t *file = protocol_options (options);
+
+  make_absolute (file, "filename");
+  make_absolute (json_object_get (file, "server"), "path");
+  return options;
+}
+
 static Node *
 find_locked (const char *name)
 {
@@ -416,7 +442,7 @@ node_add (json_t *args, GError **error)
   node = g_new0 (Node, 1);
   atomic_init (&node->refs, 1);
   node->name = g_strdup (name);
-  node->options = json_deep_copy (args);
+  node->options = lasting_options (args);
   node->read_only = qmp_get_bool (args, "read-only", false);
   node->may_punch = discard != NULL && strcmp (discard, "unmap") == 0;
   if (!open_node (node, args, error))

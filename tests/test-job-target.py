@@ -122,4 +122,26 @@ with open(target.path, "r+b") as f:
 target.start()
 q.command("block-job-set-speed", device="j", speed=0)
 ended()
-q.command("blockdev-del", node_name="copy")     # nbdkit waits for its clients
+
+# By a path that is relative to where the server was started before.
+for node, options in (
+        ("copy", {"driver": "nbd", "server": {
+            "type": "unix", "path": os.path.basename(target.link)}}),
+        ("file", {"driver": "raw", "file": {"driver": "file", "filename":
+                  os.path.basename(t.disk("relative", SIZE))}})):
+    os.chdir(os.path.dirname(target.link))
+    restart()
+    q.command("blockdev-add", node_name=node, **options)
+    n, = (n for n in q.command("query-named-block-nodes")
+          if n["node-name"] == node)
+    assert node == "copy" or n["file"] == "relative.raw", n
+    q.command("blockdev-backup", device="vda", target=node, sync="full",
+              job_id="j", speed=MIB)
+    fixture.wait_until("progress", lambda: job(q, "j")["offset"] >= MIB)
+    os.chdir("/")
+    restart()
+    q.command("block-job-set-speed", device="j", speed=0)
+    q.command("job-resume", id="j")
+    ended()
+with open(t.path("relative.raw"), "rb") as f:
+    assert f.read() == before
