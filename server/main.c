@@ -160,12 +160,21 @@ give_up (const char *pidfile)
   _exit (EXIT_FAILURE);
 }
 
+static bool
+reload_access (void)
+{
+  g_autoptr (GError) error = NULL;
+
+  if (access_file_reload (&error))
+    return true;
+  log_error ("the rules stay as they were: %s", error->message);
+  return false;
+}
+
 /* From the fork to the end. */
 static bool
 serve (const struct command_line *cl, Backend *b, const char *pidfile)
 {
-  g_autofree char *status = g_strdup_printf ("serving plugin %s",
-                                             backend_name (b));
   g_autoptr (GError) error = NULL;
   bool ok = backend_after_fork (b);
 
@@ -186,6 +195,7 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
     endpoints_print_uris (b, cl->settings.readonly);
   set_log_target (cl);
   reload_add ("keys for TLS", tls_reload);
+  reload_add ("rules of --access", reload_access);
   process_ready ();
   if (reexec_inherited ())
     resume (reexec_inherited ());
@@ -193,7 +203,7 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
     log_error ("%s", error->message);
     quit_request ();
   }
-  notify_ready (status);
+  notify_ready ();
   listen_run ();
 
   if (reexec_scheduled ()) {

@@ -9,7 +9,7 @@
 #define NBDFLEECE_NOTIFY_H
 
 /* Clients can connect; also once more after notify_reloading. */
-void notify_ready (const char *status);
+void notify_ready (void);
 void notify_reloading (const char *status);
 void notify_stopping (void);
 

@@ -8,6 +8,7 @@
 
 #include "listen.h"
 #include "log.h"
+#include "notify.h"
 #include "reload.h"
 
 #define MAX_HOOKS 8
@@ -42,9 +43,11 @@ reload_if_requested (void)
 {
   if (!atomic_exchange (&requested, false))
     return;
+  notify_reloading ("reading files again");
   for (size_t i = 0; i < nr_hooks; i++) {
     bool ok = hooks[i].fn ();
 
     log_debug ("read again: %s: %s", hooks[i].what, ok ? "done" : "failed");
   }
+  notify_ready ();
 }

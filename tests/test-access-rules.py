@@ -3,6 +3,7 @@
 """Rules by user, group, address and name of the export: those of a listener and
 those of a file; and that whoever can open nothing is turned away at once."""
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -114,6 +115,33 @@ with open(rules, "w"):
     pass
 server = t.start_nbdfleece("--access", rules, TEST_PLUGIN)
 assert client(server.sock) == ["closed"]
+server.stop()
+
+# Read again on SIGHUP: for what is opened from then on.  Nonsense changes nothing.
+def reread(text, says):
+    with open(rules, "w") as f:
+        f.write(text)
+    with open(server.log) as f:
+        before = f.read().count(says)
+    server.process.send_signal(signal.SIGHUP)
+
+    def has_said():
+        with open(server.log) as f:
+            return f.read().count(says) > before
+    fixture.wait_until(says, has_said)
+
+
+server = t.start_nbdfleece("-v", "--access", rules, TEST_PLUGIN)
+reread("[allow a]\nexport=a\n", "rules of --access: done")
+assert client(server.sock) == ["a", "rw", "no"]
+keeps = Raw(server.sock)
+keeps.go("a")
+reread("[allow b]\nexport=b\nuid=nobody-here\n", "the rules stay as they were: ")
+assert client(server.sock) == ["a", "rw", "no"]
+reread("[allow b]\nexport=b\nreadonly=true\n", "rules of --access: done")
+assert client(server.sock) == ["b", "no", "ro"]
+assert keeps.error(WRITE, 0, 8, payload=b"x" * 8) == 0
+keeps.close()
 server.stop()
 
 # By address.

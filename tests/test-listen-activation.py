@@ -113,6 +113,9 @@ assert told(m)[:2] == ready[:2]
 assert sees(t.path("guest")) == {"vda"}
 assert sees(t.path("backup")) == {"vda@mon"}
 
+p.send_signal(signal.SIGHUP)
+assert told(m)[0] == "RELOADING=1"
+assert told(m)[:2] == ready[:2]
 p.send_signal(signal.SIGTERM)
 assert told(m)[0] == "STOPPING=1"
 out, err = p.communicate(timeout=60)
