@@ -6,72 +6,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <libnbd.h>
-
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
 #include "plugin/commands.h"
-#include "plugin/node-file.h"
-#include "plugin/node.h"
+#include "plugin/node-internal.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
 
-/* Connections to one NBD server, where it allows several. */
-#define NBD_CONNECTIONS 4
-/* Bytes of zeroes at once where the other side cannot do it itself, and of what it
- * may be asked to zero. */
+/* Bytes of zeroes at once where the other side cannot do it itself. */
 #define ZERO_BUFFER (UINT32_C (1) << 20)
-#define NBD_ZERO_MAX (UINT32_C (1) << 30)
 
-/* How long a file may take to be opened, and an NBD server until it is connected,
- * microseconds; ... */
-#define CONNECT_TIME (10 * G_USEC_PER_SEC)
-/* ... for any request while we stop; and a connection to close. */
+/* How long any request may take while we stop, microseconds. */
 #define STOP_TIME (3 * G_USEC_PER_SEC)
-#define CLOSE_TIME G_USEC_PER_SEC
-/* How often who waits for it looks whether to go on, milliseconds. */
-#define LOOK_MS 100
-
-struct Node {
-  atomic_uint refs;
-
-  /* Set in node_add, never changed. */
-  char *name;
-  json_t *options;              /* blockdev-add's, with absolute paths; NULL: a
-                                 * filter */
-  const char *driver, *format;  /* as QEMU reports them */
-  char *filename;
-  uint64_t size;
-  bool read_only, may_punch;
-
-  NodeFile *file;               /* NULL: NBD, or a filter */
-  struct nbd_handle *nbd[NBD_CONNECTIONS];      /* or NULL: given up */
-  unsigned nr_nbd;
-  bool nbd_can_zero, nbd_can_flush;
-  pthread_mutex_t nbd_lock[NBD_CONNECTIONS];    /* and nbd[] under it */
-  atomic_uint next_nbd;
-  atomic_uint reconnects;
-  atomic_bool given_up;         /* requests fail while patience is limited */
-
-  /* The user's, while there is no request. */
-  NodePatience patience;        /* NULL: for ever */
-  void *patience_opaque;
-
-  const char *user;             /* NULL: nobody; under table_lock */
-  /* Likewise: */
-  char *lent;                   /* path of the file that is lent; else NULL */
-  bool given_back;              /* it is not needed, but may not be free yet */
-};
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static GPtrArray *table;        /* of Node, a reference each; under table_lock */
 static atomic_bool stopping;
 
-/* --- waiting for an NBD server, or a file --- */
+/* --- waiting for what does not answer --- */
 
-static int64_t
-patience_of (const Node *node)
+int64_t
+node_patience (const Node *node)
 {
   int64_t patience = node->patience != NULL ?
     node->patience (node->patience_opaque) : INT64_MAX;
@@ -82,70 +38,14 @@ patience_of (const Node *node)
 static int64_t
 ask_patience (void *opaque)
 {
-  return patience_of (opaque);
+  return node_patience (opaque);
 }
 
-/* Says so once. */
-static void
-give_up (Node *node, const char *why)
+void
+node_give_up (Node *node, const char *why)
 {
   if (!atomic_exchange (&node->given_up, true))
     nbdkit_error ("warning: node '%s': %s", node->name, why);
-}
-
-/* -errno of what has just failed. */
-static int
-last_nbd_error (void)
-{
-  int err = nbd_get_errno ();
-
-  return err != 0 ? -err : -EIO;
-}
-
-/* Of a request, or, without a cookie, until it is connected.  0, -ECANCELED: given
- * up, -ETIMEDOUT: not connected in time, or another -errno as nbd_get_error has it. */
-static int
-wait_nbd (const Node *node, struct nbd_handle *h, int64_t cookie)
-{
-  int64_t start = g_get_monotonic_time ();
-
-  for (;;) {
-    int64_t waited;
-    int r = cookie != 0 ? nbd_aio_command_completed (h, (uint64_t) cookie)
-      : nbd_aio_is_connecting (h) == 0;
-
-    if (r == 1 && cookie == 0 && nbd_aio_is_ready (h) != 1)
-      return -ENOTCONN;
-    if (r == 1)
-      return 0;
-    if (r == 0)
-      r = nbd_poll (h, LOOK_MS);
-    if (r == -1)
-      return last_nbd_error ();
-    waited = g_get_monotonic_time () - start;
-    if (waited < LOOK_MS * 1000)
-      continue;
-    if (waited >= patience_of (node))
-      return -ECANCELED;
-    if (cookie == 0 && waited >= CONNECT_TIME)
-      return -ETIMEDOUT;
-  }
-}
-
-/* Asks the server to close, and waits for that, but not for ever: what it has open
- * may be wanted by others. */
-static void
-disconnect_nbd (struct nbd_handle *h)
-{
-  int64_t until = g_get_monotonic_time () + CLOSE_TIME;
-
-  if (h == NULL)
-    return;
-  if (nbd_aio_is_ready (h) == 1 && nbd_aio_disconnect (h, 0) == 0)
-    while (nbd_aio_is_closed (h) != 1 && nbd_aio_is_dead (h) != 1 &&
-           g_get_monotonic_time () < until && nbd_poll (h, LOOK_MS) != -1)
-      ;
-  nbd_close (h);
 }
 
 void
@@ -154,13 +54,7 @@ node_unref (Node *node)
   if (node == NULL || atomic_fetch_sub (&node->refs, 1) > 1)
     return;
   node_file_unref (node->file);
-  for (unsigned i = 0; i < node->nr_nbd; i++) {
-    if (atomic_load (&node->given_up))
-      nbd_close (node->nbd[i]);
-    else
-      disconnect_nbd (node->nbd[i]);
-    pthread_mutex_destroy (&node->nbd_lock[i]);
-  }
+  node_nbd_close (node);
   g_free (node->name);
   json_decref (node->options);
   g_free (node->filename);
@@ -184,7 +78,7 @@ name_is_valid (const char *name)
 static int64_t
 time_to_open (void *opaque)
 {
-  return MIN (patience_of (opaque), CONNECT_TIME);
+  return MIN (node_patience (opaque), NODE_OPEN_TIME);
 }
 
 static bool
@@ -222,94 +116,9 @@ open_file (Node *node, json_t *file, bool must_be_block, GError **error)
   return true;
 }
 
-static bool
-set_nbd_error (Node *node, GError **error)
-{
-  const char *why = nbd_get_error ();
-
-  command_set_error (error, "Node '%s': %s", node->name,
-                     why != NULL ? why : "cannot be connected");
-  return false;
-}
-
-static bool
-connect_nbd (Node *node, json_t *args, struct nbd_handle *h, GError **error)
-{
-  json_t *server = json_object_get (args, "server");
-  const char *type = qmp_get_str (server, "type");
-  const char *export = qmp_get_str (args, "export");
-  int r;
-
-  if (nbd_set_export_name (h, export != NULL ? export : "") == -1)
-    return set_nbd_error (node, error);
-  if (type != NULL && strcmp (type, "unix") == 0) {
-    const char *path = qmp_get_str (server, "path");
-
-    if (path == NULL) {
-      command_set_error (error, "Parameter 'server.path' is missing");
-      return false;
-    }
-    r = nbd_aio_connect_unix (h, path);
-  }
-  else {
-    const char *host = qmp_get_str (server, "host");
-    const char *port = qmp_get_str (server, "port");
-
-    if (host == NULL || port == NULL) {
-      command_set_error (error, "Parameter 'server.%s' is missing",
-                         host == NULL ? "host" : "port");
-      return false;
-    }
-    r = nbd_aio_connect_tcp (h, host, port);
-  }
-  if (r == 0)
-    r = wait_nbd (node, h, 0);
-  if (r != -ETIMEDOUT && r != -ECANCELED)
-    return r == 0 || set_nbd_error (node, error);
-  command_set_error (error, "Node '%s': its server does not answer: %s",
-                     node->name, r == -ETIMEDOUT ?
-                     "not connected after 10 seconds" : "given up");
-  return false;
-}
-
-static bool
-open_nbd (Node *node, json_t *args, GError **error)
-{
-  unsigned wanted = 1;
-
-  if (json_object_get (args, "server") == NULL) {
-    command_set_error (error, "Parameter 'server' is missing");
-    return false;
-  }
-  while (node->nr_nbd < wanted) {
-    struct nbd_handle *h = nbd_create ();
-
-    if (h == NULL)
-      return set_nbd_error (node, error);
-    pthread_mutex_init (&node->nbd_lock[node->nr_nbd], NULL);
-    node->nbd[node->nr_nbd++] = h;
-    if (!connect_nbd (node, args, h, error))
-      return false;
-    if (node->nr_nbd > 1)
-      continue;
-    node->size = (uint64_t) nbd_get_size (h);
-    node->nbd_can_zero = nbd_can_zero (h) == 1;
-    node->nbd_can_flush = nbd_can_flush (h) == 1;
-    if (!node->read_only && nbd_is_read_only (h) == 1) {
-      command_set_error (error, "Node '%s': the export is read-only",
-                         node->name);
-      return false;
-    }
-    if (nbd_can_multi_conn (h) == 1)
-      wanted = NBD_CONNECTIONS;
-  }
-  node->filename = nbd_get_uri (node->nbd[0]);
-  return true;
-}
-
 /* What the driver that does the I/O is to know. */
-static json_t *
-protocol_options (json_t *args)
+json_t *
+node_protocol_options (json_t *args)
 {
   return strcmp (qmp_get_str (args, "driver"), "raw") == 0 ?
     json_object_get (args, "file") : args;
@@ -318,7 +127,7 @@ protocol_options (json_t *args)
 static bool
 open_node (Node *node, json_t *args, GError **error)
 {
-  json_t *file = protocol_options (args);
+  json_t *file = node_protocol_options (args);
   const char *driver;
 
   if (!json_is_object (file)) {
@@ -329,7 +138,7 @@ open_node (Node *node, json_t *args, GError **error)
   node->format = "raw";
   if (strcmp (driver, "nbd") == 0) {
     node->driver = node->format = "nbd";
-    return open_nbd (node, file, error);
+    return node_nbd_open (node, file, error);
   }
   node->driver = strcmp (driver, "host_device") == 0 ? "host_device" : "file";
   return open_file (node, file, strcmp (driver, "host_device") == 0, error);
@@ -353,7 +162,7 @@ static json_t *
 lasting_options (json_t *args)
 {
   json_t *options = json_deep_copy (args);
-  json_t *file = protocol_options (options);
+  json_t *file = node_protocol_options (options);
 
   make_absolute (file, "filename");
   make_absolute (json_object_get (file, "server"), "path");
@@ -675,124 +484,12 @@ node_parallel (const Node *node)
 
 /* --- I/O --- */
 
-static bool
-is_ready (Node *node, unsigned i)
-{
-  return node->nbd[i] != NULL && nbd_aio_is_ready (node->nbd[i]) == 1;
-}
-
-/* A server that has ended may be there again.  lock of i held; 0 or -errno. */
-static int
-revive_nbd (Node *node, unsigned i)
-{
-  g_autoptr (GError) error = NULL;
-  struct nbd_handle *h;
-
-  if (is_ready (node, i))
-    return 0;
-  h = nbd_create ();
-  if (h == NULL)
-    return -ENOMEM;
-  if (!connect_nbd (node, protocol_options (node->options), h, &error)) {
-    nbdkit_debug ("%s", error->message);
-    nbd_close (h);
-    return patience_of (node) != INT64_MAX ? -ECANCELED : -ENOTCONN;
-  }
-  if ((uint64_t) nbd_get_size (h) != node->size || nbd_is_read_only (h) == 1) {
-    nbdkit_error ("warning: node '%s': its server is there again, but the "
-                  "export has another size or is read-only", node->name);
-    disconnect_nbd (h);
-    return -ESTALE;
-  }
-  nbd_close (node->nbd[i]);
-  node->nbd[i] = h;
-  atomic_fetch_add (&node->reconnects, 1);
-  return 0;
-}
-
-typedef struct {
-  void *buf;
-  const void *data;
-  size_t length;
-  uint64_t offset;
-} NbdRequest;
-
-static int64_t
-do_pread (struct nbd_handle *h, const NbdRequest *r)
-{
-  return nbd_aio_pread (h, r->buf, r->length, r->offset,
-                        NBD_NULL_COMPLETION, 0);
-}
-
-static int64_t
-do_pwrite (struct nbd_handle *h, const NbdRequest *r)
-{
-  return nbd_aio_pwrite (h, r->data, r->length, r->offset,
-                         NBD_NULL_COMPLETION, 0);
-}
-
-static int64_t
-do_zero (struct nbd_handle *h, const NbdRequest *r)
-{
-  return nbd_aio_zero (h, r->length, r->offset,
-                       NBD_NULL_COMPLETION, 0);
-}
-
-static int64_t
-do_flush (struct nbd_handle *h, const NbdRequest *r)
-{
-  return nbd_aio_flush (h,
-                        NBD_NULL_COMPLETION, 0);
-}
-
-/* Nobody waits any longer for what the server may or may not do.  lock of i held. */
-static int
-give_up_nbd (Node *node, unsigned i)
-{
-  nbd_close (node->nbd[i]);
-  node->nbd[i] = NULL;
-  give_up (node, "its server does not answer: its connections are given up");
-  return -ECANCELED;
-}
-
-/* On a connection of its own for each of a few threads.  That one is dead is found
- * out by the request that fails: it is made again. */
-static int
-run_nbd (Node *node, int64_t (*fn) (struct nbd_handle *h, const NbdRequest *r),
-         const NbdRequest *request)
-{
-  unsigned i = atomic_fetch_add (&node->next_nbd, 1) % node->nr_nbd;
-  SCOPED_LOCK (&node->nbd_lock[i]);
-
-  for (bool again = false; ; again = true) {
-    int64_t cookie;
-    int r;
-
-    /* No other connection of it needs to be tried, nor a new one. */
-    if (atomic_load (&node->given_up)) {
-      if (patience_of (node) != INT64_MAX)
-        return give_up_nbd (node, i);
-      atomic_store (&node->given_up, false);
-    }
-    r = revive_nbd (node, i);
-    if (r == 0) {
-      cookie = fn (node->nbd[i], request);
-      r = cookie > 0 ? wait_nbd (node, node->nbd[i], cookie)
-        : last_nbd_error ();
-    }
-    if (r == -ECANCELED)
-      return give_up_nbd (node, i);
-    if (r == 0 || again || is_ready (node, i))
-      return r;
-  }
-}
-
 /* err: of a request. */
 static int
 end_file (Node *node, int err)
 {
   if (err == -ECANCELED)
-    give_up (node, "its storage does not answer: the request is given up");
+    node_give_up (node, "its storage does not answer: the request is given up");
   else
     atomic_store (&node->given_up, false);
   return err;
@@ -802,24 +499,22 @@ int
 node_pread (Node *node, void *buf, size_t length, uint64_t offset)
 {
   NodeFileWait wait = { ask_patience, node };
-  NbdRequest request = { .buf = buf, .length = length, .offset = offset };
 
   if (node->file != NULL)
     return end_file (node, node_file_pread (node->file, buf, length, offset,
                                             &wait));
-  return run_nbd (node, do_pread, &request);
+  return node_nbd_pread (node, buf, length, offset);
 }
 
 int
 node_pwrite (Node *node, const void *buf, size_t length, uint64_t offset)
 {
   NodeFileWait wait = { ask_patience, node };
-  NbdRequest request = { .data = buf, .length = length, .offset = offset };
 
   if (node->file != NULL)
     return end_file (node, node_file_pwrite (node->file, buf, length, offset,
                                              &wait));
-  return run_nbd (node, do_pwrite, &request);
+  return node_nbd_pwrite (node, buf, length, offset);
 }
 
 static int
@@ -839,33 +534,14 @@ write_zeroes (Node *node, uint64_t length, uint64_t offset)
   return 0;
 }
 
-static int
-nbd_zero_range (Node *node, uint64_t length, uint64_t offset)
-{
-  while (length > 0) {
-    uint64_t n = MIN (length, NBD_ZERO_MAX);
-    NbdRequest request = { .length = n, .offset = offset };
-    int r = run_nbd (node, do_zero, &request);
-
-    if (r < 0)
-      return r;
-    length -= n;
-    offset += n;
-  }
-  return 0;
-}
-
 int
 node_zero (Node *node, uint64_t length, uint64_t offset)
 {
   NodeFileWait wait = { ask_patience, node };
-  int r = -EOPNOTSUPP;
+  int r = node->file == NULL ? node_nbd_zero (node, length, offset)
+    : end_file (node, node_file_zero (node->file, node->may_punch, length,
+                                      offset, &wait));
 
-  if (node->file != NULL)
-    r = end_file (node, node_file_zero (node->file, node->may_punch, length,
-                                        offset, &wait));
-  else if (node->nbd_can_zero)
-    r = nbd_zero_range (node, length, offset);
   return r == -EOPNOTSUPP ? write_zeroes (node, length, offset) : r;
 }
 
@@ -873,12 +549,10 @@ int
 node_flush (Node *node)
 {
   NodeFileWait wait = { ask_patience, node };
-  NbdRequest request = { .length = 0 };
 
   if (node->file != NULL)
     return end_file (node, node_file_sync (node->file, &wait));
-  /* One connection's flush covers all where several are allowed. */
-  return node->nbd_can_flush ? run_nbd (node, do_flush, &request) : 0;
+  return node_nbd_flush (node);
 }
 
 /* --- the list --- */
