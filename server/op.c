@@ -8,10 +8,12 @@
 #include "op.h"
 #include "status.h"
 
-/* Blocks of zeroes of this size, bytes, are not sent where they need not be.
- * Looking for them costs nothing that can be measured (most are told from data
- * by their first bytes); smaller ones would cost as much as they save. */
-#define HOLE_SIZE 4096
+/* Blocks of zeroes of this size, bytes, are not sent among data.  Looking for
+ * them costs nothing that can be measured: most are told from data by their
+ * first bytes.  But clients pay for each chunk (libnbd with some system calls):
+ * of 256 KiB in which every other 4 KiB was zeroes, it read less than half as
+ * fast with 64 chunks as with one. */
+#define HOLE_SIZE 32768
 
 static struct request_rules
 rules_of (const struct conn *c)

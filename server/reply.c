@@ -73,25 +73,28 @@ reply_read_header_size (enum reply_mode mode)
          NBD_EXTENDED_REPLY_SIZE : NBD_STRUCTURED_REPLY_SIZE);
 }
 
-/* The first bytes tell of almost all data that they are no zeroes. */
+/* The first bytes tell of almost all data that they are no zeroes.  Not worth the
+ * while for less than a sector. */
 static bool
 is_zero (const unsigned char *p, size_t n)
 {
   static const unsigned char zeroes[16];
 
-  return memcmp (p, zeroes, sizeof zeroes) == 0 &&
+  return n >= 512 && memcmp (p, zeroes, sizeof zeroes) == 0 &&
     memcmp (p, p + sizeof zeroes, n - sizeof zeroes) == 0;
 }
 
 /* The run of data or zeroes at pos of the request: sets *out_is_hole, returns
- * its length.  Only whole blocks count as zeroes. */
+ * its length.  Only whole blocks count as zeroes, or all of the request. */
 static uint64_t
 next_run (const unsigned char *data, const struct request *rq, uint32_t align,
           uint64_t pos, bool *out_is_hole)
 {
   uint64_t end = pos;
-  bool is_hole = false;
+  bool is_hole = pos == 0 && is_zero (data, rq->length);
 
+  if (is_hole)
+    end = rq->length;
   while (end < rq->length) {
     uint64_t n = align - ((rq->offset + end) & (align - 1));
     bool is_next_hole;

@@ -25,9 +25,10 @@ size_t reply_status (unsigned char *out, enum reply_mode mode,
 
 /* The complete reply to a READ that has succeeded and whose length is not 0.  Its
  * data are in place already: reply_read_header_size bytes (at most
- * REPLY_READ_ROOM) behind out.  Where the mode and the client allow, blocks of
- * zeroes are not sent but told: the reply is then shorter, and the data have
- * moved.  align: of the chunks in the export, a power of 2, at least 4096. */
+ * REPLY_READ_ROOM) behind out.  Where the mode and the client allow, zeroes are
+ * not sent but told, if there is nothing else, or in whole blocks of align bytes
+ * (a power of 2, at least 512) of the export: the reply is then shorter, and the
+ * data have moved. */
 #define REPLY_READ_ROOM 64
 size_t reply_read_header_size (enum reply_mode mode);
 size_t reply_read (unsigned char *out, enum reply_mode mode,
