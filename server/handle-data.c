@@ -55,42 +55,51 @@ handle_pwrite (Handle *h, const void *buf, uint32_t count, uint64_t offset,
   return err == 0 && flush ? handle_flush (h) : err;
 }
 
-/* Bytes that the plugin's next call may be about, of length from offset on.
- * What does not fit its 32 bits ends at multiples of this: large enough a
- * power of 2 that it cuts no block of anybody's in two. */
+/* What 32 bits cannot count is done in several calls, which end at multiples of
+ * this: large enough a power of 2 that no block of anybody's is cut in two. */
 #define MAX_COUNT (UINT32_C (1) << 31)
 
-static uint32_t
-next_count (uint64_t length, uint64_t offset)
+typedef int chunk_fn (Handle *h, uint32_t count, uint64_t offset,
+                      uint32_t flags);
+
+/* Requests that have begun are finished, also when the connection is to end;
+ * but these might take for ever. */
+static int
+in_chunks (Handle *h, chunk_fn *do_chunk, uint64_t length, uint64_t offset,
+           uint32_t flags)
 {
-  return length <= UINT32_MAX ? length : MAX_COUNT - offset % MAX_COUNT;
+  const struct conn *c = thread_context.conn;
+  int err = 0;
+
+  for (;;) {
+    uint32_t n = length <= UINT32_MAX ? length :
+      MAX_COUNT - offset % MAX_COUNT;
+
+    err = do_chunk (h, n, offset, flags);
+    length -= n;
+    offset += n;
+    if (err || length == 0)
+      return err;
+    if (c != NULL && conn_is_closing (c))
+      return ESHUTDOWN;
+    /* "Not supported" would promise that nothing has changed. */
+    flags &= ~NBDKIT_FLAG_FAST_ZERO;
+  }
 }
 
-/* Many calls in a row have to end with the connection. */
 static int
-may_go_on (void)
+trim_chunk (Handle *h, uint32_t count, uint64_t offset, uint32_t flags)
 {
-  struct conn *c = thread_context.conn;
-
-  return c != NULL && conn_is_closing (c) ? ESHUTDOWN : 0;
+  begin (h);
+  return end (h, h->b->plugin.trim (h->handle, count, offset, flags));
 }
 
 int
 handle_trim (Handle *h, uint64_t length, uint64_t offset, uint32_t flags)
 {
   bool flush = must_flush (h, &flags);
-  int err = 0;
+  int err = in_chunks (h, trim_chunk, length, offset, flags);
 
-  while (length > 0 && err == 0) {
-    uint32_t n = next_count (length, offset);
-
-    begin (h);
-    err = end (h, h->b->plugin.trim (h->handle, n, offset, flags));
-    length -= n;
-    offset += n;
-    if (err == 0 && length > 0)
-      err = may_go_on ();
-  }
   return err == 0 && flush ? handle_flush (h) : err;
 }
 
@@ -105,8 +114,6 @@ zero_by_writing (Handle *h, uint32_t count, uint64_t offset, uint32_t flags)
     err = pwrite_chunk (h, zeroes, n, offset, flags & NBDKIT_FLAG_FUA);
     count -= n;
     offset += n;
-    if (err == 0 && count > 0)
-      err = may_go_on ();
   }
   return err;
 }
@@ -129,25 +136,14 @@ int
 handle_zero (Handle *h, uint64_t length, uint64_t offset, uint32_t flags)
 {
   bool flush = must_flush (h, &flags);
-  int err = 0;
+  int err = in_chunks (h, zero_chunk, length, offset, flags);
 
-  while (length > 0 && err == 0) {
-    uint32_t n = next_count (length, offset);
-
-    err = zero_chunk (h, n, offset, flags);
-    length -= n;
-    offset += n;
-    /* "Not supported" would promise that nothing has changed. */
-    flags &= ~NBDKIT_FLAG_FAST_ZERO;
-    if (err == 0 && length > 0)
-      err = may_go_on ();
-  }
   return err == 0 && flush ? handle_flush (h) : err;
 }
 
 /* Read and forget. */
 static int
-cache_by_reading (Handle *h, uint64_t count, uint64_t offset)
+cache_by_reading (Handle *h, uint32_t count, uint64_t offset)
 {
   uint32_t room = MIN (count, MIN (ZEROES_SIZE, h->info.block.max));
   g_autofree void *buf = g_try_malloc (room);
@@ -161,30 +157,23 @@ cache_by_reading (Handle *h, uint64_t count, uint64_t offset)
     err = handle_pread (h, buf, n, offset);
     count -= n;
     offset += n;
-    if (err == 0 && count > 0)
-      err = may_go_on ();
   }
   return err;
+}
+
+static int
+cache_chunk (Handle *h, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  if (!h->cache_native)
+    return cache_by_reading (h, count, offset);
+  begin (h);
+  return end (h, h->b->plugin.cache (h->handle, count, offset, flags));
 }
 
 int
 handle_cache (Handle *h, uint64_t length, uint64_t offset)
 {
-  int err = 0;
-
-  if (!h->cache_native)
-    return cache_by_reading (h, length, offset);
-  if (h->b->plugin.cache == NULL)
+  if (h->cache_native && h->b->plugin.cache == NULL)
     return 0;
-  while (length > 0 && err == 0) {
-    uint32_t n = next_count (length, offset);
-
-    begin (h);
-    err = end (h, h->b->plugin.cache (h->handle, n, offset, 0));
-    length -= n;
-    offset += n;
-    if (err == 0 && length > 0)
-      err = may_go_on ();
-  }
-  return err;
+  return in_chunks (h, cache_chunk, length, offset, 0);
 }
