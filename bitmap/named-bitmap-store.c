@@ -381,32 +381,78 @@ named_bitmap_put (Catalog *cat, NamedBitmap *bm, GError **error)
   return false;
 }
 
-/* One statement with an integer, and the blobs that it leaves unused. */
-static bool
-delete_rows (Catalog *cat, const char *sql, int64_t a, GError **error)
+bool
+named_bitmap_delete (Catalog *cat, int64_t id, GError **error)
 {
   if (!catalog_begin (cat, error))
     return false;
   FAIL_POINT ("N-delete");
-  if (!exec_int (cat, sql, a, error) || !drop_unused_blobs (cat, error)) {
+  if (!exec_int (cat, "DELETE FROM bitmap WHERE id = ?1", id, error) ||
+      !drop_unused_blobs (cat, error)) {
     catalog_rollback (cat);
     return false;
   }
   return catalog_commit (cat, error);
 }
 
-bool
-named_bitmap_delete (Catalog *cat, int64_t id, GError **error)
+/* Ids of int64_t. */
+static GArray *
+list_transient (Catalog *cat, int64_t disk, GError **error)
 {
-  return delete_rows (cat, "DELETE FROM bitmap WHERE id = ?1", id, error);
+  g_autoptr (GArray) ids = g_array_new (FALSE, FALSE, sizeof (int64_t));
+  sqlite3_stmt *stmt =
+    catalog_stmt (cat, "SELECT id FROM bitmap WHERE persistent = 0"
+                  " AND snapshot IS NULL AND (?1 = 0 OR disk = ?1)", error);
+  int rc;
+
+  if (stmt == NULL)
+    return NULL;
+  sqlite3_bind_int64 (stmt, 1, disk);
+  while ((rc = catalog_step_row (cat, stmt, error)) == 1) {
+    int64_t id = sqlite3_column_int64 (stmt, 0);
+
+    g_array_append_val (ids, id);
+  }
+  return rc == 0 ? g_steal_pointer (&ids) : NULL;
+}
+
+static bool
+contains (const GArray *ids, int64_t id)
+{
+  for (guint i = 0; ids != NULL && i < ids->len; i++)
+    if (g_array_index (ids, int64_t, i) == id)
+      return true;
+  return false;
+}
+
+static bool
+delete_transient (Catalog *cat, int64_t disk, const GArray *keep,
+                  GError **error)
+{
+  g_autoptr (GArray) ids = list_transient (cat, disk, error);
+
+  for (guint i = 0; ids != NULL && i < ids->len; i++) {
+    int64_t id = g_array_index (ids, int64_t, i);
+
+    if (!contains (keep, id) &&
+        !exec_int (cat, "DELETE FROM bitmap WHERE id = ?1", id, error))
+      return false;
+  }
+  return ids != NULL && drop_unused_blobs (cat, error);
 }
 
 bool
-named_bitmap_delete_transient (Catalog *cat, int64_t disk, GError **error)
+named_bitmap_delete_transient (Catalog *cat, int64_t disk, const GArray *keep,
+                               GError **error)
 {
-  return delete_rows (cat, "DELETE FROM bitmap WHERE persistent = 0"
-                      " AND snapshot IS NULL AND (?1 = 0 OR disk = ?1)", disk,
-                      error);
+  if (!catalog_begin (cat, error))
+    return false;
+  FAIL_POINT ("N-delete");
+  if (!delete_transient (cat, disk, keep, error)) {
+    catalog_rollback (cat);
+    return false;
+  }
+  return catalog_commit (cat, error);
 }
 
 bool

@@ -146,9 +146,9 @@ bool named_bitmap_find_user (Catalog *cat, int64_t disk, char **out_name,
 bool named_bitmap_put (Catalog *cat, NamedBitmap *bm, GError **error);
 bool named_bitmap_delete (Catalog *cat, int64_t id, GError **error);
 /* Those that were not to outlive the program that ended, or the service of one disk
- * (0: of all). */
+ * (0: of all).  keep: ids (int64_t) of those that do all the same; NULL: none. */
 bool named_bitmap_delete_transient (Catalog *cat, int64_t disk,
-                                    GError **error);
+                                    const GArray *keep, GError **error);
 /* A row of change_blob for named_bitmap_add_blob, kept as long as one refers to it
  * (or until the next delete or put). */
 bool named_bitmap_store_blob (Catalog *cat, const ChangeSet *set,

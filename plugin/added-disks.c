@@ -319,7 +319,7 @@ forget_transient (Disk *disk)
 
   if (!named_bitmap_delete_transient (plugin.catalog,
                                       epoch_log_disk_id (disk_epoch_log (
-                                        disk)), &error))
+                                        disk)), NULL, &error))
     nbdkit_error ("warning: disk '%s': its bitmaps that are not persistent "
                   "stay until the next start: %s", disk_name (disk),
                   error->message);

@@ -44,7 +44,6 @@ lose (BackupJob *b, char *why)
     g_free (why);
 }
 
-/* A bitmap that was not to outlive the server is gone. */
 static bool
 restore_bitmap (BackupJob *b, GError **error)
 {
@@ -56,7 +55,7 @@ restore_bitmap (BackupJob *b, GError **error)
                           epoch_log_disk_id (disk_epoch_log (b->disk)), 0,
                           b->bitmap, error);
   if (bm == NULL)
-    return error == NULL || *error == NULL;
+    return error == NULL || *error == NULL;     /* an older server deleted it */
   b->bitmap_row = bm->id;
   bitmap_pin (b->bitmap_row);
   return true;

@@ -50,8 +50,8 @@ find_todo (BackupJob *b, GError **error)
   return g_steal_pointer (&set);
 }
 
-/* Before anything is copied: a bitmap that does not outlive the server would be
- * missed after a restart. */
+/* Before anything is copied: what counts as copied is told by it alone, whatever
+ * becomes of the bitmap or the record of changes. */
 static bool
 store_todo (BackupJob *b, GError **error)
 {

@@ -124,6 +124,47 @@ restore_jobs (const GPtrArray *rows, GError **error)
   return ok;
 }
 
+/* The row of the live bitmap that it uses, *out_id; 0: none. */
+static bool
+find_bitmap (const JobRow *row, int64_t *out_id, GError **error)
+{
+  const char *name = qmp_get_str (row->arguments, "bitmap");
+  const char *device = qmp_get_str (row->arguments, "device");
+  g_autoptr (GError) local = NULL;
+  g_autoptr (NamedBitmap) bm = NULL;
+
+  *out_id = 0;
+  /* That of a snapshot goes with it. */
+  if (name == NULL || g_strcmp0 (device, row->disk_name) != 0)
+    return true;
+  bm = named_bitmap_find (plugin.catalog, row->disk, 0, name, &local);
+  if (bm != NULL)
+    *out_id = bm->id;
+  if (local == NULL)
+    return true;
+  g_propagate_error (error, g_steal_pointer (&local));
+  return false;
+}
+
+bool
+job_restore_bitmaps (GError **error)
+{
+  g_autoptr (GPtrArray) rows = job_store_list (plugin.catalog, error);
+  g_autoptr (GArray) used = g_array_new (FALSE, FALSE, sizeof (int64_t));
+
+  if (rows == NULL)
+    return false;
+  for (guint i = 0; i < rows->len; i++) {
+    int64_t id;
+
+    if (!find_bitmap (rows->pdata[i], &id, error))
+      return false;
+    if (id != 0)
+      g_array_append_val (used, id);
+  }
+  return named_bitmap_delete_transient (plugin.catalog, 0, used, error);
+}
+
 static bool
 is_wanted (void *opaque, Disk *disk, const char *snapshot)
 {

@@ -379,7 +379,7 @@ fleece_plugin_after_fork (void)
   raise_file_limit ();
   if (catalog_open (plugin.catalog, &error) &&
       (plugin.resumed ||
-       named_bitmap_delete_transient (plugin.catalog, 0, &error)) &&
+       job_restore_bitmaps (&error)) &&
       fleece_start (plugin.fleece, plugin.catalog, &error) &&
       job_restore_all (&error) &&
       keeper_start (plugin.keeper, plugin.fleece, &error) &&

@@ -126,22 +126,29 @@ restart()
 assert jobs() == {} and [count(q, "b", n) for n in DISKS] == [2 * G, 2 * G]
 assert os.listdir(os.path.join(t.state, "scratch")) == []
 
-# A bitmap that does not outlive the server: what the job is to copy does.
-q.command("block-dirty-bitmap-add", node="vda", name="short")
+# A bitmap that is not persistent stays as long as its job.
+for name in ("short", "unused"):
+    q.command("block-dirty-bitmap-add", node="vda", name=name)
 guest["vda"].pwrite(b"short" * 1000, 6 * MIB)
-add_targets()
-q.command("transaction", actions=[backup("vda", bitmap="short")])
-fixture.wait_until("it to begin", lambda: job(q, "jvda")["len"] == G)
-fixture.wait_until("a chunk", lambda: job(q, "jvda")["offset"] == G or
-                   job(q, "jvda")["status"] == "running")
-restart(quit=True)
-assert count(q, "short") is None and job(q, "jvda")["len"] == G
-q.command("block-job-set-speed", device="jvda", speed=0)
-q.command("job-resume", id="jvda")
-fixture.wait_until("it to end", lambda: jobs() == {})
+for end in "job-cancel", "job-resume":
+    add_targets()
+    q.command("transaction", actions=[backup("vda", bitmap="short")])
+    fixture.wait_until("it to begin", lambda: job(q, "jvda")["len"] > 0)
+    before = count(q, "short")
+    guest["vda"].pwrite(b"at work", 5 * MIB)
+    restart(quit=end == "job-cancel")
+    assert count(q, "short") == before == job(q, "jvda")["len"]
+    assert count(q, "unused") is None
+    guest["vda"].pwrite(b"again" * G, 5 * MIB)
+    q.command("block-job-set-speed", device="jvda", speed=0)
+    q.command(end, id="jvda")
+    fixture.wait_until("it to end", lambda: jobs() == {})
+    assert count(q, "short") == 5 * G + (before if end == "job-cancel" else 0)
 with open(TARGETS["vda"], "rb") as f:
     f.seek(6 * MIB)
     assert f.read(5000) == b"short" * 1000
+restart(quit=True)
+assert count(q, "short") is None
 
 # With one that cannot be resumed in the group, none can: as if they had failed.
 for how in (False, True):
@@ -152,5 +159,5 @@ for how in (False, True):
         {"type": "block-dirty-bitmap-populate", "data": {
             "job-id": "p", "node": "vdb", "name": "b", "pattern": "all"}}])
     restart(quit=how)
-    assert jobs() == {} and count(q, "b") == 3 * G
+    assert jobs() == {} and count(q, "b") == 8 * G
     assert os.listdir(os.path.join(t.state, "scratch")) == []
