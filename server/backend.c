@@ -346,16 +346,19 @@ backend_preconnect (Backend *b, bool readonly)
 char *
 backend_default_export (Backend *b, bool readonly, bool is_tls)
 {
-  const char *name;
+  const char *in_use = thread_context.export_name, *name;
   char *copy = NULL;
 
   if (b->plugin.default_export == NULL)
     return g_strdup ("");
+  /* Whatever is open for this client is not what this is about. */
+  thread_context.export_name = NULL;
   backend_lock (b, NULL);
   name = b->plugin.default_export (readonly, is_tls);
   if (name != NULL && strlen (name) <= NBD_MAX_STRING)
     copy = g_strdup (name);
   backend_unlock (b, NULL);
+  thread_context.export_name = in_use;
   return copy;
 }
 
@@ -364,12 +367,15 @@ backend_list_exports (Backend *b, bool readonly, bool is_tls)
 {
   struct nbdkit_exports *exports = exports_new ();
   g_autofree char *name = NULL;
+  const char *in_use = thread_context.export_name;
   int r = 0;
 
   if (b->plugin.list_exports) {
+    thread_context.export_name = NULL;
     backend_lock (b, NULL);
     r = b->plugin.list_exports (readonly, is_tls, exports);
     backend_unlock (b, NULL);
+    thread_context.export_name = in_use;
   }
   else
     nbdkit_use_default_export (exports);

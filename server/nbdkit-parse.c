@@ -112,7 +112,8 @@ nbdkit_parse_size (const char *str)
 
   errno = 0;
   v = strtoull (str, &end, 10);
-  if (end == str || strchr (str, '-')) {
+  /* strtoull takes "-1" for the largest number; "-0" does no harm. */
+  if (end == str || (v != 0 && strchr (str, '-'))) {
     nbdkit_error ("could not parse size string (%s)", str);
     return -1;
   }
