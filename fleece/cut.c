@@ -756,26 +756,35 @@ disk_flip (Disk *disk, Layer *layer, uint64_t size)
 }
 
 void
-disk_flip_to (Disk *disk, Layer *layer, StorageFile *file, Overlay *overlay,
-              uint64_t size)
+disk_next_segment (Disk *disk, Layer *layer, StorageFile *file,
+                   Overlay *overlay, uint64_t size, uint64_t counter)
 {
-  Fleece *f = disk->fleece;
   Segment *seg = g_new0 (Segment, 1);
 
-  pthread_mutex_lock (&f->flip_lock);
-  seg->file = file;
-  seg->overlay = overlay != NULL ? overlay_ref (overlay) : NULL;
   seg->older = atomic_load (&disk->newest);
   seg->epoch = seg->older->epoch;
   seg->bitmap = seg->older->bitmap;
   seg->size = size;
+  seg->file = file;
+  seg->overlay = overlay != NULL ? overlay_ref (overlay) : NULL;
   seg->layer = layer != NULL ? layer_ref (layer) : NULL;
-  seg->first_counter = atomic_load (&f->cut_counter) + 1;
-  seg->layer_counter = layer != NULL ? seg->older->layer_counter
-    : seg->first_counter;
+  seg->first_counter = counter;
+  seg->layer_counter = layer != NULL ? seg->older->layer_counter : counter;
   atomic_store (&disk->size, size);
   atomic_store (&disk->newest, seg);
-  atomic_store (&f->cut_counter, seg->first_counter);
+}
+
+void
+disk_flip_to (Disk *disk, Layer *layer, StorageFile *file, Overlay *overlay,
+              uint64_t size)
+{
+  Fleece *f = disk->fleece;
+  uint64_t counter;
+
+  pthread_mutex_lock (&f->flip_lock);
+  counter = atomic_load (&f->cut_counter) + 1;
+  disk_next_segment (disk, layer, file, overlay, size, counter);
+  atomic_store (&f->cut_counter, counter);
   pthread_mutex_unlock (&f->flip_lock);
 }
 

@@ -43,6 +43,21 @@ overlay_check_idle (Disk *disk, GError **error)
 }
 
 bool
+overlay_check_size_free (Disk *disk, GError **error)
+{
+  OverlayStack *stack = disk->stack;
+  bool any;
+
+  pthread_mutex_lock (&stack->lock);
+  any = stack->detached->len > 0;
+  pthread_mutex_unlock (&stack->lock);
+  if (any)
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_BUSY,
+                 "disk '%s': a restore is pending", disk->name);
+  return !any && overlay_check_idle (disk, error);
+}
+
+bool
 overlay_cut_plan (CutPart *p, GError **error)
 {
   return p->req->overlay == NULL ||

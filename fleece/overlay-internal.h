@@ -126,12 +126,11 @@ StorageFile *chain_port (const Chain *chain);   /* what guests write to */
 int chain_index (const Chain *chain, const Overlay *ov);        /* or -1 */
 
 /* --- overlay.c */
-Overlay *overlay_ref (Overlay *ov);
-void overlay_unref (Overlay *ov);               /* NULL is fine */
-G_DEFINE_AUTOPTR_CLEANUP_FUNC (Overlay, overlay_unref)
 /* An object without files: see overlay-open.c. */
 Overlay *overlay_alloc (Disk *disk, const char *name, const char *path,
                         uint64_t size);
+/* Bytes [from, to) of what is below it. */
+int overlay_read_below (Overlay *ov, char *buf, uint64_t from, uint64_t to);
 int overlay_port_write (Overlay *ov, const void *buf, size_t length,
                         uint64_t offset, bool dsync);
 /* Zero it, without a hole if that is not wanted; never -EOPNOTSUPP. */
@@ -193,6 +192,8 @@ void overlay_cut_finish (CutPart *p);
 void overlay_cut_abort (CutPart *p);
 /* BUSY if a move is under way.  cut_lock held. */
 bool overlay_check_idle (Disk *disk, GError **error);
+/* Or if there is a detached overlay. */
+bool overlay_check_size_free (Disk *disk, GError **error);
 
 /* --- overlay-store.c */
 typedef struct {
@@ -233,6 +234,11 @@ bool store_set_image (Catalog *cat, int64_t disk_id, const char *image,
 bool store_get_image (Catalog *cat, const char *disk, char **out_image,
                       char **out_before, GError **error);
 
+/* disk.c: A1 - A4 for a write that takes place elsewhere.  0 or -errno. */
+int disk_admit (Disk *disk, uint64_t offset, uint64_t length);
+/* cut.c, flip_lock held, before the counter is raised to this. */
+void disk_next_segment (Disk *disk, Layer *layer, StorageFile *file,
+                        Overlay *overlay, uint64_t size, uint64_t counter);
 /* cut.c, cut_lock held: as disk_flip, with what guests write to: overlay (NULL: the
  * image, file). */
 void disk_flip_to (Disk *disk, Layer *layer, StorageFile *file,

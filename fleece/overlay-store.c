@@ -163,6 +163,9 @@ store_set_overlay_state (Catalog *cat, int64_t id, OverlayState state,
   bool ok = update (cat, "UPDATE overlay SET state = ?2 WHERE id = ?1",
                     state_names[state], NULL, id, error);
 
+  if (ok && state == OVERLAY_DETACHED)
+    ok = update (cat, "UPDATE overlay SET place = 0 WHERE id = ?1", NULL, NULL,
+                 id, error);
   /* On top of all that are there. */
   if (ok && (state == OVERLAY_PREPARED || state == OVERLAY_LIVE))
     ok = update (cat, "UPDATE overlay SET place ="

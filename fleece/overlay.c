@@ -80,9 +80,8 @@ wait_for_older (Overlay *ov, uint64_t offset, uint64_t length)
   return -EIO;
 }
 
-/* The part [from, to) of a block that this has not. */
-static int
-read_below (Overlay *ov, char *buf, uint64_t from, uint64_t to)
+int
+overlay_read_below (Overlay *ov, char *buf, uint64_t from, uint64_t to)
 {
   OverlayStack *stack = ov->disk->stack;
   struct inflight_slot *slot;
@@ -129,9 +128,9 @@ write_absent (Overlay *ov, const char *buf, size_t length, uint64_t offset,
     g_autofree char *whole = g_malloc (to - from);
 
     if (from < offset)
-      err = read_below (ov, whole, from, offset);
+      err = overlay_read_below (ov, whole, from, offset);
     if (err == 0 && offset + length < to)
-      err = read_below (ov, whole + (offset + length - from), offset + length,
+      err = overlay_read_below (ov, whole + (offset + length - from), offset + length,
                         to);
     if (err == 0) {
       memcpy (whole + (offset - from), buf, length);
@@ -336,7 +335,7 @@ grow (Overlay *ov, uint64_t from, uint64_t to)
     char buf[OVERLAY_BLOCK];
     uint64_t n = from % OVERLAY_BLOCK;
 
-    err = read_below (ov, buf, from - n, from);
+    err = overlay_read_below (ov, buf, from - n, from);
     overlay_lock_range (ov, from - n, n);
     if (err == 0)
       err = write_stripe (ov, buf, n, from - n, false);

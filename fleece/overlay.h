@@ -14,7 +14,7 @@
  * flushed, or done with FUA, a power loss as well.  A block counts as present after
  * a power loss only if its data were stable before.
  *
- * Names: 1-64 of [A-Za-z0-9._-], one namespace a disk.
+ * Names: 1-64 of [A-Za-z0-9._-], one namespace a disk, whether on it or detached.
  * NULL names the image.  All functions are thread-safe.  Errors: NOT_FOUND (no layer
  * of that name), EXISTS, BUSY (a move is under way there), INVALID, IO, NO_MEMORY,
  * TIMEOUT (a write did not finish within the drain timeout).
@@ -97,5 +97,51 @@ void overlay_move_free (OverlayMove *move);
  * there, without a name: this moves what is in it down, and drops it.  Call it now and
  * then from a background thread, and after a cut that failed. */
 bool fleece_settle_overlays (Fleece *f, GError **error);
+
+/* --- detached overlays: over a disk, but not in the guest's path (restore-begin)
+ *
+ * What one does not have reads as the disk now, or as zeroes.  A disk that has one
+ * cannot be resized (BUSY). */
+
+typedef struct {
+  const char *name;
+  const char *path;             /* NULL: in the scratch directory */
+  bool zero;                    /* below it is nothing, not the disk */
+} OverlayOptions;
+
+/* Durable when it returns.  commit: as in fleece_cut.  A reference for the caller;
+ * it stays, also over a restart, until applied or discarded. */
+Overlay *overlay_new (Disk *disk, const OverlayOptions *options,
+                      bool (*commit) (void *opaque, GError **error),
+                      void *opaque, GError **error);
+Overlay *overlay_find (Disk *disk, const char *name);   /* detached; or NULL */
+Overlay *overlay_ref (Overlay *ov);
+void overlay_unref (Overlay *ov);               /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (Overlay, overlay_unref)
+const char *overlay_name (const Overlay *ov);
+Disk *overlay_disk (const Overlay *ov);
+
+/* As disk_pread and so on; -ESHUTDOWN once it is not detached any more. */
+int overlay_pread (Overlay *ov, void *buf, size_t length, uint64_t offset);
+int overlay_pwrite (Overlay *ov, const void *buf, size_t length,
+                    uint64_t offset, bool fua);
+int overlay_zero (Overlay *ov, uint64_t length, uint64_t offset,
+                  unsigned flags);
+int overlay_trim (Overlay *ov, uint64_t length, uint64_t offset, bool fua);
+int overlay_flush (Overlay *ov);
+int overlay_extents (Overlay *ov, uint64_t length, uint64_t offset,
+                     FleeceRunFn fn, void *opaque);
+
+/* All of them become the top layers of their disks (one a disk) at one instant, for
+ * whoever reads and writes the disks, and durably; every range that was written is
+ * dirty, and has been preserved for the snapshots that are open.  commit: as in
+ * fleece_cut.  On failure nothing happened.  The caller then commits each one down
+ * (overlay_commit by its name) at leisure. */
+bool fleece_apply_overlays (Fleece *f, Overlay **ov, size_t nr,
+                            bool (*commit) (void *opaque, GError **error),
+                            void *opaque, GError **error);
+/* Nothing of it is left; references stay good, for -ESHUTDOWN. */
+bool overlay_discard (Overlay *ov, bool (*commit) (void *opaque, GError **error),
+                      void *opaque, GError **error);
 
 #endif

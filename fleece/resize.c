@@ -134,7 +134,7 @@ resize_locked (Cut *cut, uint64_t size, GError **error)
   Disk *disk = p->disk;
   StorageFile *live = disk->live;
 
-  if (!overlay_check_idle (disk, error) ||
+  if (!overlay_check_size_free (disk, error) ||
       !disk_finish_late (disk, cut->f->drain_timeout_ms, error) ||
       (live->is_block && !check_device (disk, size, error)))
     return false;
