@@ -46,6 +46,13 @@ completes "" disk resize vda ""
 completes "sdb vda" backup run vda ""
 completes "sdb vda" backup begin --disk ""
 completes "vda" backup begin --disk sdb --disk v
+completes "vda,scratch=" backup begin --disk vda,s
+completes "1G,bitmap=" backup begin --disk vda,limit = 1G,b
+completes "target" backup begin --disk vda,target =
+completes "target" backup begin --disk vda,target = ta
+completes "mon" backup begin --disk vda,mode = full,incremental = m
+completes "full incremental" backup begin --disk vda,mode =
+completes "file.json" backup begin --disk vda,scratch = fi
 completes "mon" backup begin --disk vda --incremental ""
 completes "open" backup end ""
 completes "daily" bitmap clear sdb ""

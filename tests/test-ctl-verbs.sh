@@ -88,6 +88,30 @@ fleecectl backup begin --id reuse --reuse-external --scratch-limit 1M \
 shows '1\.0 MiB +0' backup list
 fleecectl backup end reuse
 [ -e "$tmpdir/mine" ] && [ ! -s "$tmpdir/mine" ] || fail "it was not kept"
+
+# A limit for each disk; a copy to nodes.
+fleecectl backup begin --id limits --scratch-limit 1M --disk vda \
+  --disk vdb,scratch="$tmpdir/limited",limit=2M >"$tmpdir/out"
+shows '^limits +vda .* 1\.0 MiB +0' backup list
+shows '^limits +vdb .* 2\.0 MiB +0' backup list
+fleecectl backup end limits
+truncate -s 16M "$tmpdir/to-vda" "$tmpdir/to-vdb"
+fleecectl node add to-vda "$tmpdir/to-vda"
+fleecectl node add to-vdb "$tmpdir/to-vdb"
+shows '^push +vdb +to-vdb +first +pushed +backup-push-vdb *$' \
+  backup begin --id push --checkpoint pushed --disk vda,target=to-vda,mode=full \
+  --disk vdb,target=to-vdb,incremental=first
+fleecectl job list --watch >"$tmpdir/out"
+cmp "$tmpdir/to-vda" "$tmpdir/vda.raw"
+shows pushed checkpoint list
+fleecectl node delete to-vda
+expect_error 'target' fleecectl backup begin --disk vda --disk vdb,target=to-vdb
+expect_error 'to-vda' fleecectl backup begin --disk vda,target=to-vda
+fleecectl node delete to-vdb
+expect_error "limit needs a size such as 512M or 10G, not 'x'" \
+  fleecectl backup begin --disk vda,limit=x
+expect_error 'limit is there twice' \
+  fleecectl backup begin --disk vda,limit=1M,limit=2M
 expect_error "no key 'mod'" fleecectl backup begin --disk vda,mod=full
 expect_error 'not KEY=VALUE' fleecectl backup begin --disk vda,mode
 expect_error 'not KEY=VALUE' fleecectl backup begin --disk vda,

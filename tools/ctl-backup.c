@@ -11,7 +11,8 @@
 
 static const struct arg_spec begin_options[] = {
   { "id", "ID", "its name; default: the checkpoint's, or the time" },
-  { "disk", "DISK", "needed; DISK or DISK,KEY=VALUE,...", true },
+  { "disk", "DISK", "needed; DISK or DISK,KEY=VALUE,...; the keys are mode, "
+    "incremental, export, bitmap, scratch, limit and target", true },
   { "checkpoint", "NAME", "also create this checkpoint, at the same instant" },
   { "description", "TEXT", "of the checkpoint" },
   { "incremental", "NAME", "offer what changed since this checkpoint" },
@@ -38,14 +39,40 @@ ctl_get_lease (const struct ctl *ctl, uint64_t *out)
 /* What may follow the disk's name, and the member that it stands for. */
 static const struct disk_key {
   const char *name, *member;
-  bool of_scratch;
+  bool of_scratch, is_size;
 } disk_keys[] = {
   { "mode", "backupmode" },
   { "incremental", "incremental" },
   { "export", "exportname" },
   { "bitmap", "exportbitmap" },
   { "scratch", "file", true },
+  { "limit", "limit", true, true },
+  { "target", "target" },
 };
+
+/* False after a message. */
+static bool
+put_disk_key (const struct ctl *ctl, const struct disk_key *key,
+              const char *value, json_t *disk, json_t *scratch)
+{
+  json_t *to = key->of_scratch ? scratch : disk;
+  uint64_t bytes = 0;
+
+  if (json_object_get (to, key->member) != NULL) {
+    ctl_usage (ctl, "--disk %s: %s is there twice", ctl_get (disk, "disk"),
+               key->name);
+    return false;
+  }
+  if (key->is_size && !human_parse_size (value, &bytes)) {
+    ctl_usage (ctl, "--disk %s: %s needs a size such as 512M or 10G, not '%s'",
+               ctl_get (disk, "disk"), key->name, value);
+    return false;
+  }
+  json_object_set_new (to, key->member, key->is_size ?
+                       json_integer ((json_int_t) bytes)
+                       : json_string (value));
+  return true;
+}
 
 /* text: "KEY=VALUE"; modified.  false after a message. */
 static bool
@@ -60,33 +87,23 @@ take_disk_key (const struct ctl *ctl, char *text, json_t *disk,
     return false;
   }
   *value++ = '\0';
-  for (size_t i = 0; i < G_N_ELEMENTS (disk_keys); i++) {
-    const struct disk_key *key = &disk_keys[i];
-    json_t *to = key->of_scratch ? scratch : disk;
-
-    if (strcmp (text, key->name) != 0)
-      continue;
-    if (json_object_get (to, key->member) != NULL) {
-      ctl_usage (ctl, "--disk %s: %s is there twice", ctl_get (disk, "disk"),
-                 text);
-      return false;
-    }
-    json_object_set_new (to, key->member, json_string (value));
-    return true;
-  }
+  for (size_t i = 0; i < G_N_ELEMENTS (disk_keys); i++)
+    if (strcmp (text, disk_keys[i].name) == 0)
+      return put_disk_key (ctl, &disk_keys[i], value, disk, scratch);
   ctl_usage (ctl, "--disk %s: there is no key '%s'; use mode, incremental, "
-             "export, bitmap or scratch", ctl_get (disk, "disk"), text);
+             "export, bitmap, scratch, limit or target",
+             ctl_get (disk, "disk"), text);
   return false;
 }
 
-/* text: "DISK[,KEY=VALUE]..."; no disk's name has a comma.  scratch: what all
- * disks have.  NULL after a message.
+/* text: "DISK[,KEY=VALUE]..."; no disk's name has a comma.  scratch: what disks have
+ * that do not say.  NULL after a message.
  */
 static json_t *
-begin_disk (const struct ctl *ctl, const char *text, const json_t *scratch)
+begin_disk (const struct ctl *ctl, const char *text, json_t *scratch)
 {
   g_auto (GStrv) parts = g_strsplit (text, ",", -1);
-  json_t *own = json_deep_copy (scratch);
+  json_t *own = json_object ();
   json_t *disk = json_pack ("{s:s}", "disk", parts[0] != NULL ? parts[0] : "");
 
   for (unsigned i = 1; parts[0] != NULL && parts[i] != NULL; i++)
@@ -95,24 +112,27 @@ begin_disk (const struct ctl *ctl, const char *text, const json_t *scratch)
       json_decref (disk);
       return NULL;
     }
+  json_object_update_missing (own, scratch);
   if (json_object_size (own) > 0)
     json_object_set (disk, "scratch", own);
   json_decref (own);
   return disk;
 }
 
-/* NULL after a message. */
+/* *out_push: one has a target.  NULL after a message. */
 static json_t *
-begin_disks (const struct ctl *ctl)
+begin_disks (const struct ctl *ctl, bool *out_push)
 {
   const GPtrArray *disks = args_values (ctl->args, "disk");
   json_t *list = json_array (), *scratch = json_object ();
 
+  *out_push = false;
   if (!ctl_put_size (ctl, scratch, "limit", "scratch-limit"))
     g_clear_pointer (&list, json_decref);
   for (unsigned i = 0; list != NULL && i < disks->len; i++) {
     json_t *disk = begin_disk (ctl, disks->pdata[i], scratch);
 
+    *out_push |= json_object_get (disk, "target") != NULL;
     if (disk == NULL)
       g_clear_pointer (&list, json_decref);
     else
@@ -123,8 +143,13 @@ begin_disks (const struct ctl *ctl)
 }
 
 static void
-print_backup (const struct ctl *ctl, const json_t *backup, Table *table)
+print_backup (const json_t *backup, bool push)
 {
+  static const char *const pull_titles[] =
+    { "BACKUP", "DISK", "EXPORT", "SINCE", "CHECKPOINT", "CONTEXTS", NULL };
+  static const char *const push_titles[] =
+    { "BACKUP", "DISK", "TARGET", "SINCE", "CHECKPOINT", "JOB", NULL };
+  g_autoptr (Table) table = table_new (push ? push_titles : pull_titles);
   json_t *disk;
   size_t i;
 
@@ -139,23 +164,22 @@ print_backup (const struct ctl *ctl, const json_t *backup, Table *table)
                                 ? json_string_value (context) : "?");
     table_cell (table, ctl_get (backup, "id"));
     table_cell (table, ctl_get (disk, "disk"));
-    table_cell (table, ctl_get (disk, "export"));
+    table_cell (table, ctl_get (disk, push ? "target" : "export"));
     table_cell (table, ctl_get (disk, "incremental"));
     table_cell (table, ctl_get (backup, "checkpoint"));
-    table_cell (table, contexts->str);
+    table_cell (table, push ? ctl_get (disk, "job") : contexts->str);
   }
+  table_print (table);
 }
 
 static int
 begin (struct ctl *ctl)
 {
-  static const char *const titles[] =
-    { "BACKUP", "DISK", "EXPORT", "SINCE", "CHECKPOINT", "CONTEXTS", NULL };
-  g_autoptr (Table) table = table_new (titles);
   const char *name = args_value (ctl->args, "checkpoint");
   const char *timeout = args_value (ctl->args, "cbw-timeout");
   json_t *arguments, *disks, *reply;
   uint64_t seconds, lease = 0;
+  bool push;
 
   if (args_value (ctl->args, "description") != NULL && name == NULL)
     return ctl_usage (ctl, "--description is the checkpoint's: it needs "
@@ -168,10 +192,11 @@ begin (struct ctl *ctl)
                       timeout);
   if (!ctl_get_lease (ctl, &lease))
     return EXIT_USAGE;
-  disks = begin_disks (ctl);
+  disks = begin_disks (ctl, &push);
   if (disks == NULL)
     return EXIT_USAGE;
-  arguments = json_pack ("{s:o}", "disks", disks);
+  arguments = json_pack ("{s:o, s:s}", "disks", disks,
+                         "mode", push ? "push" : "pull");
   ctl_put_string (ctl, arguments, "id", "id");
   ctl_put_string (ctl, arguments, "incremental", "incremental");
   ctl_put_string (ctl, arguments, "on-cbw-error", "on-cbw-error");
@@ -190,10 +215,8 @@ begin (struct ctl *ctl)
   reply = ctl_execute (ctl, "backup-begin", arguments);
   if (reply == NULL)
     return EXIT_FAILED;
-  if (!ctl_print_json (ctl, reply)) {
-    print_backup (ctl, reply, table);
-    table_print (table);
-  }
+  if (!ctl_print_json (ctl, reply))
+    print_backup (reply, push);
   json_decref (reply);
   return EXIT_OK;
 }
