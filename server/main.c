@@ -191,7 +191,9 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
   if (!ok)
     return false;
 
-  if (cl->print_uri && reexec_inherited () == NULL)
+  /* Whoever starts it by hand wants to know. */
+  if ((cl->print_uri || (cl->foreground && isatty (STDOUT_FILENO))) &&
+      reexec_inherited () == NULL)
     endpoints_print_uris (b, cl->settings.readonly);
   set_log_target (cl);
   reload_add ("keys for TLS", tls_reload);

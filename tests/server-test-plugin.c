@@ -23,6 +23,8 @@
  *
  * The names of TLS clients go to the log: dn 'NAME', issuer 'NAME'.
  *
+ * Of what kind they are, is not told, but for one more export, "turns".
+ *
  * Bytes written at offset 0 of export "control" are a command for the host
  * table; its result is read from there.
  */
@@ -227,7 +229,7 @@ test_open (int readonly)
     return NULL;
   log_peer ();
   if (strcmp (name, "a") != 0 && strcmp (name, "b") != 0 &&
-      strcmp (name, "control") != 0) {
+      strcmp (name, "control") != 0 && strcmp (name, "turns") != 0) {
     nbdkit_error ("there is no export '%s'", name);
     return NULL;
   }
@@ -522,12 +524,22 @@ ctx_extents (void *handle, uint64_t cookie, uint64_t count, uint64_t offset,
   return 0;
 }
 
+/* "turns" has been given to another disk by the time that it is opened. */
+static int
+export_kind (void *handle, const char *name)
+{
+  if (strcmp (name, "turns") != 0)
+    return METACONTEXT_EXPORT_UNKNOWN;
+  return handle ? METACONTEXT_EXPORT_LIVE : METACONTEXT_EXPORT_SNAPSHOT;
+}
+
 static const struct metacontext_plugin contexts = {
   .size = sizeof contexts,
   .list = ctx_list,
   .select = ctx_select,
   .deselect_all = ctx_deselect_all,
   .extents = ctx_extents,
+  .export_kind = export_kind,
 };
 
 NBDKIT_DLL_PUBLIC const struct metacontext_plugin *

@@ -99,3 +99,9 @@ r = Raw(socks["backup"])
 r.go("a")
 assert r.error(WRITE, 0, 8, payload=b"x" * 8) == EPERM
 r.close()
+
+# A snapshot by name that turns out to be a live disk when it is open.
+for name, error in (("turns", ERR_UNKNOWN), ("a", ACK)):
+    r = Raw(socks["backup"])
+    assert r.kind(GO, go_data(name)) == error, name
+    r.close()

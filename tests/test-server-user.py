@@ -3,6 +3,7 @@
 """-u and -g: root opens disks and sockets, another user serves, and has no way
 back; what was made on the way is his."""
 import os
+import signal
 import subprocess
 
 import fixture
@@ -120,3 +121,25 @@ for user, status_ in (("nobody", 0), ("root", 1)):
                        capture_output=True, text=True, timeout=60)
     assert r.returncode == status_, (user, r)
     assert status_ == 0 or "only root can" in r.stderr, r
+
+# Started as that user, but with a capability to open disks: it has done so, and
+# serves without.
+pidfile, state = t.path("pid"), t.path("state2")
+runtime = os.path.join(t.runtime, "2")
+for path in state, runtime:
+    os.mkdir(path)
+    os.chown(path, UID, GID)
+subprocess.run(["setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups",
+                "--inh-caps=+dac_override", "--ambient-caps=+dac_override",
+                fixture.NBDFLEECE, *USER, "-P", pidfile, "-U", t.path("caps"),
+                f"disk=vda:{disk}", f"state={state}", f"runtime={runtime}"],
+               check=True, timeout=60)
+with open(pidfile) as f:
+    pid = int(f.read())
+try:
+    is_powerless(pid, UID, GID, [])
+    uri = f"nbd+unix:///vda?socket={t.path('caps')}"
+    assert t.connect_uri(uri).pread(4096, 0) == b"x" * 4096
+finally:
+    os.kill(pid, signal.SIGTERM)
+fixture.wait_until("the server to end", lambda: not os.path.exists(pidfile))
