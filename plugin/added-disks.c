@@ -19,6 +19,7 @@
 #include "plugin/config-file.h"
 #include "plugin/exports.h"
 #include "plugin/job.h"
+#include "plugin/layer-node.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
 #include "plugin/snapshot-node.h"
@@ -384,6 +385,7 @@ added_disk_add (json_t *args, GError **error)
     withdraw (disk);
     return false;
   }
+  layer_node_sync (disk);
   disk_tell_state (disk);
   disk_unref (disk);
   return true;
@@ -482,6 +484,7 @@ added_disk_delete (const char *name, bool *out_found, GError **error)
     return false;
   }
   forget_transient (disk);
+  layer_node_forget (disk);
   drop (g_steal_pointer (&disk));
   return true;
 }

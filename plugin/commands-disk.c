@@ -8,6 +8,7 @@
 #include "plugin/commands.h"
 #include "plugin/job.h"
 #include "plugin/keeper.h"
+#include "plugin/layer-node.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
 #include "plugin/snapshot-node.h"
@@ -65,6 +66,7 @@ check_driver (json_t *args, GError **error)
                              "cbw-timeout", "min-cluster-size" } },
     { "file", { "filename" } },
     { "host_device", { "filename" } },
+    { "layer", { "filename", "backing" } },
     { "nbd", { "server", "export" } },
     { "raw", { "file" } },
     { "snapshot-access", { "file" } },
@@ -81,8 +83,9 @@ check_driver (json_t *args, GError **error)
       command_set_error (error, "Parameter '%s' is unexpected", key);
       return false;
     }
-  if (!snapshot_node_is_driver (drivers[i].driver) ||
-      !qmp_get_bool (args, "disk", false))
+  if (!qmp_get_bool (args, "disk", false) ||
+      (!snapshot_node_is_driver (drivers[i].driver) &&
+       strcmp (drivers[i].driver, "layer") != 0))
     return true;
   command_set_error (error, "'disk' is not for the driver '%s'",
                      drivers[i].driver);
@@ -99,6 +102,8 @@ command_blockdev_add (struct qmp_session *session, json_t *args,
     ok = added_disk_add (args, error);
   else if (ok && snapshot_node_is_driver (qmp_get_str (args, "driver")))
     ok = snapshot_node_add (args, error);
+  else if (ok && strcmp (qmp_get_str (args, "driver"), "layer") == 0)
+    ok = layer_node_add (args, error);
   else if (ok)
     ok = node_add (args, error);
   return ok ? json_object () : NULL;
@@ -113,6 +118,8 @@ command_blockdev_del (struct qmp_session *session, json_t *args,
 
   if (!found)
     ok = snapshot_node_delete (name, &found, error);
+  if (!found)
+    ok = layer_node_delete (name, &found, error);
   if (!found)
     ok = node_delete (name, error);
   return ok ? json_object () : NULL;

@@ -74,12 +74,15 @@ command_block_job_cancel (struct qmp_session *session, json_t *args,
 {
   const char *id = qmp_get_str (args, "device");
 
-  if (!qmp_get_bool (args, "force", false) && job_is_paused (id)) {
+  bool force = qmp_get_bool (args, "force", false);
+
+  if (!force && job_is_paused (id)) {
     command_set_error (error, "The block job for device '%s' is currently "
                        "paused", id);
     return NULL;
   }
-  return verb (args, "device", "cancel", true, error);
+  return verb (args, "device", force ? "cancel" : JOB_CANCEL_GENTLY, true,
+               error);
 }
 
 json_t *

@@ -9,6 +9,7 @@
 
 #include "plugin/commands.h"
 #include "plugin/contexts.h"
+#include "plugin/layer-node.h"
 #include "plugin/map-cache.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
@@ -83,7 +84,8 @@ add_constants (json_t *inserted)
   };
 
   for (size_t i = 0; i < G_N_ELEMENTS (zeros); i++)
-    json_object_set_new (inserted, zeros[i], json_integer (0));
+    if (json_object_get (inserted, zeros[i]) == NULL)
+      json_object_set_new (inserted, zeros[i], json_integer (0));
   json_object_set_new (inserted, "detect_zeroes", json_string ("off"));
   json_object_set_new (inserted, "encrypted", json_false ());
   json_object_set_new (inserted, "cache",
@@ -162,6 +164,7 @@ inserted_of (Disk *disk)
 
   if (bitmaps != NULL)
     json_object_set_new (inserted, "dirty-bitmaps", bitmaps);
+  layer_node_describe (disk, inserted);
   return inserted;
 }
 
@@ -200,6 +203,9 @@ command_query_named_block_nodes (struct qmp_session *session, json_t *args,
 
   for (i = 0; i < disks->len; i++)
     json_array_append_new (list, inserted_of (disks->disk[i]));
+  for (i = 0; i < disks->len; i++)
+    layer_node_list (disks->disk[i], list);
+  layer_node_list_new (list);
   node_list (list);
   json_array_foreach (list, i, node)
     add_constants (node);

@@ -167,8 +167,8 @@ static const struct qmp_arg args_populate[] = {
 };
 
 static const char *const blockdev_drivers[] = {
-  "copy-before-write", "file", "host_device", "raw", "nbd", "snapshot-access",
-  NULL
+  "copy-before-write", "file", "host_device", "layer", "nbd", "raw",
+  "snapshot-access", NULL
 };
 static const char *const blockdev_files[] = { "file", "host_device", NULL };
 static const char *const discard_modes[] = { "ignore", "unmap", NULL };
@@ -193,6 +193,7 @@ static const struct qmp_arg args_blockdev_add[] = {
   { "discard", QMP_ENUM, .values = discard_modes },
   { "file", QMP_STR_OR_OBJECT, .members = args_blockdev_file },
   { "filename", QMP_STR },
+  { "backing", QMP_NULL },
   { "server", QMP_OBJECT, .members = args_address },
   { "export", QMP_STR },
   { "target", QMP_STR },
@@ -298,6 +299,40 @@ static const struct qmp_arg args_blockdev_backup[] = {
   { NULL }
 };
 
+static const struct qmp_arg args_blockdev_snapshot[] = {
+  { "node", QMP_STR, .required = true },
+  { "overlay", QMP_STR, .required = true },
+  { NULL }
+};
+static const struct qmp_arg args_block_commit[] = {
+  { "job-id", QMP_STR },
+  { "device", QMP_STR, .required = true },
+  { "base-node", QMP_STR },
+  { "top-node", QMP_STR },
+  { "backing-file", QMP_STR },
+  { "speed", QMP_INT, .min = 0, .max = INT64_MAX,
+    .range = "a non-negative value" },
+  { "on-error", QMP_ENUM, .values = job_on_error_names },
+  { "filter-node-name", QMP_STR },
+  { "auto-finalize", QMP_BOOL },
+  { "auto-dismiss", QMP_BOOL },
+  { NULL }
+};
+static const struct qmp_arg args_block_stream[] = {
+  { "job-id", QMP_STR },
+  { "device", QMP_STR, .required = true },
+  { "base-node", QMP_STR },
+  { "bottom", QMP_STR },
+  { "backing-file", QMP_STR },
+  { "speed", QMP_INT, .min = 0, .max = INT64_MAX,
+    .range = "a non-negative value" },
+  { "on-error", QMP_ENUM, .values = job_on_error_names },
+  { "filter-node-name", QMP_STR },
+  { "auto-finalize", QMP_BOOL },
+  { "auto-dismiss", QMP_BOOL },
+  { NULL }
+};
+
 static const struct qmp_arg args_id[] = {
   { "id", QMP_STR, .required = true },
   { NULL }
@@ -329,6 +364,7 @@ static const struct qmp_branch actions[] = {
   { "block-dirty-bitmap-populate", args_populate },
   { "block-dirty-bitmap-remove", args_bitmap },
   { "blockdev-backup", args_blockdev_backup },
+  { "blockdev-snapshot", args_blockdev_snapshot },
   { "checkpoint-create", args_checkpoint_create },
   { "checkpoint-delete", args_checkpoint_delete },
   { "x-block-dirty-bitmap-populate", args_populate },
@@ -370,6 +406,7 @@ const struct qmp_command commands_table[] = {
     .returns = &reply_backup_begin },
   { "backup-end", args_backup_end, command_backup_end },
   { "backup-renew", args_backup_renew, command_backup_renew },
+  { "block-commit", args_block_commit, command_block_commit },
   { "block-dirty-bitmap-add", args_bitmap_add, command_bitmap_add },
   { "block-dirty-bitmap-clear", args_bitmap, command_bitmap_clear },
   { "block-dirty-bitmap-disable", args_bitmap, command_bitmap_disable },
@@ -387,10 +424,12 @@ const struct qmp_command commands_table[] = {
   { "block-job-resume", args_device, command_block_job_resume },
   { "block-job-set-speed", args_block_job_set_speed,
     command_block_job_set_speed },
+  { "block-stream", args_block_stream, command_block_stream },
   { "block_resize", args_block_resize, command_block_resize },
   { "blockdev-add", args_blockdev_add, command_blockdev_add },
   { "blockdev-backup", args_blockdev_backup, command_blockdev_backup },
   { "blockdev-del", args_blockdev_del, command_blockdev_del },
+  { "blockdev-snapshot", args_blockdev_snapshot, command_blockdev_snapshot },
   { "checkpoint-create", args_checkpoint_create, command_checkpoint_create,
     .returns = &reply_checkpoint_create },
   { "checkpoint-delete", args_checkpoint_delete, command_checkpoint_delete },

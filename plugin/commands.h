@@ -70,6 +70,12 @@ json_t *command_block_job_set_speed (struct qmp_session *session, json_t *args,
                                      GError **error);
 json_t *command_blockdev_add (struct qmp_session *session, json_t *args,
                               GError **error);
+json_t *command_blockdev_snapshot (struct qmp_session *session, json_t *args,
+                                   GError **error);
+json_t *command_block_commit (struct qmp_session *session, json_t *args,
+                              GError **error);
+json_t *command_block_stream (struct qmp_session *session, json_t *args,
+                              GError **error);
 json_t *command_blockdev_backup (struct qmp_session *session, json_t *args,
                                  GError **error);
 json_t *command_blockdev_del (struct qmp_session *session, json_t *args,

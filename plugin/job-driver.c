@@ -49,6 +49,8 @@ throttle_locked (Job *job)
 static void
 pause_locked (Job *job)
 {
+  JobStatus idle = job->ready ? STANDBY : PAUSED;
+
   if (!job->pause_wanted || job_must_end_locked (job))
     return;
   if (job->driver->pausing != NULL) {
@@ -58,13 +60,13 @@ pause_locked (Job *job)
   }
   if (!job->pause_wanted || job_must_end_locked (job))
     return;
-  if (job->status != PAUSED)
-    job_set_status_locked (job, PAUSED);
+  if (job->status != idle)
+    job_set_status_locked (job, idle);
   while (job->pause_wanted && !job_must_end_locked (job))
     pthread_cond_wait (&job_changed, &job_lock);
   /* Several threads may have been in here. */
-  if (job->status == PAUSED && !job->suspended)
-    job_set_status_locked (job, RUNNING);
+  if (job->status == idle && !job->suspended)
+    job_set_status_locked (job, job->ready ? READY : RUNNING);
   job->budget_at = g_get_monotonic_time ();
 }
 
@@ -105,6 +107,26 @@ job_wants_pause (Job *job)
   SCOPED_LOCK (&job_lock);
 
   return job->pause_wanted;
+}
+
+bool
+job_wait_ready (Job *job, bool *out_complete)
+{
+  SCOPED_LOCK (&job_lock);
+
+  if (job_must_end_locked (job))
+    return false;
+  job->ready = true;
+  job_set_status_locked (job, READY);
+  control_event (plugin.control, "BLOCK_JOB_READY",
+                 job_event_data_locked (job));
+  while (!job_must_end_locked (job) && job->when_ready == READY_WAIT)
+    if (job->pause_wanted)
+      pause_locked (job);
+    else
+      pthread_cond_wait (&job_changed, &job_lock);
+  *out_complete = job->when_ready == READY_COMPLETE;
+  return !job_must_end_locked (job);
 }
 
 void

@@ -9,7 +9,7 @@
 #include "plugin/job.h"
 
 typedef enum {
-  CREATED, RUNNING, PAUSED, WAITING, PENDING, ABORTING, CONCLUDED, NULL_STATUS,
+  CREATED, RUNNING, PAUSED, READY, STANDBY, WAITING, PENDING, ABORTING, CONCLUDED, NULL_STATUS,
 } JobStatus;
 
 extern const char *const job_status_names[];
@@ -34,6 +34,9 @@ struct Job {
   JobStatus status;
   bool pause_wanted;            /* by a user, or by an error */
   bool cancelled;
+  /* Of one that can be ready: it has been, and what it is to do then. */
+  bool ready;
+  enum { READY_WAIT, READY_COMPLETE, READY_END } when_ready;
   bool resumable, suspended;
   uint64_t speed;
   uint64_t total, done;
@@ -56,6 +59,7 @@ Job *job_find_locked (const char *id);  /* NULL: none */
 /* And tells everybody. */
 void job_set_status_locked (Job *job, JobStatus status);
 bool job_must_end_locked (const Job *job);      /* or be suspended */
+json_t *job_event_data_locked (const Job *job); /* of BLOCK_JOB_* */
 /* The last that is heard of it; job is gone. */
 void job_dismiss_locked (Job *job);
 

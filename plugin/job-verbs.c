@@ -7,17 +7,19 @@
 #include "plugin/job-internal.h"
 #include "plugin/thread.h"
 
-/* QEMU's table (its states ready and standby need a driver that has them). */
+#define AT_WORK (1 << CREATED | 1 << RUNNING | 1 << PAUSED | 1 << READY | \
+                 1 << STANDBY)
+
+/* QEMU's table. */
 static const struct {
   const char *verb;
   unsigned in;                  /* a bit a status */
 } verbs[] = {
-  { "cancel", 1 << CREATED | 1 << RUNNING | 1 << PAUSED | 1 << WAITING |
-    1 << PENDING },
-  { "pause", 1 << CREATED | 1 << RUNNING | 1 << PAUSED },
-  { "resume", 1 << CREATED | 1 << RUNNING | 1 << PAUSED },
-  { "set-speed", 1 << CREATED | 1 << RUNNING | 1 << PAUSED },
-  { "complete", 0 },
+  { "cancel", AT_WORK | 1 << WAITING | 1 << PENDING },
+  { "pause", AT_WORK },
+  { "resume", AT_WORK },
+  { "set-speed", AT_WORK },
+  { "complete", 1 << READY },
   { "finalize", 1 << PENDING },
   { "dismiss", 1 << CONCLUDED },
 };
@@ -53,7 +55,11 @@ accepts (const Job *job, const char *verb, GError **error)
 bool
 job_verb (const char *id, const char *verb, bool block, GError **error)
 {
+  bool gently = strcmp (verb, JOB_CANCEL_GENTLY) == 0;
   Job *job;
+
+  if (gently)
+    verb = "cancel";
 
   job_init ();
   SCOPED_LOCK (&job_lock);
@@ -65,8 +71,12 @@ job_verb (const char *id, const char *verb, bool block, GError **error)
   }
   if (job == NULL || !accepts (job, verb, error))
     return false;
-  if (strcmp (verb, "cancel") == 0)
+  if (gently && (job->status == READY || job->status == STANDBY))
+    job->when_ready = READY_END;
+  else if (strcmp (verb, "cancel") == 0)
     job->cancelled = true;
+  else if (strcmp (verb, "complete") == 0)
+    job->when_ready = READY_COMPLETE;
   else if (strcmp (verb, "pause") == 0) {
     if (job->pause_wanted) {
       command_set_error (error, "Job is already paused");
@@ -149,7 +159,8 @@ query_block_locked (const Job *job)
                "offset", (json_int_t) job->done,
                "speed", (json_int_t) job->speed,
                "busy", at_work, "paused", job->pause_wanted,
-               "io-status", job->io_status, "ready", 0,
+               "io-status", job->io_status,
+               "ready", job->status == READY || job->status == STANDBY,
                "auto-finalize", job->auto_finalize,
                "auto-dismiss", job->auto_dismiss);
 

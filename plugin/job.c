@@ -13,7 +13,7 @@
 #include "plugin/thread.h"
 
 const char *const job_status_names[] = {
-  "created", "running", "paused", "waiting", "pending", "aborting",
+  "created", "running", "paused", "ready", "standby", "waiting", "pending", "aborting",
   "concluded", "null",
 };
 
@@ -78,8 +78,8 @@ job_set_status_locked (Job *job, JobStatus status)
   pthread_cond_broadcast (&job_changed);
 }
 
-static json_t *
-event_data_locked (const Job *job)
+json_t *
+job_event_data_locked (const Job *job)
 {
   return json_pack ("{s:s, s:s, s:I, s:I, s:I}", "device", job->id,
                     "type", job->driver->type, "len", (json_int_t) job->total,
@@ -218,6 +218,13 @@ enter_waiting_locked (Job *job)
 static bool
 commit_group (JobGroup *group, GError **error)
 {
+  for (guint i = 0; i < group->jobs->len; i++) {
+    Job *job = group->jobs->pdata[i];
+
+    if (job->driver->prepare != NULL &&
+        !job->driver->prepare (job, job->opaque, error))
+      return false;
+  }
   if (!catalog_begin (plugin.catalog, error))
     return false;
   for (guint i = 0; i < group->jobs->len; i++) {
@@ -291,7 +298,7 @@ settle_locked (Job *job)
 static void
 send_end_locked (Job *job, bool ok)
 {
-  json_t *data = event_data_locked (job);
+  json_t *data = job_event_data_locked (job);
 
   if (!ok && job->cancelled && job->error == NULL) {
     control_event (plugin.control, "BLOCK_JOB_CANCELLED", data);

@@ -3,6 +3,7 @@
  * their states, verbs and events.
  *
  *   created -> running <-> paused
+ *              running -> ready <-> standby; ready -> waiting
  *              running -> waiting -> pending -> concluded -> null
  *   any of these but the last two -> aborting -> concluded -> null
  *
@@ -37,6 +38,9 @@ typedef struct {
   /* One of its threads is about to pause, in job_pause_point or job_io_error; may be
    * NULL. */
   void (*pausing) (Job *job, void *opaque);
+  /* Before that, while it can still fail; NULL: nothing to do.  Only of one that is a
+   * group of its own. */
+  bool (*prepare) (Job *job, void *opaque, GError **error);
   /* In the group's transaction; NULL: nothing to do. */
   bool (*commit) (Job *job, void *opaque, GError **error);
   /* It has ended; ok: its commit is durable.  Once, whatever has happened. */
@@ -86,6 +90,9 @@ uint64_t job_speed (Job *job);                  /* as it is now */
 bool job_is_cancelled (Job *job);
 bool job_is_suspended (Job *job);
 bool job_wants_pause (Job *job);
+/* The work is done, and goes on by itself: waits until it is to end.  False: now, as
+ * with job_pause_point.  *out_complete: job-complete, not merely its end. */
+bool job_wait_ready (Job *job, bool *out_complete);
 /* Waits so long at most, less if any of that is asked for. */
 void job_wait (Job *job, unsigned ms);
 /* It cannot go on as it is: pauses as for an error of the target.  why: for
@@ -110,6 +117,7 @@ void *job_opaque (const Job *job);
 
 /* verb: "cancel", "pause", ... as in QEMU's JobVerb.  block: named by a block-job
  * command, so that an unknown id is DeviceNotActive. */
+#define JOB_CANCEL_GENTLY "cancel-gently"      /* one that is ready just ends */
 bool job_verb (const char *id, const char *verb, bool block, GError **error);
 bool job_set_speed (const char *id, int64_t speed, GError **error);
 bool job_is_paused (const char *id);            /* or is to be */

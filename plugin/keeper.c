@@ -10,6 +10,7 @@
 #include <nbdkit-plugin.h>
 
 #include "bitmap/bitmap-error.h"
+#include "fleece/overlay.h"
 #include "plugin/keeper.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
@@ -218,6 +219,20 @@ store_epochs (Keeper *keeper, bool *was_failing)
   return false;
 }
 
+/* A cut that has failed late may have left a layer. */
+static bool
+settle_layers (Keeper *keeper, bool *was_failing)
+{
+  g_autoptr (GError) error = NULL;
+  bool ok = fleece_settle_overlays (keeper->fleece, &error);
+
+  if (!ok && !*was_failing)
+    nbdkit_error ("warning: the layer of a cut that has failed stays for now: "
+                  "%s", error->message);
+  *was_failing = !ok;
+  return ok;
+}
+
 /* Wait until there is something to do, or something to try again.  lock held. */
 static void
 wait_locked (Keeper *keeper, bool store_failed, bool drop_failed)
@@ -244,13 +259,13 @@ static void *
 keeper_thread (void *opaque)
 {
   Keeper *keeper = opaque;
-  bool store_failed = false, drop_failed = false;
+  bool store_failed = false, settle_failed = false, drop_failed = false;
 
   for (;;) {
     bool stop, store, drop;
 
     pthread_mutex_lock (&keeper->lock);
-    wait_locked (keeper, store_failed, drop_failed);
+    wait_locked (keeper, store_failed || settle_failed, drop_failed);
     stop = keeper->stop;
     store = keeper->store;
     drop = keeper->drop;
@@ -260,8 +275,10 @@ keeper_thread (void *opaque)
     keeper_flush (keeper);
     if (stop)
       return NULL;
-    if (store)
+    if (store) {
       store_epochs (keeper, &store_failed);
+      settle_layers (keeper, &settle_failed);
+    }
     if (drop)
       drop_failed = !fleece_drop_broken (keeper->fleece);
   }

@@ -375,8 +375,8 @@ node_add_filter (const char *name, const char *driver, const Disk *disk,
   atomic_init (&node->refs, 1);
   node->name = g_strdup (name);
   node->driver = node->format = driver;
-  node->filename = g_strdup (disk_path (disk));
-  node->size = disk_size (disk);
+  node->filename = disk != NULL ? g_strdup (disk_path (disk)) : NULL;
+  node->size = disk != NULL ? disk_size (disk) : 0;
   node->user = "backup";
   if (!insert (node, error))
     return false;
@@ -564,7 +564,11 @@ node_list (json_t *list)
 
   for (guint i = 0; table != NULL && i < table->len; i++) {
     const Node *node = table->pdata[i];
-    json_t *image =
+    json_t *image;
+
+    if (strcmp (node->driver, "layer") == 0)    /* listed by layer-node.c */
+      continue;
+    image =
       json_pack ("{s:o, s:s, s:I}", "filename",
                  qmp_text (node->filename != NULL ? node->filename : ""),
                  "format", node->format,

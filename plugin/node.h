@@ -35,8 +35,9 @@ bool node_claim (Node *node, const char *user, GError **error);
 void node_release (Node *node);
 
 /* A name that something else goes by, as QEMU's filter nodes: a backup job of disk
- * while it lives, or a snapshot of it (snapshot-node.h).  It is listed, in use, and
- * good for nothing else here.  driver: static.  Errors as node_add's. */
+ * while it lives, or a snapshot of it (snapshot-node.h).  It is listed (but
+ * layers), in use, and good for nothing else here.  driver: static; disk: NULL: of
+ * none.  Errors as node_add's. */
 bool node_add_filter (const char *name, const char *driver, const Disk *disk,
                       GError **error);
 void node_remove_filter (const char *name);

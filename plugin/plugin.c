@@ -25,6 +25,7 @@
 #include "plugin/io-error.h"
 #include "plugin/job-restore.h"
 #include "plugin/job.h"
+#include "plugin/layer-node.h"
 #include "plugin/lease.h"
 #include "plugin/nbd-server.h"
 #include "plugin/node.h"
@@ -324,6 +325,17 @@ disk_tell_state (Disk *disk)
     tell_recovery (disk_name (disk), report);
 }
 
+/* Always true: what cannot be named is told. */
+static bool
+name_layers (void)
+{
+  g_autoptr (DiskTable) disks = fleece_disks (plugin.fleece);
+
+  for (size_t i = 0; i < disks->len; i++)
+    layer_node_sync (disks->disk[i]);
+  return true;
+}
+
 static void
 tell_state_of_disks (void)
 {
@@ -381,7 +393,7 @@ fleece_plugin_after_fork (void)
       (plugin.resumed ||
        job_restore_bitmaps (&error)) &&
       fleece_start (plugin.fleece, plugin.catalog, &error) &&
-      job_restore_all (&error) &&
+      name_layers () && job_restore_all (&error) &&
       keeper_start (plugin.keeper, plugin.fleece, &error) &&
       restore_exports () &&
       (plugin.control == NULL ||
@@ -416,6 +428,7 @@ fleece_plugin_cleanup (void)
   if (plugin.control != NULL)
     stop_control ();
   snapshot_node_stop ();
+  layer_node_free_all ();
   node_free_all ();
   if (!fleece_stop (plugin.fleece, &error))
     report (error);

@@ -188,6 +188,7 @@ type_of (Schema *s, const struct qmp_arg *arg)
   case QMP_STRS: return array_of (s, "str");
   case QMP_STRS_OR_OBJECTS: return array_of (s, alternate_of (s, arg->members));
   case QMP_UNIONS: return array_of (s, union_of (s, arg->branches));
+  case QMP_NULL: return "null";
   case QMP_ANY: break;
   }
   return "any";
@@ -199,7 +200,7 @@ qmp_schema (const struct qmp_command *commands,
 {
   static const char *const builtins[][2] = {
     { "str", "string" }, { "bool", "boolean" }, { "int", "int" },
-    { "any", "value" },
+    { "null", "null" }, { "any", "value" },
   };
   Schema s = {
     .types = json_array (),

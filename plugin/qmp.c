@@ -58,6 +58,7 @@ type_name (QmpType type)
   case QMP_STRS:
   case QMP_STRS_OR_OBJECTS:
   case QMP_UNIONS: return "array";
+  case QMP_NULL: return "null";
   case QMP_ANY: return "value";
   case QMP_STR:
   case QMP_ENUM: break;
@@ -80,6 +81,7 @@ type_matches (QmpType type, const json_t *value)
   case QMP_STRS:
   case QMP_STRS_OR_OBJECTS:
   case QMP_UNIONS: return json_is_array (value);
+  case QMP_NULL: return json_is_null (value);
   case QMP_ANY: return true;
   case QMP_STR:
   case QMP_ENUM: break;
@@ -205,6 +207,7 @@ check_value (const struct qmp_arg *arg, json_t *value, const char *path,
 
   case QMP_STR:
   case QMP_BOOL:
+  case QMP_NULL:
   case QMP_ANY:
     break;
   }
@@ -358,6 +361,8 @@ error_object (const GError *error)
     class = "CommandNotFound";
   else if (g_error_matches (error, QMP_ERROR, QMP_ERROR_DEVICE_NOT_ACTIVE))
     class = "DeviceNotActive";
+  else if (g_error_matches (error, QMP_ERROR, QMP_ERROR_DEVICE_NOT_FOUND))
+    class = "DeviceNotFound";
   return json_pack ("{s:{s:s, s:s}}", "error", "class", class, "desc", desc);
 }
 

@@ -23,6 +23,7 @@ typedef enum {
   QMP_ERROR_GENERIC,
   QMP_ERROR_COMMAND_NOT_FOUND,
   QMP_ERROR_DEVICE_NOT_ACTIVE,
+  QMP_ERROR_DEVICE_NOT_FOUND,
 } QmpErrorCode;
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (json_t, json_decref)
@@ -39,6 +40,7 @@ typedef enum {
   QMP_STRS_OR_OBJECTS,          /* an array of strings and such objects, mixed */
   QMP_UNIONS,                   /* an array of {"type": T, "data": {...}}, where
                                  * branches says which members data has for T */
+  QMP_NULL,
   QMP_ANY,                      /* any JSON value */
 } QmpType;
 

@@ -7,8 +7,8 @@
 
 static const char *const io_statuses[] = { "ok", "failed", "nospace", NULL };
 static const char *const job_statuses[] = {
-  "created", "running", "paused", "waiting", "pending", "aborting",
-  "concluded", "null", NULL
+  "created", "running", "paused", "ready", "standby", "waiting", "pending",
+  "aborting", "concluded", "null", NULL
 };
 
 /* --- query-version, query-commands, query-qmp-schema --- */
@@ -118,6 +118,12 @@ static const struct qmp_arg dirty_bitmap[] = {
   { "inconsistent", QMP_BOOL },
   { NULL }
 };
+static const struct qmp_arg layer[] = {
+  { "node-name", QMP_STR, ALWAYS },
+  { "file", QMP_STR, ALWAYS },
+  { "present-bytes", QMP_INT },
+  { NULL }
+};
 static const char *const detect_zeroes[] = { "off", "on", "unmap", NULL };
 static const struct qmp_arg node[] = {
   { "node-name", QMP_STR },
@@ -127,6 +133,10 @@ static const struct qmp_arg node[] = {
   { "image", QMP_OBJECT, ALWAYS, .members = image },
   { "tracking", QMP_OBJECT, .members = tracking },
   { "dirty-bitmaps", QMP_OBJECTS, .members = dirty_bitmap },
+  { "layers", QMP_OBJECTS, .members = layer },
+  { "present-bytes", QMP_INT },
+  { "backing", QMP_STR },
+  { "backing_file", QMP_STR },
   { "cache", QMP_OBJECT, ALWAYS, .members = cache },
   { "detect_zeroes", QMP_ENUM, ALWAYS, .values = detect_zeroes },
   { "encrypted", QMP_BOOL, ALWAYS },
@@ -309,7 +319,9 @@ const struct qmp_arg reply_query_clients = {
 
 /* --- jobs --- */
 
-static const char *const job_types[] = { "backup", "bitmap-populate", NULL };
+static const char *const job_types[] = {
+  "backup", "bitmap-populate", "commit", "stream", NULL
+};
 static const struct qmp_arg job[] = {
   { "id", QMP_STR, ALWAYS },
   { "type", QMP_ENUM, ALWAYS, .values = job_types },
@@ -450,6 +462,7 @@ const struct qmp_event_type events_table[] = {
   { "BLOCK_JOB_COMPLETED", event_block_job_completed },
   { "BLOCK_JOB_ERROR", event_block_job_error },
   { "BLOCK_JOB_PENDING", event_block_job_pending },
+  { "BLOCK_JOB_READY", event_block_job },
   { "CHECKPOINT_CHANGE", event_checkpoint_change },
   { "EVENTS_LOST", event_events_lost },
   { "JOB_STATUS_CHANGE", event_job_status_change },

@@ -8,6 +8,7 @@
 
 #include "plugin/commands.h"
 #include "plugin/job-backup.h"
+#include "plugin/layer-node.h"
 #include "plugin/plugin.h"
 #include "plugin/transaction-internal.h"
 
@@ -385,8 +386,16 @@ transaction_commit (Transaction *t, GError **error)
                      t->cuts->len, write_rows, t, error);
   else
     ok = write_without_cut (t, error);
-  if (!ok)
+  if (!ok) {
+    keeper_wake (plugin.keeper);        /* a layer may have to go again */
     return false;
+  }
+  for (guint i = 0; i < t->cuts->len; i++) {
+    const FleeceCutDisk *cut = &g_array_index (t->cuts, FleeceCutDisk, i);
+
+    if (cut->overlay != NULL)
+      layer_node_sync (cut->disk);
+  }
   announce (t);
   ok = finish_backups (t, error);
   ok = start_jobs (t, ok ? error : NULL) && ok;

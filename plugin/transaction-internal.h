@@ -45,6 +45,7 @@ struct Transaction {
   GArray *cuts;
   GPtrArray *created;           /* of PendingCreate */
   GPtrArray *deleted;           /* of PendingDelete */
+  GPtrArray *layers;            /* of char *: names and paths, borrowed by cuts */
   GArray *jobs;                 /* of PendingJob */
   JobGroup *group;              /* of all jobs; NULL: each its own */
   bool done;                    /* committed: the jobs run */

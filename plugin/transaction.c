@@ -6,6 +6,7 @@
 #include "plugin/commands.h"
 #include "plugin/job-backup.h"
 #include "plugin/job-populate.h"
+#include "plugin/layer-node.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
 #include "plugin/transaction-internal.h"
@@ -55,6 +56,7 @@ transaction_new (void)
   t->created = g_ptr_array_new_with_free_func (pending_create_free);
   t->deleted = g_ptr_array_new_with_free_func (pending_delete_free);
   t->jobs = g_array_new (FALSE, FALSE, sizeof (PendingJob));
+  t->layers = g_ptr_array_new_with_free_func (g_free);
   return t;
 }
 
@@ -66,6 +68,7 @@ transaction_free (Transaction *t)
   for (guint i = 0; !t->done && i < t->jobs->len; i++)
     job_abandon (g_array_index (t->jobs, PendingJob, i).job);
   g_array_unref (t->jobs);
+  g_ptr_array_unref (t->layers);
   job_group_unref (t->group);
   g_ptr_array_unref (t->edits);
   g_array_unref (t->cuts);
@@ -281,7 +284,7 @@ transaction_source (Transaction *t, const char *node, const char *name,
   return bm;
 }
 
-void
+FleeceCutDisk *
 transaction_cut (Transaction *t, Disk *disk, uint32_t granularity)
 {
   FleeceCutDisk *cut = NULL;
@@ -300,6 +303,7 @@ transaction_cut (Transaction *t, Disk *disk, uint32_t granularity)
   if (granularity != 0)
     cut->granularity = cut->granularity == 0 ? granularity
       : MIN (cut->granularity, granularity);
+  return cut;
 }
 
 /* --- checkpoints */
@@ -489,6 +493,60 @@ action_backup (Transaction *t, json_t *args, GError **error)
   return true;
 }
 
+/* Is it the layer that guests write to? */
+static bool
+check_active (Disk *disk, const char *node, const char *layer, GError **error)
+{
+  g_autoptr (GPtrArray) chain = disk_chain (disk);
+  int i = layer_index (chain, layer);
+
+  if (i <= 0)
+    return true;
+  command_set_error (error, "Node '%.100s' is busy: node is used as backing hd "
+                     "of '%s'", node,
+                     layer_node_name (disk, chain->pdata[i - 1]));
+  return false;
+}
+
+bool
+action_snapshot (Transaction *t, json_t *args, GError **error)
+{
+  const char *node = qmp_get_str (args, "node");
+  const char *overlay = qmp_get_str (args, "overlay");
+  g_autofree char *layer = NULL, *path = NULL;
+  g_autoptr (Disk) disk = layer_node_find (node, &layer);
+  FleeceCutDisk *cut;
+
+  if (disk == NULL) {
+    command_set_error (error, "Cannot find device='%.100s' nor "
+                       "node-name='%.100s'", node, node);
+    return false;
+  }
+  if (!layer_node_check_new (overlay, &path, error) ||
+      !check_active (disk, node, layer, error))
+    return false;
+  for (guint i = 0; i < t->cuts->len; i++) {
+    const FleeceCutDisk *other = &g_array_index (t->cuts, FleeceCutDisk, i);
+
+    if (other->overlay != NULL && strcmp (other->overlay, overlay) == 0) {
+      command_set_error (error, "The overlay already has a backing image");
+      return false;
+    }
+    if (other->overlay != NULL && other->disk == disk) {
+      command_set_error (error, "Node '%.100s' is busy: node is used as backing "
+                         "hd of '%s'", node, other->overlay);
+      return false;
+    }
+  }
+  cut = transaction_cut (t, disk, 0);
+  cut->overlay = g_strdup (overlay);
+  g_ptr_array_add (t->layers, (char *) cut->overlay);
+  cut->overlay_keep = path != NULL;
+  cut->overlay_file = g_steal_pointer (&path);
+  g_ptr_array_add (t->layers, (char *) cut->overlay_file);
+  return true;
+}
+
 bool
 action_populate (Transaction *t, json_t *args, GError **error)
 {
@@ -524,6 +582,7 @@ static const struct {
   { "block-dirty-bitmap-populate", action_populate },
   { "block-dirty-bitmap-remove", action_bitmap_remove },
   { "blockdev-backup", action_backup },
+  { "blockdev-snapshot", action_snapshot },
   { "checkpoint-create", action_checkpoint_create },
   { "checkpoint-delete", action_checkpoint_delete },
   { "x-block-dirty-bitmap-populate", action_populate },

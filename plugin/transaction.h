@@ -44,6 +44,7 @@ bool action_checkpoint_create (Transaction *t, json_t *args, GError **error);
 bool action_checkpoint_delete (Transaction *t, json_t *args, GError **error);
 bool action_backup (Transaction *t, json_t *args, GError **error);
 bool action_populate (Transaction *t, json_t *args, GError **error);
+bool action_snapshot (Transaction *t, json_t *args, GError **error);
 bool action_backup_begin (Transaction *t, json_t *args, GError **error);
 bool action_abort (Transaction *t, json_t *args, GError **error);
 
@@ -70,7 +71,9 @@ NamedBitmap *transaction_source (Transaction *t, const char *node,
 bool transaction_has_bitmap (Transaction *t, Disk *disk, const char *name);
 bool transaction_has_name (Transaction *t, Disk *disk, const char *name,
                            bool *out_has, GError **error);
-/* Make the disk part of the cut, at least as fine as granularity (0: any). */
-void transaction_cut (Transaction *t, Disk *disk, uint32_t granularity);
+/* Make the disk part of the cut, at least as fine as granularity (0: any).  Its part,
+ * until the next call. */
+FleeceCutDisk *transaction_cut (Transaction *t, Disk *disk,
+                                uint32_t granularity);
 
 #endif

@@ -16,11 +16,14 @@ DIFFERENT = {
     "nbd-server-start/addr/type": {"vsock", "fd"},
     "block-export-add/type": {"vhost-user-blk", "fuse", "vduse-blk"},
     "transaction/actions/type": {
-        "blockdev-snapshot", "blockdev-snapshot-internal-sync",
-        "blockdev-snapshot-sync", "drive-backup"},
+        "blockdev-snapshot-internal-sync", "blockdev-snapshot-sync",
+        "drive-backup"},
+    "block-commit": {"base", "top"},
+    "block-stream": {"base"},
     "BLOCK_JOB_CANCELLED/type": {"bitmap-populate"},
     "BLOCK_JOB_COMPLETED/type": {"bitmap-populate"},
     "BLOCK_JOB_PENDING/type": {"bitmap-populate"},
+    "BLOCK_JOB_READY/type": {"bitmap-populate"},
     "query-jobs()/type": {"bitmap-populate"},
 }
 OPTIONAL = set()                # in ours
