@@ -37,7 +37,7 @@ typedef struct {
 
 struct AddedExport {
   char *id, *name, *node, *description;
-  bool writable, writethrough;
+  bool writable, writethrough, depth;
   Disk *disk;                   /* a reference */
   Backup *backup;               /* a reference; NULL: the live disk */
   const BackupDisk *bd;
@@ -343,13 +343,11 @@ check_name (const char *name, GError **error)
 static bool
 check_offer (json_t *args, GError **error)
 {
-  if (qmp_get_bool (args, "allocation-depth", false))
-    command_set_error (error, "allocation-depth: the context "
-                       "qemu:allocation-depth is not offered");
-  else if (plugin.host == NULL &&
-           json_array_size (json_object_get (args, "bitmaps")) > 0)
-    command_set_error (error, "this server cannot offer bitmaps: only "
-                       "nbdfleece can");
+  if (plugin.host == NULL &&
+      (qmp_get_bool (args, "allocation-depth", false) ||
+       json_array_size (json_object_get (args, "bitmaps")) > 0))
+    command_set_error (error, "this server cannot offer bitmaps or "
+                       "allocation-depth: only nbdfleece can");
   else
     return true;
   return false;
@@ -372,6 +370,7 @@ add_under_transaction (json_t *args, GError **error)
   e->description = g_strdup (qmp_get_str (args, "description"));
   e->writable = qmp_get_bool (args, "writable", false);
   e->writethrough = qmp_get_bool (args, "writethrough", false);
+  e->depth = qmp_get_bool (args, "allocation-depth", false);
   e->bitmaps = g_ptr_array_new_with_free_func (bitmap_free);
   atomic_init (&e->gone, false);
   if (!check_id (e->id, error) || !find_node (e, error))
@@ -712,6 +711,12 @@ unsigned
 added_export_nr_bitmaps (const AddedExport *e)
 {
   return e->bitmaps->len;
+}
+
+bool
+added_export_has_depth (const AddedExport *e)
+{
+  return e->depth;
 }
 
 const char *

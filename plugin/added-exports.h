@@ -67,6 +67,8 @@ const char *added_export_description (const AddedExport *e);
 /* Its bitmaps, by number, in the operator's order. */
 unsigned added_export_nr_bitmaps (const AddedExport *e);
 const char *added_export_bitmap (const AddedExport *e, unsigned nr);
+/* Does it offer qemu:allocation-depth? */
+bool added_export_has_depth (const AddedExport *e);
 /* A new reference.  The same all the time, but of a bitmap that records: that
  * says what it is now. */
 ChangeSet *added_export_load (AddedExport *e, unsigned nr, GError **error);

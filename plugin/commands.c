@@ -9,6 +9,7 @@
 
 #include "plugin/added-exports.h"
 #include "plugin/commands.h"
+#include "plugin/layer-node.h"
 #include "plugin/plugin.h"
 #include "plugin/snapshot-node.h"
 #include "plugin/replies-table.h"
@@ -102,9 +103,18 @@ command_set_error (GError **error, const char *format, ...)
 Disk *
 command_find_live (const char *name)
 {
-  Disk *disk = fleece_find_disk (plugin.fleece, name);
+  g_autofree char *layer = NULL;
+  g_autoptr (Disk) disk = layer_node_find (name, &layer);
 
-  return disk != NULL ? disk : snapshot_node_find_disk (name);
+  if (disk == NULL)
+    return snapshot_node_find_disk (name);
+  if (layer != NULL) {
+    g_autoptr (GPtrArray) chain = disk_chain (disk);
+
+    if (layer_index (chain, layer) != 0)
+      return NULL;
+  }
+  return g_steal_pointer (&disk);
 }
 
 BackupDisk *

@@ -10,6 +10,7 @@
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
 #include "bitmap/named-bitmap.h"
+#include "fleece/overlay.h"
 #include "plugin/contexts.h"
 #include "plugin/exports.h"
 #include "plugin/map-cache.h"
@@ -18,6 +19,7 @@
 
 #define QEMU_PREFIX "qemu:dirty-bitmap:"
 #define ALIAS_PREFIX "qemu-dirty-bitmap:"
+#define DEPTH "qemu:allocation-depth"
 
 static bool
 has_map (const HandleContexts *ctx, uint64_t key)
@@ -149,10 +151,16 @@ is_wildcard (const char *query)
 
 /* --- the contexts of an export that was added */
 
-/* Its number, -1: none. */
+/* Its number, -1: none.  That of DEPTH comes after all bitmaps. */
 static int
-find_added (const AddedExport *added, const char *bitmap)
+find_added (const AddedExport *added, const char *name)
 {
+  const char *bitmap = bitmap_part (name);
+
+  if (strcmp (name, DEPTH) == 0 && added_export_has_depth (added))
+    return (int) added_export_nr_bitmaps (added);
+  if (bitmap == NULL)
+    return -1;
   for (unsigned i = 0; i < added_export_nr_bitmaps (added); i++)
     if (strcmp (added_export_bitmap (added, i), bitmap) == 0)
       return (int) i;
@@ -160,17 +168,21 @@ find_added (const AddedExport *added, const char *bitmap)
 }
 
 static int
-list_added (const AddedExport *added, const char *query, const char *bitmap,
+list_added (const AddedExport *added, const char *query,
             struct metacontext_list *list)
 {
   const char *prefix =
     strcmp (query, ALIAS_PREFIX) == 0 ? ALIAS_PREFIX : QEMU_PREFIX;
 
   if (!is_wildcard (query)) {
-    if (bitmap != NULL && find_added (added, bitmap) != -1)
+    if (find_added (added, query) != -1)
       plugin.host->list_add (list, query);
     return 0;
   }
+  if ((strcmp (query, "") == 0 || strcmp (query, "qemu:") == 0) &&
+      added_export_has_depth (added) &&
+      plugin.host->list_add (list, DEPTH) == -1)
+    return 0;
   for (unsigned i = 0; i < added_export_nr_bitmaps (added); i++) {
     g_autofree char *name =
       g_strconcat (prefix, added_export_bitmap (added, i), NULL);
@@ -202,7 +214,7 @@ contexts_list (void *opaque, const char *query, struct metacontext_list *list)
   const char *bitmap = bitmap_part (query);
 
   if (ctx->added != NULL)
-    return list_added (ctx->added, query, bitmap, list);
+    return list_added (ctx->added, query, list);
   if (ctx->bd == NULL)
     return 0;
   if (is_wildcard (query)) {
@@ -233,7 +245,7 @@ contexts_select (void *opaque, const char *name, uint64_t *out_cookie)
   guint before;
 
   if (ctx->added != NULL) {
-    int nr = bitmap != NULL ? find_added (ctx->added, bitmap) : -1;
+    int nr = find_added (ctx->added, name);
 
     *out_cookie = nr;
     return nr != -1;
@@ -298,6 +310,59 @@ count_extents (const Handle *handle, uint64_t nr)
                                memory_order_relaxed);
 }
 
+/* Joins what is alike. */
+typedef struct {
+  struct metacontext_extents *extents;
+  uint64_t length;
+  uint32_t depth;
+} DepthEmitter;
+
+enum { DEPTH_STOP = 1 };
+
+static int
+depth_flush (DepthEmitter *em)
+{
+  uint64_t length = em->length;
+  int r;
+
+  em->length = 0;
+  if (length == 0)
+    return 0;
+  r = plugin.host->extent_add (em->extents, length, em->depth);
+  return r < 0 ? -EIO : r == 0 ? DEPTH_STOP : 0;
+}
+
+static int
+depth_run (void *opaque, uint64_t length, unsigned depth)
+{
+  DepthEmitter *em = opaque;
+  int r = em->depth != depth ? depth_flush (em) : 0;
+
+  em->depth = depth;
+  em->length += length;
+  return r;
+}
+
+static int
+depth_of_run (void *opaque, uint64_t length, bool zero)
+{
+  return depth_run (opaque, length, zero ? 0 : 1);
+}
+
+static int
+depth_extents (const Handle *handle, uint64_t count, uint64_t offset,
+               struct metacontext_extents *extents)
+{
+  DepthEmitter em = { extents, 0, 0 };
+  int r = handle->bd != NULL
+    ? snapshot_extents (handle->bd->snapshot, count, offset, depth_of_run, &em)
+    : disk_depth (handle->disk, count, offset, depth_run, &em);
+
+  if (r == 0)
+    r = depth_flush (&em);
+  return r < 0 ? fail (-r, NULL) : 0;
+}
+
 static int
 contexts_extents (void *opaque, uint64_t cookie, uint64_t count,
                   uint64_t offset, uint32_t flags,
@@ -313,6 +378,9 @@ contexts_extents (void *opaque, uint64_t cookie, uint64_t count,
 
   if (r != 0)
     return fail (-r, NULL);
+  if (ctx->added != NULL && added_export_has_depth (ctx->added) &&
+      cookie == added_export_nr_bitmaps (ctx->added))
+    return depth_extents (handle, count, offset, extents);
   if (ctx->added != NULL && cookie < added_export_nr_bitmaps (ctx->added)) {
     set = own = added_export_load (ctx->added, (unsigned) cookie, &error);
     if (set == NULL)

@@ -17,7 +17,9 @@
  * itself: dirty is data, clean is HOLE without ZERO.
  *
  * An export that block-export-add has made offers the bitmaps that were given
- * there, all of them in a listing, and nothing else; on the live disk too.
+ * there, all of them in a listing, and nothing else; on the live disk too.  If it was
+ * to have it, also qemu:allocation-depth: 0 where nothing is allocated, 1 what the
+ * topmost layer has, 2 and up those below; a snapshot is one layer.
  *
  * Locking: what is chosen changes only while the connection is being set up;
  * maps are built under a mutex of their own and shared by all handles of an

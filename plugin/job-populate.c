@@ -11,6 +11,7 @@
 #include "bitmap/granule.h"
 #include "plugin/commands.h"
 #include "plugin/job-populate.h"
+#include "plugin/layer-node.h"
 #include "plugin/plugin.h"
 
 #define CHUNK (UINT64_C (64) << 20)     /* bytes looked at between pauses */
@@ -25,8 +26,9 @@ typedef struct {
 /* Whose allocation is asked for. */
 typedef struct {
   Disk *disk;                   /* a reference until the job has ended */
-  Backup *backup;               /* of a snapshot; NULL: the disk as it is */
+  Backup *backup;               /* of a snapshot; NULL: a layer, as it is */
   Snapshot *snap;               /* borrowed from it */
+  char *layer;                  /* NULL: the image */
 } Source;
 
 typedef struct {
@@ -67,6 +69,12 @@ scan_run (void *opaque, uint64_t length, bool zero)
 }
 
 static int
+scan_layer_run (void *opaque, uint64_t length, bool present)
+{
+  return scan_run (opaque, length, !present);
+}
+
+static int
 scan_chunk (const Source *source, DirtyBitmap *bm, uint64_t offset,
             uint64_t length)
 {
@@ -74,7 +82,8 @@ scan_chunk (const Source *source, DirtyBitmap *bm, uint64_t offset,
 
   return source->snap != NULL
     ? snapshot_extents (source->snap, length, offset, scan_run, &scan)
-    : disk_extents (source->disk, length, offset, scan_run, &scan);
+    : disk_layer_runs (source->disk, source->layer, length, offset,
+                       scan_layer_run, &scan);
 }
 
 static bool
@@ -215,6 +224,7 @@ drop_sources (PopulateJob *p)
 
     backup_unref (source->backup);
     disk_unref (source->disk);
+    g_free (source->layer);
   }
   g_array_set_size (p->sources, 0);
 }
@@ -343,9 +353,10 @@ find_targets (PopulateJob *p, Transaction *t, json_t *args, GError **error)
 static bool
 add_allocation (PopulateJob *p, const char *node, GError **error)
 {
-  Source source = { .disk = fleece_find_disk (plugin.fleece, node) };
+  Source source = { 0 };
   BackupDisk *bd = NULL;
 
+  source.disk = layer_node_find (node, &source.layer);
   if (source.disk == NULL)
     bd = command_find_snapshot (node, &source.backup);
   if (bd != NULL) {
@@ -410,8 +421,12 @@ find_sources (PopulateJob *p, Transaction *t, GPtrArray *own, json_t *args,
   if (pattern != NULL && strcmp (pattern, "all") == 0)
     p->all = true;
   else if (pattern != NULL) {
-    if (p->disks->len == 1)
-      return add_allocation (p, disk_name (p->disks->pdata[0]), error);
+    if (p->disks->len == 1) {
+      Disk *disk = p->disks->pdata[0];
+      g_autoptr (GPtrArray) chain = disk_chain (disk);
+
+      return add_allocation (p, layer_node_name (disk, chain->pdata[0]), error);
+    }
     command_set_error (error, "pattern 'allocation-top' is of one node: "
                        "targets of several need 'sources'");
     return false;

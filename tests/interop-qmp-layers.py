@@ -112,6 +112,24 @@ assert same("blockdev-snapshot", node="l2", overlay="l3")
 write(4, 4, 5)
 whole = data()
 
+# --- what each layer has ---
+us.command("nbd-server-start",
+           addr={"type": "unix", "data": {"path": t.path("n")}})
+assert same("block-export-add", type="nbd", id="d", node_name="l3",
+            name="depth", allocation_depth=True)
+DEPTH = "qemu:allocation-depth"
+seen = []
+for sock in t.path("n"), them.sock:
+    h = t.connect_uri(f"nbd+unix:///depth?socket={sock}", contexts=[DEPTH])
+    seen.append([depth for length, depth in t.extents(h, DEPTH)
+                 for _ in range(length // 4096)])
+    h.shutdown()
+# A cluster of qcow2 is 64 KiB; a raw image's holes are ours too.
+assert seen[0][::16][:6] == seen[1][::16][:6] == [4, 3, 2, 2, 1, 1], seen
+assert set(seen[0][6 * 16:]) == {0}, seen
+for q in both:
+    q.command("block-export-del", id="d", mode="hard")
+
 # --- block-commit ---
 assert us.error("block-commit", device="none")["class"] == "DeviceNotFound"
 for wrong in ({"device": "none"}, {"device": "l1"},

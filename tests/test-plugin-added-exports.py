@@ -111,8 +111,6 @@ assert not any(b["busy"] for n in q.command("query-named-block-nodes")
 assert "read-only node" in refused("z", "vda@mon", name="z", writable=True)
 assert "twice" in refused("z", "vda", name="z", writable=True,
                           bitmaps=["rec", "rec"])
-assert "qemu:allocation-depth" in refused("z", "vda", name="z",
-                                          allocation_depth=True)
 assert "not found" in refused("z", "vda@mon", name="z",
                               bitmaps=[{"node": "vda@mon", "name": "no"}])
 assert "too long" in refused("z", "vda", name="n" * 4097)

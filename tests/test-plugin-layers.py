@@ -138,6 +138,19 @@ for kill in False, True:
     assert "Duplicate" in q.error("blockdev-add", driver="layer",
                                   node_name="l1")["desc"]
 
+# --- what layers have, as bitmaps ---
+for name, want, arguments in (
+        ("top", {2, 5}, {"pattern": "allocation-top"}),
+        ("one", {1, 4}, {"sources": [{"pattern": "allocation",
+                                      "node": "l1"}]}),
+        ("low", {0, 1, 2, 3}, {"sources": [{"pattern": "allocation",
+                                            "node": "vda"}]})):
+    q.command("block-dirty-bitmap-add", node="vda", name=name, disabled=True)
+    q.command("block-dirty-bitmap-populate", job_id="j", node="vda", name=name,
+              **arguments)
+    until(None)
+    assert dirty(name) == want, (name, dirty(name))
+
 # --- moves ---
 q.command("block-commit", device="vda", job_id="j", top_node="l1",
           base_node="vda")
