@@ -52,6 +52,7 @@ class Peer:
     name = "nbdfleece"
     exports = (b"a", b"b")
     has_default = True          # it is "a"
+    has_many = True             # contexts only where asked for
     image = ""
 
     def __init__(self, t):
@@ -59,13 +60,15 @@ class Peer:
         self.started = {}
 
     def start(self, kind):
-        """kind: "disk", "readonly" or "big"."""
+        """kind: "disk", "readonly", "big" (16 GiB), or "many" (contexts)."""
         plugin = [TEST_PLUGIN, f"size={SIZE}"]
         if kind == "readonly":
             plugin.insert(0, "-r")
         return self.t.start_nbdfleece(*plugin)
 
     def sock(self, kind="disk"):
+        if kind == "many" and not self.has_many:
+            kind = "disk"
         if kind not in self.started:
             self.started[kind] = self.start(kind)
         return self.started[kind].sock
@@ -122,6 +125,8 @@ class Fleece(Peer):
     image = "diska"
 
     def start(self, kind):
+        if kind == "many":
+            return super().start(kind)
         t = self.t
         state = t.path(kind)
         os.mkdir(state)
@@ -145,7 +150,7 @@ def ends(r):
 class Qemu(Peer):
     name = "qemu-nbd"
     exports = (b"a",)
-    has_default = False
+    has_default = has_many = False
     image = "qemu-nbd-disk"
     program = "qemu-nbd"
 
@@ -166,7 +171,7 @@ class Qemu(Peer):
 
 class Nbdkit(Peer):
     name = "nbdkit"
-    has_default = False
+    has_default = has_many = False
 
     def start(self, kind):
         size = (16 << 30) if kind == "big" else SIZE
@@ -193,7 +198,8 @@ def outcome(function, peer):
         function(peer)
     except NotOffered as e:
         return None if peer.name != Peer.name else f"not offered: {e}"
-    except (AssertionError, EOFError, OSError, struct.error, KeyError) as e:
+    except (AssertionError, EOFError, OSError, struct.error, LookupError,
+            ValueError) as e:
         line = traceback.extract_tb(e.__traceback__)
         where = [f for f in line if f.name == function.__name__] or line
         return f"line {where[-1].lineno}: {where[-1].line}: " \

@@ -180,8 +180,8 @@ def info_in_between(p):
 
 @case("proto.md: NBD_OPT_SET_META_CONTEXT", "each context has an id of its own")
 def ids(p):
-    shown = names(p.negotiate("structured"), LIST_META, "a")
-    r = p.transmission("structured", *shown)
+    shown = names(p.negotiate("structured", kind="many"), LIST_META, "a")
+    r = p.transmission("structured", *shown, kind="many")
     assert sorted(r.ids.values()) == sorted(shown)
     assert sorted(status(r, 0, 65536)) == sorted(shown)
 
@@ -190,8 +190,8 @@ def ids(p):
       "extents from the offset, none empty, only the last past the range, none "
       "past the export")
 def extents(p):
-    shown = names(p.negotiate("structured"), LIST_META, "a")
-    r = p.transmission("structured", *shown)
+    shown = names(p.negotiate("structured", kind="many"), LIST_META, "a")
+    r = p.transmission("structured", *shown, kind="many")
     for offset, length in ((0, SIZE), (4096, 4096), (MiB, 3 * MiB),
                            (SIZE - 4096, 4096)):
         for entries in status(r, offset, length).values():
@@ -210,8 +210,8 @@ def merged(p):
 
 @case("clients.md, 2.1", "all contexts of a reply cover the same span")
 def same_span(p):
-    shown = names(p.negotiate("structured"), LIST_META, "a")
-    r = p.transmission("structured", *shown)
+    shown = names(p.negotiate("structured", kind="many"), LIST_META, "a")
+    r = p.transmission("structured", *shown, kind="many")
     r.call(WRITE, 2 * MiB, 4096, payload=b"x" * 4096)
     for offset, length in ((0, SIZE), (MiB, 2 * MiB), (0, 4096)):
         spans = {sum(n for n, _ in e)
@@ -229,8 +229,8 @@ def whole_range(p):
 @case("proto.md: NBD_CMD_FLAG_REQ_ONE",
       "one extent a context, not longer than the request")
 def req_one(p):
-    shown = names(p.negotiate("structured"), LIST_META, "a")
-    r = p.transmission("structured", *shown)
+    shown = names(p.negotiate("structured", kind="many"), LIST_META, "a")
+    r = p.transmission("structured", *shown, kind="many")
     for offset, length in ((0, SIZE), (8192, 12288), (SIZE - 512, 512)):
         for (entry,) in status(r, offset, length, REQ_ONE).values():
             assert 0 < entry[0] <= length

@@ -30,7 +30,7 @@ def status(r, offset, length, flags=0, payload=b""):
 
 
 def shown(p):
-    r = p.negotiate("extended")
+    r = p.negotiate("extended", kind="many")
     replies = r.replies(LIST_META, meta_data("a"))
     assert replies[-1][0] == ACK
     return [d[4:].decode() for _, d in replies[:-1]]
@@ -216,7 +216,7 @@ def status_whole(p):
 
 @case("extended headers: NBD_CMD_FLAG_REQ_ONE", "one extent a context")
 def req_one(p):
-    r = p.transmission("extended", *shown(p))
+    r = p.transmission("extended", *shown(p), kind="many")
     for entries in status(r, 4096, SIZE - 4096, REQ_ONE).values():
         (entry,) = entries
         assert 0 < entry[0] <= SIZE - 4096
@@ -234,7 +234,7 @@ def payload_offered(p):
       "a payload chooses among the selected contexts, and has the length")
 def payload_chooses(p):
     names = shown(p)
-    r = p.transmission("extended", *names)
+    r = p.transmission("extended", *names, kind="many")
     everything = status(r, 4096, 65536)
     assert sorted(everything) == sorted(r.ids)
     for wanted in [(i,) for i in r.ids] + [tuple(r.ids),
@@ -259,7 +259,7 @@ def payload_64(p):
 @case("extended headers: NBD_CMD_BLOCK_STATUS",
       "unknown or repeated contexts, or a bad size: consumed, then EINVAL")
 def payload_bad(p):
-    r = p.transmission("extended", *shown(p))
+    r = p.transmission("extended", *shown(p), kind="many")
     i = next(iter(r.ids))
     unknown = max(r.ids) + 1
     for payload in (chosen(4096, i, i), chosen(4096, unknown),
