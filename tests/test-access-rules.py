@@ -4,6 +4,7 @@
 those of a file; and that whoever can open nothing is turned away at once."""
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -144,15 +145,23 @@ assert keeps.error(WRITE, 0, 8, payload=b"x" * 8) == 0
 keeps.close()
 server.stop()
 
-# By address.
-for rule, found in (("127.0.0.0/8", True), ("127.0.0.1", True), ("0.0.0.0/0", True),
-                    ("::ffff:127.0.0.0/104", True), ("126.0.0.0/7", True),
-                    ("128.0.0.0/1", False), ("127.0.0.2", False),
-                    ("::/0", False)):
-    port = t.path("port")
+# By address; of IPv6 where the machine has it.
+cases = [("127.0.0.1", rule, found) for rule, found in (
+    ("127.0.0.0/8", True), ("127.0.0.1", True), ("0.0.0.0/0", True),
+    ("::ffff:127.0.0.0/104", True), ("126.0.0.0/7", True),
+    ("128.0.0.0/1", False), ("127.0.0.2", False), ("::/0", False))]
+try:
+    with socket.socket(socket.AF_INET6) as s:
+        s.bind(("::1", 0))
+    cases += [("[::1]", rule, found) for rule, found in (
+        ("::1", True), ("::/127", True), ("::/0", True), ("::2/127", False),
+        ("fe80::/10", False), ("0.0.0.0/0", False))]
+except OSError:
+    pass
+for host, rule, found in cases:
     r = subprocess.run(
-        [fixture.NBDFLEECE, f"--listen=tcp:127.0.0.1:0,allow=address:{rule}",
+        [fixture.NBDFLEECE, f"--listen=tcp:{host}:0,allow=address:{rule}",
          TEST_PLUGIN, "--run", 'nbdinfo --size "$uri"'],
         capture_output=True, text=True)
-    assert (r.returncode == 0) == found, (rule, r)
-    assert found or "no access for 127.0.0.1" in r.stderr, (rule, r)
+    assert (r.returncode == 0) == found, (host, rule, r)
+    assert found or f"no access for {host.strip('[]')}" in r.stderr, (rule, r)

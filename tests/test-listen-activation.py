@@ -103,13 +103,18 @@ try:
 except fixture.nbd.Error:
     pass
 
-# It replaces itself: the same sockets and roles, and the manager knows.
-h.shutdown()
+# It replaces itself: the same sockets, clients and roles, and the manager knows.
+snapshot = t.connect_uri(f"nbd+unix:///vda%40mon?socket={t.path('backup')}")
 q.command("server-reexec")
 reload = told(m)
 assert reload[0] == "RELOADING=1", reload
 assert re.fullmatch(r"MONOTONIC_USEC=\d+", reload[1]), reload
 assert told(m)[:2] == ready[:2]
+assert h.pread(512, 0) == b"x" * 512
+h.pwrite(b"y" * 512, 0)
+assert snapshot.pread(512, 0) == bytes(512)
+for client in h, snapshot:
+    client.shutdown()
 assert sees(t.path("guest")) == {"vda"}
 assert sees(t.path("backup")) == {"vda@mon"}
 
