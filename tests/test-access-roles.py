@@ -76,7 +76,8 @@ for role, name, error in (("guest", "vda", 0), ("guest", "writable", 0),
     r.close()
 
 # An export that gives its name to another one.
-q.command("block-export-del", id="r")
+fixture.wait_until("its last client to be gone", lambda:
+                   "return" in q.execute("block-export-del", id="r"))
 q.command("block-export-add", id="s", type="nbd", node_name="vda@mon",
           name="readable")
 assert all_answers("backup", "readable")[4][-1][0] == ACK
