@@ -7,6 +7,7 @@
 #include "handle-internal.h"
 #include "host.h"
 #include "log.h"
+#include "nbd-wire.h"
 
 /* nbdkit's type for an extent list: it knows offsets, ours only lengths. */
 struct nbdkit_extents {
@@ -54,7 +55,8 @@ nbdkit_add_extent (struct nbdkit_extents *exts, uint64_t offset,
                   offset, list->next);
     goto invalid;
   }
-  r = extent_list_add (list, exts->expected - list->next, type);
+  r = extent_list_add (list, exts->expected - list->next,
+                       type & (NBD_STATE_HOLE | NBD_STATE_ZERO));
   if (r == -1) {
     nbdkit_error ("nbdkit_add_extent: out of memory");
     errno = ENOMEM;

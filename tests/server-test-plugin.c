@@ -420,6 +420,9 @@ test_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
   return 0;
 }
 
+/* A flag that nbdkit's API does not have: it must not reach a client. */
+#define UNDEFINED (1 << 7)
+
 /* How far the extent at offset goes on, and its flag. */
 static uint64_t
 run_at (uint64_t offset, uint64_t run, unsigned *odd)
@@ -443,7 +446,8 @@ test_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
     if (offset + n > (uint64_t) size)
       n = size - offset;
     if (nbdkit_add_extent (extents, offset, n, odd ?
-                           NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0) == -1)
+                           NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO | UNDEFINED :
+                           0) == -1)
       return -1;
     offset += n;
   }
