@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* commands-export.c - block-export-*, nbd-server-start and -stop, and
- * nbd-server-add and -remove, older forms of the first; query-clients. */
+ * nbd-server-add and -remove, older forms of the first; query-clients and
+ * query-nbd-stats. */
 #include <config.h>
 
 #include <string.h>
@@ -10,12 +11,20 @@
 #include "plugin/exports.h"
 #include "plugin/nbd-server.h"
 #include "plugin/plugin.h"
+#include "plugin/server-stats.h"
 
 json_t *
 command_query_clients (struct qmp_session *session, json_t *args,
                        GError **error)
 {
   return export_list_clients ();
+}
+
+json_t *
+command_query_nbd_stats (struct qmp_session *session, json_t *args,
+                         GError **error)
+{
+  return server_stats (error);
 }
 
 json_t *

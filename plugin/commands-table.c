@@ -466,6 +466,8 @@ const struct qmp_command commands_table[] = {
   { "query-named-block-nodes", args_query_named_block_nodes,
     command_query_named_block_nodes,
     .returns = &reply_query_named_block_nodes },
+  { "query-nbd-stats", NULL, command_query_nbd_stats,
+    .returns = &reply_query_nbd_stats },
   { "query-qmp-schema", NULL, command_query_qmp_schema,
     .returns = &reply_query_qmp_schema },
   { "query-version", NULL, command_query_version,

@@ -122,6 +122,8 @@ json_t *command_nbd_server_stop (struct qmp_session *session, json_t *args,
                                  GError **error);
 json_t *command_query_clients (struct qmp_session *session, json_t *args,
                                GError **error);
+json_t *command_query_nbd_stats (struct qmp_session *session, json_t *args,
+                                 GError **error);
 json_t *command_query_backups (struct qmp_session *session, json_t *args,
                                GError **error);
 

@@ -15,6 +15,7 @@
 #include "plugin/exports.h"
 #include "plugin/map-cache.h"
 #include "plugin/plugin.h"
+#include "plugin/server-stats.h"
 #include "plugin/thread.h"
 
 #define QEMU_PREFIX "qemu:dirty-bitmap:"
@@ -422,6 +423,7 @@ const struct metacontext_plugin contexts_table = {
   .deselect_all = contexts_deselect_all,
   .extents = contexts_extents,
   .export_kind = export_kind,
+  .metrics = server_stats_metrics,
 };
 
 /* --- base:allocation --- */

@@ -12,6 +12,7 @@
 #include "bitmap/bitmap-error.h"
 #include "plugin/exports.h"
 #include "plugin/plugin.h"
+#include "plugin/server-stats.h"
 #include "plugin/qmp.h"
 #include "plugin/thread.h"
 
@@ -283,12 +284,13 @@ add_counters (Handle *handle, json_t *client)
     return true;
   if (host->counters (handle, &c) == -1)
     return false;
-  json_object_set_new (client, "bytes-read",
-                       json_integer ((json_int_t) c.bytes_read));
-  json_object_set_new (client, "bytes-written",
-                       json_integer ((json_int_t) c.bytes_written));
-  json_object_set_new (client, "requests",
-                       json_integer ((json_int_t) c.requests));
+  server_stats_add_counters (client, &c);
+  if (c.size == sizeof c) {
+    json_object_set_new (client, "connection",
+                         json_integer ((json_int_t) c.connection));
+    json_object_set_new (client, "in-flight",
+                         json_integer ((json_int_t) c.in_flight));
+  }
   return true;
 }
 

@@ -302,6 +302,13 @@ const struct qmp_arg reply_query_backups = {
 
 /* --- clients --- */
 
+static const struct qmp_arg command_counters[] = {
+  { "command", QMP_STR, ALWAYS },
+  { "requests", QMP_INT, ALWAYS },
+  { "bytes", QMP_INT, ALWAYS },
+  { "errors", QMP_INT, ALWAYS },
+  { NULL }
+};
 static const struct qmp_arg client[] = {
   { "export", QMP_STR, ALWAYS },
   { "disk", QMP_STR, ALWAYS },
@@ -311,10 +318,40 @@ static const struct qmp_arg client[] = {
   { "bytes-read", QMP_INT },
   { "bytes-written", QMP_INT },
   { "requests", QMP_INT },
+  { "errors", QMP_INT },
+  { "waits", QMP_INT },
+  { "commands", QMP_OBJECTS, .members = command_counters },
+  { "connection", QMP_INT },
+  { "in-flight", QMP_INT },
   { NULL }
 };
 const struct qmp_arg reply_query_clients = {
   "return", QMP_OBJECTS, .members = client
+};
+
+static const struct qmp_arg export_counters[] = {
+  { "export", QMP_STR, ALWAYS },
+  { "connections", QMP_INT, ALWAYS },
+  { "bytes-read", QMP_INT, ALWAYS },
+  { "bytes-written", QMP_INT, ALWAYS },
+  { "requests", QMP_INT, ALWAYS },
+  { "errors", QMP_INT, ALWAYS },
+  { "waits", QMP_INT, ALWAYS },
+  { "commands", QMP_OBJECTS, ALWAYS, .members = command_counters },
+  { NULL }
+};
+static const struct qmp_arg limit_hits[] = {
+  { "limit", QMP_STR, ALWAYS },
+  { "hits", QMP_INT, ALWAYS },
+  { NULL }
+};
+static const struct qmp_arg nbd_stats[] = {
+  { "exports", QMP_OBJECTS, ALWAYS, .members = export_counters },
+  { "limits", QMP_OBJECTS, ALWAYS, .members = limit_hits },
+  { NULL }
+};
+const struct qmp_arg reply_query_nbd_stats = {
+  "return", QMP_OBJECT, .members = nbd_stats
 };
 
 /* --- jobs --- */

@@ -22,6 +22,7 @@ extern const struct qmp_arg reply_query_clients;
 extern const struct qmp_arg reply_query_commands;
 extern const struct qmp_arg reply_query_jobs;
 extern const struct qmp_arg reply_query_named_block_nodes;
+extern const struct qmp_arg reply_query_nbd_stats;
 extern const struct qmp_arg reply_query_qmp_schema;
 extern const struct qmp_arg reply_query_version;
 

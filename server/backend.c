@@ -120,6 +120,16 @@ offer_contexts (Backend *b)
   }
 }
 
+void
+backend_metrics (Backend *b, struct metacontext_metrics *metrics)
+{
+  const struct metacontext_plugin *p = b->contexts;
+
+  if (p != NULL && p->size >= offsetof (struct metacontext_plugin, metrics) +
+      sizeof p->metrics && p->metrics != NULL)
+    p->metrics (metrics);
+}
+
 Backend *
 backend_load (const char *path, char **debug_flags, GError **error)
 {

@@ -115,6 +115,10 @@ int handle_cache (Handle *h, uint64_t length, uint64_t offset);
 int handle_allocation (Handle *h, uint64_t length, uint32_t flags,
                        struct extent_list *list);
 
+/* The plugin's own numbers, if it has any. */
+struct metacontext_metrics;
+void backend_metrics (Backend *b, struct metacontext_metrics *metrics);
+
 /* Contexts offered by the plugin (metacontext.h).  All are fine, and find
  * nothing, when it offers none. */
 bool handle_has_contexts (const Handle *h);

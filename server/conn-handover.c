@@ -13,6 +13,7 @@
 #include "conn-list.h"
 #include "context.h"
 #include "log.h"
+#include "nbd-wire.h"
 #include "pool.h"
 
 /* How long a handshake may go on while all wait for another image: clients that
@@ -109,6 +110,7 @@ conn_park_all (void)
 static void
 hand_over_one (Handover *h, struct conn *c)
 {
+  struct stats stats;
   struct handover_conn *out = handover_add_conn (h);
   GByteArray *unparsed = c->unparsed ? c->unparsed : g_byte_array_new ();
 
@@ -120,10 +122,11 @@ hand_over_one (Handover *h, struct conn *c)
   out->export_name = g_strdup (c->export_name);
   out->mode = c->mode;
   out->info = c->info;
-  out->bytes_read = atomic_load (&c->bytes_read);
-  out->bytes_written = atomic_load (&c->bytes_written);
-  out->requests = atomic_load (&c->requests);
-  out->extents = atomic_load (&c->extents);
+  stats_read (&c->stats, &stats);
+  out->bytes_read = stats.command[NBD_CMD_READ].bytes;
+  out->bytes_written = stats.command[NBD_CMD_WRITE].bytes;
+  out->requests = c->requests_before + stats_requests (&stats);
+  out->extents = stats.extents;
   for (size_t i = 0; i < metactx_set_count (c->contexts); i++)
     g_ptr_array_add (out->contexts,
                      g_strdup (metactx_set_get (c->contexts, i)->name));
@@ -203,10 +206,10 @@ conn_resume (const struct handover_conn *from)
   c->mode = from->mode;
   c->info = from->info;
   c->export_name = g_strdup (from->export_name);
-  atomic_init (&c->bytes_read, from->bytes_read);
-  atomic_init (&c->bytes_written, from->bytes_written);
-  atomic_init (&c->requests, from->requests);
-  atomic_init (&c->extents, from->extents);
+  atomic_init (&c->stats.command[NBD_CMD_READ].bytes, from->bytes_read);
+  atomic_init (&c->stats.command[NBD_CMD_WRITE].bytes, from->bytes_written);
+  atomic_init (&c->stats.extents, from->extents);
+  c->requests_before = from->requests;
   if (from->contexts->len > 0)
     c->contexts = metactx_set_new (c->export_name);
   for (guint i = 0; i < from->contexts->len; i++) {

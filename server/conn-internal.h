@@ -20,6 +20,7 @@
 #include "conn.h"
 #include "metactx.h"
 #include "request.h"
+#include "stats.h"
 #include "tls-session.h"
 #include "tls.h"
 
@@ -34,12 +35,13 @@ struct conn {
   int64_t listener;             /* by which it came in */
   uint32_t listener_max;        /* clients that that takes at a time, 0: any */
   Terms *terms;                 /* what it grants; a reference */
+  uint64_t requests_before;     /* answered by an earlier image */
   char peer[64];                /* "uid 0", an address, "cid 3"; or "" */
 
   /* Atomic. */
   atomic_bool closing;          /* read no more requests */
   atomic_bool dead;             /* sending has failed: do not try again */
-  atomic_uint_fast64_t bytes_read, bytes_written, requests, extents;
+  struct stats_shared stats;
   atomic_bool in_payload;       /* the leader waits for a large one */
   atomic_uint progress;         /* the client has sent or taken something */
 
@@ -66,6 +68,7 @@ struct conn {
   /* Under lock. */
   bool has_leader;              /* in transmission; leader is valid */
   pthread_t leader;
+  char *served_name;            /* of the export; NULL: not in transmission */
   /* Under lock for whoever is not the handshake's thread. */
   Handle *handle;               /* selected by SET_META_CONTEXT or GO */
   Handle *probe;                /* open for the duration of one option */

@@ -25,6 +25,10 @@ extern struct conn_list clients;
 struct conn *conn_new (int fd);
 /* On no list any more, and without a handle. */
 void conn_free (struct conn *c);
+/* Call fn, with the lock held, for the connection that has the plugin's handle
+ * open.  false: nobody has. */
+bool conn_with_handle (void *plugin_handle,
+                       void (*fn) (struct conn *c, void *arg), void *arg);
 /* With the lock held. */
 void conn_shutdown_all_locked (int how);
 /* With the lock held.  Wake the leader, and have receiving fail with EAGAIN from

@@ -98,6 +98,7 @@ conn_free (struct conn *c)
   if (c->unparsed)
     g_byte_array_unref (c->unparsed);
   g_free (c->export_name);
+  g_free (c->served_name);
   metactx_set_free (c->contexts);
   terms_unref (c->terms);
   pthread_cond_destroy (&c->room);
@@ -110,6 +111,7 @@ void
 conn_finish (struct conn *c)
 {
   bool limited = c->listener_max != 0;
+  struct stats stats;
   Handle *handle;
 
   /* Nobody may find the handle while the plugin closes it. */
@@ -132,6 +134,10 @@ conn_finish (struct conn *c)
 
   pthread_mutex_lock (&clients.lock);
   g_ptr_array_remove_fast (clients.conns, c);
+  if (c->served_name != NULL) {
+    stats_read (&c->stats, &stats);
+    stats_keep (c->served_name, &stats);
+  }
   if (c->parked)
     g_ptr_array_add (clients.parked, c);
   else
@@ -226,10 +232,9 @@ conn_shutdown_all_locked (int how)
   }
 }
 
-/* Call fn for the connection that has the plugin's handle open. */
-static bool
-with_conn_of_handle (void *plugin_handle,
-                     void (*fn) (struct conn *c, void *arg), void *arg)
+bool
+conn_with_handle (void *plugin_handle,
+                  void (*fn) (struct conn *c, void *arg), void *arg)
 {
   bool found = false;
 
@@ -260,7 +265,7 @@ disconnect (struct conn *c, void *arg)
 bool
 conn_disconnect_handle (void *plugin_handle)
 {
-  return with_conn_of_handle (plugin_handle, disconnect, NULL);
+  return conn_with_handle (plugin_handle, disconnect, NULL);
 }
 
 unsigned
@@ -286,22 +291,4 @@ conn_disconnect_listener (int64_t listener)
       disconnect (c, NULL);
   }
   pthread_mutex_unlock (&clients.lock);
-}
-
-static void
-read_counters (struct conn *c, void *arg)
-{
-  struct metacontext_counters *out = arg;
-
-  out->bytes_read = atomic_load (&c->bytes_read);
-  out->bytes_written = atomic_load (&c->bytes_written);
-  out->requests = atomic_load (&c->requests);
-  out->extents = atomic_load (&c->extents);
-}
-
-bool
-conn_counters_of_handle (void *plugin_handle,
-                         struct metacontext_counters *out)
-{
-  return with_conn_of_handle (plugin_handle, read_counters, out);
 }

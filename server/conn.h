@@ -9,7 +9,6 @@
 #include "access.h"
 #include "handover.h"
 #include "limit.h"
-#include "metacontext.h"
 #include "tls-peer.h"
 
 struct Backend;
@@ -63,8 +62,6 @@ void conn_set_last_number (unsigned number);
 /* For metacontext.h; from any thread.  false: nobody has this handle of the
  * plugin open. */
 bool conn_disconnect_handle (void *plugin_handle);
-bool conn_counters_of_handle (void *plugin_handle,
-                              struct metacontext_counters *out);
 
 /* For the thread that serves the client. */
 int conn_fd (const struct conn *c);

@@ -6,8 +6,11 @@
 
 #include "backend.h"
 #include "conn.h"
+#include "conn-stats.h"
 #include "host.h"
+#include "limit.h"
 #include "listen.h"
+#include "metrics.h"
 #include "nbd-wire.h"
 #include "reexec.h"
 
@@ -115,6 +118,40 @@ file_keep (const char *name, int fd)
   return reexec_keep_file (name, fd) ? 0 : -1;
 }
 
+struct export_call {
+  void (*fn) (void *arg, const char *export_name, unsigned connections,
+              const struct metacontext_counters *c);
+  void *arg;
+};
+
+static void
+call_for_export (const struct stats_export *e, void *arg)
+{
+  struct metacontext_counters c = { .size = sizeof c };
+  const struct export_call *call = arg;
+
+  stats_to_counters (&e->stats, &c);
+  call->fn (call->arg, e->name, e->connections, &c);
+}
+
+static void
+export_counters (void (*fn) (void *arg, const char *export_name,
+                             unsigned connections,
+                             const struct metacontext_counters *c), void *arg)
+{
+  struct export_call call = { fn, arg };
+
+  stats_each_export (call_for_export, &call);
+}
+
+static void
+each_limit (void (*fn) (void *arg, const char *option, uint64_t hits),
+            void *arg)
+{
+  for (enum limit_kind kind = 0; kind < LIMIT_KINDS; kind++)
+    fn (arg, limit_name (kind), limit_hits (kind));
+}
+
 static const struct metacontext_host host = {
   .size = sizeof host,
   .list_add = list_add,
@@ -128,6 +165,9 @@ static const struct metacontext_host host = {
   .file_take = reexec_take_file,
   .listener_open = listener_open,
   .listener_close = listener_close,
+  .metric_add = metric_add,
+  .export_counters = export_counters,
+  .limit_hits = each_limit,
 };
 
 const struct metacontext_host *

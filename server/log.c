@@ -99,8 +99,8 @@ log_set_target (const char *target)
       to = TO_STDERR;
     }
   }
-  if (to == TO_FILE)
-    reload_add ("the log file", reopen_file);
+  if (to == TO_FILE && atomic_load (&current) != TO_FILE)
+    reload_add ("log file", reopen_file);
   atomic_store (&current, to);
 }
 

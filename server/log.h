@@ -22,7 +22,7 @@ bool log_target_is_valid (const char *target);
  * into the background.  Nothing goes there yet. */
 bool log_prepare (const char *target, GError **error);
 /* Messages go there from now on; to standard error, with a line that says so, if
- * there is no journal.  Once. */
+ * there is no journal. */
 void log_set_target (const char *target);
 
 void log_error (const char *fs, ...) __attribute__ ((format (printf, 1, 2)));

@@ -19,6 +19,7 @@
 #include "conn.h"
 #include "endpoints.h"
 #include "listen.h"
+#include "metrics.h"
 #include "notify.h"
 #include "plugin-path.h"
 #include "pool.h"
@@ -147,6 +148,7 @@ static void
 remove_sockets (void)
 {
   listen_close_all ();
+  metrics_close ();
   endpoints_close ();
 }
 
@@ -182,9 +184,15 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
     log_error ("cannot start a thread: %m");
     ok = false;
   }
+  else if (ok && !metrics_start (b)) {
+    log_error ("cannot start a thread: %m");
+    steal_stop ();
+    ok = false;
+  }
   /* After a re-execution it is there, and somebody may be reading it. */
   if (ok && pidfile && reexec_inherited () == NULL &&
       !write_pidfile (pidfile)) {
+    metrics_stop ();
     steal_stop ();
     ok = false;
   }
@@ -220,6 +228,7 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
   if (!conn_stop_all ())
     give_up (pidfile);
   single_finish ();
+  metrics_stop ();
   steal_stop ();
   pool_finish ();
   if (pidfile && reexec_outgoing () == NULL)
@@ -271,6 +280,10 @@ configure_and_serve (struct command_line *cl, Backend *b, const char *script)
   if (!backend_get_ready (b))
     goto fail;
   ok = reexec_inherited () || endpoints_open (cl);
+  if (ok && cl->metrics && !metrics_listen (cl->metrics, &error)) {
+    log_error ("%s", error->message);
+    ok = false;
+  }
   if (ok && !privileges_drop (&error)) {
     log_error ("%s", error->message);
     ok = false;

@@ -39,6 +39,8 @@ extern "C" {
 struct metacontext_list;
 /* Where extents go; opaque, valid during the call only. */
 struct metacontext_extents;
+/* Where numbers for a monitoring system go; opaque, valid during the call only. */
+struct metacontext_metrics;
 
 /* Offered by the plugin; static storage, never changes. */
 struct metacontext_plugin {
@@ -85,6 +87,10 @@ struct metacontext_plugin {
    * about as long as one that can.  Not an error: report nothing.  May be NULL,
    * and then all are METACONTEXT_EXPORT_UNKNOWN. */
   int (*export_kind) (void *handle, const char *name);
+
+  /* Somebody asks for numbers: call host->metric_add for each.  Seldom, but from
+   * a thread of its own, whatever the thread model.  May be NULL. */
+  void (*metrics) (struct metacontext_metrics *metrics);
 };
 
 /* What a plugin's export is. */
@@ -95,6 +101,10 @@ struct metacontext_plugin {
 #define METACONTEXT_EXPORT_RESTORE  3   /* made for a restore to be written to,
                                            not in use by anybody else */
 
+/* Commands by their numbers in the protocol: 0: READ, 1: WRITE, 3: FLUSH,
+ * 4: TRIM, 5: CACHE, 6: WRITE_ZEROES, 7: BLOCK_STATUS; 2: unknown ones. */
+#define METACONTEXT_COMMANDS 8
+
 /* Counters of one connection, since it was accepted. */
 struct metacontext_counters {
   size_t size;                  /* set by the caller */
@@ -102,6 +112,17 @@ struct metacontext_counters {
   uint64_t bytes_written;       /* payload taken from the client by WRITE */
   uint64_t requests;            /* transmission requests answered */
   uint64_t extents;             /* extents sent by BLOCK_STATUS */
+  /* By command; where the server has replaced itself (.reexec) since then
+   * without requests and errors from before. */
+  struct {
+    uint64_t requests;
+    uint64_t bytes;             /* that succeeding ones were about */
+    uint64_t errors;
+  } command[METACONTEXT_COMMANDS];
+  uint64_t errors;              /* of all commands */
+  uint64_t waits;               /* times that a limit held the client back */
+  uint64_t in_flight;           /* requests not yet answered */
+  uint64_t connection;          /* its number in the log; 0: more than one */
 };
 
 /* Offered by the server; static storage, never changes. */
@@ -160,6 +181,26 @@ struct metacontext_host {
                             char *why, size_t why_size);
   /* As listener_remove, and disconnects all who came in by it. */
   int (*listener_close) (int64_t id);
+
+  /* To be called from .metrics only.  name: [a-z_]+, prefixed by the plugin's;
+   * ending in _total: it only grows.  help: a phrase.  label, value: one label,
+   * copied and escaped, or NULL.  Numbers of one name one after the other. */
+  void (*metric_add) (struct metacontext_metrics *metrics, const char *name,
+                      const char *help, const char *label, const char *value,
+                      uint64_t number);
+
+  /* Call fn for each export that clients have opened, in the order of names, with
+   * those who have it open now and the counters of all who ever had.  A name of
+   * "(others)" stands for those beyond what the server counts one by one. */
+  void (*export_counters) (void (*fn) (void *arg, const char *export_name,
+                                       unsigned connections,
+                                       const struct metacontext_counters *c),
+                           void *arg);
+  /* Call fn for each limit, by the name of its option, with how often clients
+   * have met it. */
+  void (*limit_hits) (void (*fn) (void *arg, const char *option,
+                                  uint64_t hits),
+                      void *arg);
 };
 
 /* The type of the symbol METACONTEXT_SYMBOL.  Called once, before .load's

@@ -116,31 +116,6 @@ op_reply (struct op *op, unsigned char *header)
 }
 
 void
-op_count (const struct op *op, struct op_counters *counters)
-{
-  counters->requests++;
-  if (op->error != NBD_SUCCESS)
-    return;
-  if (op->rq.type == NBD_CMD_READ)
-    counters->bytes_read += op->rq.length;
-  else if (op->rq.type == NBD_CMD_WRITE)
-    counters->bytes_written += op->rq.length;
-  else
-    counters->extents += op->nr_extents;
-}
-
-void
-conn_count (struct conn *c, const struct op_counters *n)
-{
-  atomic_fetch_add_explicit (&c->requests, n->requests, memory_order_relaxed);
-  atomic_fetch_add_explicit (&c->bytes_read, n->bytes_read,
-                             memory_order_relaxed);
-  atomic_fetch_add_explicit (&c->bytes_written, n->bytes_written,
-                             memory_order_relaxed);
-  atomic_fetch_add_explicit (&c->extents, n->extents, memory_order_relaxed);
-}
-
-void
 op_clear (struct op *op)
 {
   free (op->own);

@@ -44,12 +44,13 @@ void op_execute (struct op *op);
  * (REPLY_MAX_HEADER bytes).  Once only. */
 struct iovec op_reply (struct op *op, unsigned char *header);
 
-/* The numbers that an operator may ask for. */
-struct op_counters {
-  uint64_t bytes_read, bytes_written, requests, extents;
-};
-void op_count (const struct op *op, struct op_counters *counters);
-void conn_count (struct conn *c, const struct op_counters *counters);
+/* It has been answered. */
+static inline void
+op_count (const struct op *op, struct stats *batch)
+{
+  stats_count (batch, op->rq.type, op->rq.length, op->error != 0);
+  batch->extents += op->nr_extents;
+}
 
 /* Free what the op owns. */
 void op_clear (struct op *op);

@@ -16,7 +16,7 @@
 enum {
   FIRST_LONG_ONLY = 256,
   ACCESS, DUMP_CONFIG, DUMP_PLUGIN, EXIT_WITH_PARENT, HANDSHAKE_TIMEOUT, HELP,
-  LISTEN, LOG, MASK_HANDSHAKE, MAX_CONNECTIONS, NO_SR, PRINT_URI, RUN,
+  LISTEN, LOG, MASK_HANDSHAKE, MAX_CONNECTIONS, METRICS, NO_SR, PRINT_URI, RUN,
   SELINUX_LABEL, TLS_CERTIFICATES, TLS_MODE, TLS_PSK, TLS_VERIFY_PEER,
   UNIX_MODE, VSOCK, NOT_HERE,
   FIRST_LIMIT,                  /* and so on, see limits_find */
@@ -31,7 +31,7 @@ static const struct {
   { "exit-with-parent", EXIT_WITH_PARENT },
   { "handshake-timeout", HANDSHAKE_TIMEOUT }, { "help", HELP },
   { "log", LOG }, { "mask-handshake", MASK_HANDSHAKE },
-  { "max-connections", MAX_CONNECTIONS }, { "no-sr", NO_SR },
+  { "max-connections", MAX_CONNECTIONS }, { "metrics", METRICS }, { "no-sr", NO_SR },
   { "print-uri", PRINT_URI }, { "run", RUN },
   { "selinux-label", SELINUX_LABEL }, { "tls", TLS_MODE },
   { "tls-certificates", TLS_CERTIFICATES }, { "tls-psk", TLS_PSK },
@@ -249,6 +249,7 @@ set_one (struct command_line *cl, int value, const char *arg)
     cl->settings.max_connections =
       number ("number of connections", arg, 1, 100000);
     break;
+  case METRICS: cl->metrics = arg; break;
   case NO_SR: cl->settings.no_structured_replies = true; break;
   case PRINT_URI: cl->print_uri = true; break;
   case RUN: cl->run = arg; break;

@@ -41,6 +41,8 @@
           "clients of one user or address, 0 any number [0]")               \
   OPTION (0, "max-requests", "N",                                           \
           "requests of all clients on threads of their own [1000]")         \
+  OPTION (0, "metrics", "ADDRESS",                                          \
+          "numbers for Prometheus, at a socket's path or HOST:PORT")        \
   OPTION (0, "no-sr", NULL, "do not offer structured replies")              \
   OPTION ('P', "pidfile", "FILE", "write the process id there when ready")  \
   OPTION ('p', "port", "PORT", "listen on this TCP port [10809]")           \

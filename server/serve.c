@@ -67,7 +67,7 @@ struct lane {
   /* The leader's; its successor's after a theft. */
   size_t pos, have;             /* rx[pos .. have) is not parsed yet */
   size_t tx_used;               /* replies that are ready */
-  struct op_counters counters;  /* of them, not yet added to the connection's */
+  struct stats batch;           /* of them, not yet added to the connection's */
   uint64_t skipped;             /* of the refused request's payload */
   unsigned nr_calls;            /* since batch_start */
   uint64_t call_bytes;          /* that those calls moved */
@@ -153,8 +153,7 @@ flush (struct conn *c, struct lane *l)
   end_batch (c, l);
   if (l->tx_used == 0)
     return;
-  conn_count (c, &l->counters);
-  memset (&l->counters, 0, sizeof l->counters);
+  stats_flush (&c->stats, &l->batch);
   l->tx_used = 0;
   conn_send (c, &iov, 1, 0);
 }
@@ -220,6 +219,7 @@ enter_flight (struct conn *c, struct lane *l, unsigned more, size_t charge)
       pthread_mutex_unlock (&c->lock);
       limit_count (has_room ? LIMIT_MEMORY : more ? LIMIT_CLIENT_REQUESTS :
                    LIMIT_CLIENT_MEMORY);
+      l->batch.waits++;
       flush (c, l);
       flushed = true;
       pthread_mutex_lock (&c->lock);
@@ -260,11 +260,11 @@ speak_for (struct conn *c)
 static void
 answer (struct op *op, unsigned char *header)
 {
-  struct op_counters counters = { 0 };
+  struct stats batch = { 0 };
   struct iovec iov = op_reply (op, header);
 
-  op_count (op, &counters);
-  conn_count (op->c, &counters);
+  op_count (op, &batch);
+  stats_flush (&op->c->stats, &batch);
   conn_send (op->c, &iov, 1, 0);
 }
 
@@ -650,7 +650,7 @@ gather (struct conn *c, struct lane *l)
     return;
   }
   l->tx_used += op_reply (op, l->tx + l->tx_used).iov_len;
-  op_count (op, &l->counters);
+  op_count (op, &l->batch);
 }
 
 enum outcome { ANSWERED, LOST_LEADERSHIP };
@@ -827,6 +827,9 @@ conn_serve (struct conn *c)
     conn_finish (c);
     return;
   }
+  pthread_mutex_lock (&c->lock);
+  c->served_name = g_strdup (handle_name (c->handle));
+  pthread_mutex_unlock (&c->lock);
   handle_use (c->handle);
   conn_set_timeouts (c);
   if (c->can_steal)

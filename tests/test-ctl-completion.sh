@@ -39,7 +39,7 @@ completes "backup" back
 completes "begin end list push renew run" backup ""
 completes "finalize" job fin
 completes "prune" checkpoint pr
-completes "add reexec remove" server ""
+completes "add reexec remove stats" server ""
 completes "sdb vda" disk resize ""
 completes "sdb" --json disk resize s
 completes "" disk resize vda ""

@@ -198,6 +198,62 @@ client_list (struct ctl *ctl)
   return EXIT_OK;
 }
 
+/* --- server stats --- */
+
+static char *
+number_text (const json_t *object, const char *key)
+{
+  const json_t *value = json_object_get (object, key);
+
+  return json_is_integer (value) ?
+    g_strdup_printf ("%lld", (long long) json_integer_value (value)) : NULL;
+}
+
+static void
+print_stats (const json_t *stats)
+{
+  static const char *const export_titles[] =
+    { "EXPORT", ">CLIENTS", ">READ", ">WRITTEN", ">REQUESTS", ">ERRORS",
+      ">WAITS", NULL };
+  static const char *const limit_titles[] = { "LIMIT", ">MET", NULL };
+  g_autoptr (Table) exports = table_new (export_titles);
+  g_autoptr (Table) limits = table_new (limit_titles);
+  const json_t *entry;
+  size_t i;
+
+  json_array_foreach (json_object_get (stats, "exports"), i, entry) {
+    table_cell (exports, ctl_get (entry, "export"));
+    table_cell_take (exports, number_text (entry, "connections"));
+    table_cell_take (exports, ctl_get_size (entry, "bytes-read"));
+    table_cell_take (exports, ctl_get_size (entry, "bytes-written"));
+    table_cell_take (exports, number_text (entry, "requests"));
+    table_cell_take (exports, number_text (entry, "errors"));
+    table_cell_take (exports, number_text (entry, "waits"));
+  }
+  json_array_foreach (json_object_get (stats, "limits"), i, entry) {
+    if (json_integer_value (json_object_get (entry, "hits")) == 0)
+      continue;
+    table_cell (limits, ctl_get (entry, "limit"));
+    table_cell_take (limits, number_text (entry, "hits"));
+  }
+  table_print (exports);
+  putchar ('\n');
+  table_print (limits);
+}
+
+static int
+server_stats (struct ctl *ctl)
+{
+  json_t *stats = ctl_execute (ctl, "query-nbd-stats", NULL);
+
+  if (stats == NULL)
+    return EXIT_FAILED;
+  if (!ctl_print_json (ctl, stats))
+    print_stats (stats);
+  json_decref (stats);
+  return EXIT_OK;
+}
+
 const struct verb export_verbs[] = {
   { "export add", "NODE", 1, 1, "a disk or snapshot under one more name",
     add_options, add },
@@ -210,5 +266,8 @@ const struct verb export_verbs[] = {
   { "server remove", "", 0, 0,
     "no longer; its clients and added exports go", no_options,
     server_remove },
+  { "server stats", "", 0, 0,
+    "what clients have done on each export, and which limits they met",
+    no_options, server_stats },
   { NULL }
 };
