@@ -20,10 +20,12 @@ import tempfile
 import time
 
 import qsd
+import stalls
 
 CHECKPOINTS = 365
 BITMAPS = 1000                  # of ours, recording
 QEMU_BITMAPS = 100
+STALLED = 500
 SPARSE = 200 << 30
 REGION = 4 << 20                # intent-region='s default
 
@@ -89,6 +91,7 @@ class Process:
     def __init__(self, argv, sock, folder, export=""):
         self.uri = f"nbd+unix:///{export}?socket={sock}"
         self.log = os.path.join(folder, "log")
+        self.stalled = []
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log)
@@ -106,6 +109,8 @@ class Process:
             raise RuntimeError(f"{argv[0]} did not start: {log.read()[-500:]}")
 
     def stop(self):
+        for s in self.stalled:
+            s.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -157,12 +162,16 @@ class Peers:
             return q
         return start
 
-    def ours(self, bitmaps=0, checkpoints=0, snapshots=0, plugin=None):
-        """plugin: another one than the default; its path."""
+    def ours(self, bitmaps=0, checkpoints=0, snapshots=0, stalled=0,
+             plugin=None):
+        """plugin: another one than the default; its path.  stalled: so many
+        other clients that have stopped, see stalls.py."""
         def start(image, folder):
+            limits = [f"--max-connections={stalled + 10}",
+                      "--handshake-timeout=0", "--stall-timeout=0"]
             p = Process([os.path.join(self.builddir, "server", "nbdfleece"),
                          "-f", "-U", folder + "/s"]
-                        + ([plugin] if plugin else [])
+                        + (limits if stalled else []) + ([plugin] if plugin else [])
                         + [f"disk=live:{image}", f"state={folder}/state",
                            f"control={folder}/c"] + self.server_args,
                         folder + "/s", folder, "live")
@@ -178,6 +187,7 @@ class Peers:
                     control.command("backup-begin", id=f"b{i}",
                                     disks=[{"disk": "live"}])
                 control.close()
+                p.stalled = stalls.stall(folder + "/s", stalled, "live")
             except BaseException:
                 p.stop()
                 raise
@@ -259,6 +269,15 @@ def scenarios(peers):
                   f"qsd+{QEMU_BITMAPS}": peers.qsd(f"bitmaps:{QEMU_BITMAPS}")},
                  [Fio("randwrite", "4k", 32)],
                  [("of none", f"ours+{BITMAPS}", "ours", 0.98)],
+                 turns=4),
+        Scenario("stalled",
+                 f"one client beside {STALLED} that have stopped, each at "
+                 "another byte, against none", "memory",
+                 {"ours": peers.ours(),
+                  f"ours+{STALLED}": peers.ours(stalled=STALLED)},
+                 [Fio("randread", "4k", 32), Fio("randread", "4k", 1),
+                  Fio("randwrite", "4k", 32)],
+                 [("of none", f"ours+{STALLED}", "ours", 0.9)],
                  turns=4),
         Scenario("first-touch", "first-touch writes under snapshots", "memory",
                  {"ours": peers.ours(),
@@ -464,8 +483,8 @@ def main():
     ap.add_argument("--size", type=parse_size, default=1 << 31,
                     help="of the disk (default 2G)")
     ap.add_argument("--only", action="append", metavar="SCENARIO",
-                    help="live, cached, bitmaps, first-touch, tracking or "
-                    "cold; repeatable")
+                    help="live, cached, bitmaps, stalled, first-touch, "
+                    "tracking or cold; repeatable")
     ap.add_argument("--workload", metavar="TEXT",
                     help="only workloads whose name has TEXT, as in 'QD 32'")
     ap.add_argument("--server", action="append", metavar="NAME",
