@@ -58,12 +58,20 @@ set_not_found (GError **error, const char *name)
                "no export named '%.*s'", SHOW_MAX, shown);
 }
 
+/* The snapshot's own name, and from where on ",since=" stands behind it. */
+static char *
+split_since (const char *name, const char **out_since)
+{
+  *out_since = strstr (name, SINCE);
+  return *out_since != NULL ? g_strndup (name, *out_since - name)
+    : g_strdup (name);
+}
+
 static bool
 find_snapshot (Handle *handle, const char *name, GError **error)
 {
-  const char *since = strstr (name, SINCE);
-  g_autofree char *base = since != NULL ? g_strndup (name, since - name)
-    : g_strdup (name);
+  const char *since;
+  g_autofree char *base = split_since (name, &since);
 
   handle->bd = backup_table_find_export (plugin.backups, base,
                                          &handle->backup);
@@ -99,7 +107,8 @@ find_snapshot (Handle *handle, const char *name, GError **error)
 static int
 kind_of_name (const char *name)
 {
-  g_autofree char *base = g_strndup (name, strcspn (name, ","));
+  const char *since;
+  g_autofree char *base = split_since (name, &since);
   g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
   AddedExport *added = disk == NULL ? added_export_open (name) : NULL;
   Backup *backup = NULL;
