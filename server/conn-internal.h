@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* conn-internal.h - the connection object, for conn*.c and what they drive:
- * handshake*.c, serve.c and steal.c.
+ * handshake*.c, serve*.c and steal.c.
  *
  * Phases: handshake (one thread), transmission (a leader and workers), gone.
  * Locks, in the order they may be taken: the list of connections (conn.c), the
