@@ -178,28 +178,46 @@ wait_for_note (Rig *rig, const char *text)
   } while (!told);
 }
 
+/* A write of a byte at offset, after which the first sync of D is held.  Of a
+ * thread of its own: if a look comes between its bits and its intent, it waits
+ * until that is over.  Returns the calls until then; caller frees. */
+static char *
+write_until_map_sync (Rig *rig, RigWrite *w, uint64_t offset)
+{
+  rig_open (rig);
+  hook_gate_arm (rig->gate, HOOK_SYNC, ".d", 0, 0);
+  g_free (rig_calls (rig));
+  rig_write_start (rig, w, offset);
+  hook_gate_wait_held (rig->gate);
+  return rig_calls (rig);
+}
+
 /* The clear round, step by step; then what is durable in D needs no intent (H13),
  * and what is not needs a new one. */
 static void
 test_clear (void)
 {
-  Rig *rig = rig_new ();
+  g_autofree char *first = NULL;
+  Rig *rig;
   RigWrite w;
 
-  rig->options.sync_interval_ms = 200;
-  rig->options.idle_ms = 200;
-  rig_open (rig);
-  hook_gate_arm (rig->gate, HOOK_SYNC, ".d", 0, 0);
-  g_free (rig_calls (rig));
-  g_assert_cmpint (rig_write (rig, 7 * REGION, 1), ==, 0);
-  hook_gate_wait_held (rig->gate);
-  {
-    g_autofree char *calls = rig_calls (rig);
-
-    /* Nothing has left I while D is not durable. */
-    g_assert_cmpstr (calls, ==, "wi si wd sd ");
+  for (;;) {
+    rig = rig_new ();
+    rig->options.sync_interval_ms = 200;
+    rig->options.idle_ms = 200;
+    first = write_until_map_sync (rig, &w, 7 * REGION);
+    if (!g_str_equal (first, "wd sd "))
+      break;
+    /* That look was too early.  Once D has the bits, no intent is wanted. */
+    hook_gate_release (rig->gate, 0);
+    g_assert_cmpint (rig_write_join (&w), ==, 0);
+    rig_free (rig);
+    g_clear_pointer (&first, g_free);
   }
+  /* Nothing has left I while D is not durable. */
+  g_assert_cmpstr (first, ==, "wi si wd sd ");
   hook_gate_release (rig->gate, 0);
+  g_assert_cmpint (rig_write_join (&w), ==, 0);
   hook_gate_arm (rig->gate, HOOK_SYNC, ".d", 0, 0);
   /* Something that the next look has to sync. */
   dirty_bitmap_set (epoch_log_current (rig->log)->bitmap, 20 * REGION, 1);
@@ -333,16 +351,15 @@ static void
 test_map_sync_fails (void)
 {
   Rig *rig = rig_new ();
+  RigWrite w;
   uint64_t first, at;
 
   rig->options.sync_interval_ms = 10;
   rig->options.idle_ms = 10;
-  rig_open (rig);
+  g_free (write_until_map_sync (rig, &w, 0));
   first = epoch_log_current (rig->log)->id;
-  hook_gate_arm (rig->gate, HOOK_SYNC, ".d", 0, 0);
-  g_assert_cmpint (rig_write (rig, 0, 1), ==, 0);
-  hook_gate_wait_held (rig->gate);
   hook_gate_release (rig->gate, -EIO);
+  g_assert_cmpint (rig_write_join (&w), ==, 0);
   wait_for_note (rig, "");
   g_assert_nonnull (strstr (rig->notes->str, "map of changed blocks"));
   g_assert_cmpint (rig_write (rig, 3 * REGION, 1), ==, 0);
@@ -369,11 +386,9 @@ test_map_sync_fails_while_asked (void)
 
   rig->options.sync_interval_ms = 100;
   rig->options.idle_ms = 100;
-  rig_open (rig);
-  hook_gate_arm (rig->gate, HOOK_SYNC, ".d", 0, 0);
-  g_assert_cmpint (rig_write (rig, 7 * REGION, 1), ==, 0);
-  hook_gate_wait_held (rig->gate);
+  g_free (write_until_map_sync (rig, &w, 7 * REGION));
   hook_gate_release (rig->gate, 0);
+  g_assert_cmpint (rig_write_join (&w), ==, 0);
   hook_gate_arm (rig->gate, HOOK_SYNC, ".d", 0, 0);
   /* Something to sync for the next look, which finds the region idle. */
   dirty_bitmap_set (epoch_log_current (rig->log)->bitmap, 20 * REGION, 1);
