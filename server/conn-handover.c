@@ -202,6 +202,7 @@ conn_resume (const struct handover_conn *from)
   c->number = from->number;
   c->listener = from->listener;
   c->listener_max = from->listener_max;
+  conn_set_rates (c);
   c->terms = terms_parse (from->terms);
   c->mode = from->mode;
   c->info = from->info;

@@ -19,6 +19,7 @@
 #include "backend.h"
 #include "conn.h"
 #include "metactx.h"
+#include "rate.h"
 #include "request.h"
 #include "stats.h"
 #include "tls-session.h"
@@ -36,6 +37,7 @@ struct conn {
   uint32_t listener_max;        /* clients that that takes at a time, 0: any */
   Terms *terms;                 /* what it grants; a reference */
   uint64_t requests_before;     /* answered by an earlier image */
+  Rate *rate, *listener_rate;   /* references; NULL: none */
   char peer[64];                /* "uid 0", an address, "cid 3"; or "" */
 
   /* Atomic. */
@@ -147,6 +149,11 @@ ssize_t conn_receive (struct conn *c, void *buf, size_t n, bool dont_wait);
 /* What any client's socket needs; of the transmission phase. */
 void conn_set_socket (struct conn *c);
 void conn_set_timeouts (struct conn *c);
+/* Once c->listener is set. */
+void conn_set_rates (struct conn *c);
+/* Wait as long as the rates want it before so many bytes move. */
+void conn_wait_for_rates (struct conn *c, enum rate_direction direction,
+                          uint64_t bytes);
 /* Fill in c->peer. */
 void conn_name_peer (struct conn *c);
 /* With the lock of the list of connections.  false: *out_met is the limit. */

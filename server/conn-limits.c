@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 
 #include <linux/vm_sockets.h>
 
@@ -24,6 +25,8 @@
 #define KEEPALIVE_IDLE     60
 #define KEEPALIVE_INTERVAL 10
 #define KEEPALIVE_PROBES   6
+/* Those who wait for their rate look so often whether they still shall. */
+#define RATE_STEP_NS 20000000
 /* Seconds; how often a silent client's leader looks at what to do about it. */
 #define MAX_TICK 10
 
@@ -97,6 +100,40 @@ conn_is_patient (struct conn *c, bool in_request)
     return false;
   }
   return true;
+}
+
+void
+conn_set_rates (struct conn *c)
+{
+  const struct limits *limits = &c->settings->limits;
+
+  if (limits->rate > 0)
+    c->rate = rate_new (limits->rate);
+  if (limits->listener_rate > 0)
+    c->listener_rate = rate_of_listener (c->listener, limits->listener_rate);
+}
+
+void
+conn_wait_for_rates (struct conn *c, enum rate_direction direction,
+                     uint64_t bytes)
+{
+  int64_t own = c->rate ? rate_take (c->rate, direction, bytes) : 0;
+  int64_t shared = c->listener_rate ?
+    rate_take (c->listener_rate, direction, bytes) : 0;
+  int64_t until = conn_now_ns () + MAX (own, shared), left;
+
+  if (own > 0)
+    limit_count (LIMIT_RATE);
+  if (shared > 0)
+    limit_count (LIMIT_LISTENER_RATE);
+  /* In steps: the server may be told to end, or this client to leave. */
+  while ((left = until - conn_now_ns ()) > 0 && !conn_is_parking () &&
+         !atomic_load_explicit (&c->closing, memory_order_relaxed) &&
+         !atomic_load_explicit (&c->dead, memory_order_relaxed)) {
+    struct timespec step = { .tv_nsec = MIN (left, RATE_STEP_NS) };
+
+    nanosleep (&step, NULL);
+  }
 }
 
 void

@@ -79,6 +79,7 @@ conn_main (void *arg)
 
   thread_context.conn = c;
   thread_context.plugin_name = backend_name (c->b);
+  log_debug ("client connected (%s)", *c->peer ? c->peer : "unknown");
   c->entered = backend_enter (c->b);
   if (c->entered && !atomic_load (&c->closing) &&
       backend_preconnect (c->b, conn_is_readonly (c)) &&
@@ -99,6 +100,8 @@ conn_free (struct conn *c)
     g_byte_array_unref (c->unparsed);
   g_free (c->export_name);
   g_free (c->served_name);
+  rate_unref (c->rate);
+  rate_unref (c->listener_rate);
   metactx_set_free (c->contexts);
   terms_unref (c->terms);
   pthread_cond_destroy (&c->room);
@@ -208,6 +211,7 @@ conn_start (int fd, int64_t listener, uint32_t listener_max, Terms *terms)
     conn_free (c);
     return;
   }
+  conn_set_rates (c);
   c->number = ++clients.last_number;
   g_ptr_array_add (clients.conns, c);
   pthread_mutex_unlock (&clients.lock);

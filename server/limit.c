@@ -30,6 +30,7 @@ static const struct row {
 #define ROW(option, field, ...) \
   { option, offsetof (struct limits, field), __VA_ARGS__ }
   ROW ("idle-timeout", idle_timeout, SECONDS, 0, SECONDS_MAX, 0),
+  ROW ("listener-rate", listener_rate, BYTES, 0, MIB << 20, 0),
   ROW ("max-client-memory", client_memory, BYTES, MIB, MIB << 20, 64 * MIB),
   ROW ("max-listener-connections", listener_connections, COUNT, 0, 100000, 0),
   /* Room for a request of the largest size, whatever others do. */
@@ -40,6 +41,7 @@ static const struct row {
   ROW ("max-option-size", option_size, BYTES, 8192, 32 * MIB, 65536),
   ROW ("max-peer-connections", peer_connections, COUNT, 0, 100000, 0),
   ROW ("max-requests", requests, COUNT, 1, 100000, 1000),
+  ROW ("rate", rate, BYTES, 0, MIB << 20, 0),
   ROW ("shutdown-timeout", shutdown_timeout, SECONDS, 0, SECONDS_MAX, 60),
   ROW ("stall-timeout", stall_timeout, SECONDS, 0, SECONDS_MAX, 300),
 #undef ROW
@@ -130,10 +132,12 @@ static struct {
   [LIMIT_HANDSHAKE_TIMEOUT] = { "handshake-timeout" },
   [LIMIT_IDLE_TIMEOUT] = { "idle-timeout" },
   [LIMIT_LISTENER_CONNECTIONS] = { "max-listener-connections" },
+  [LIMIT_LISTENER_RATE] = { "listener-rate" },
   [LIMIT_MEMORY] = { "max-memory" },
   [LIMIT_OPTIONS] = { "max-options" },
   [LIMIT_OPTION_SIZE] = { "max-option-size" },
   [LIMIT_PEER_CONNECTIONS] = { "max-peer-connections" },
+  [LIMIT_RATE] = { "rate" },
   [LIMIT_REQUESTS] = { "max-requests" },
   [LIMIT_STALL_TIMEOUT] = { "stall-timeout" },
 };

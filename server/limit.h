@@ -21,6 +21,7 @@ struct limits {
   uint64_t options, option_size;        /* a session; bytes of one */
   uint64_t requests;            /* of all clients, on threads of their own */
   uint64_t client_memory, memory;       /* bytes, of one client; of all */
+  uint64_t rate, listener_rate; /* bytes a second, in each direction */
 };
 
 void limits_set_defaults (struct limits *limits);
@@ -37,10 +38,12 @@ enum limit_kind {
   LIMIT_HANDSHAKE_TIMEOUT,
   LIMIT_IDLE_TIMEOUT,
   LIMIT_LISTENER_CONNECTIONS,
+  LIMIT_LISTENER_RATE,
   LIMIT_MEMORY,
   LIMIT_OPTIONS,
   LIMIT_OPTION_SIZE,
   LIMIT_PEER_CONNECTIONS,
+  LIMIT_RATE,
   LIMIT_REQUESTS,
   LIMIT_STALL_TIMEOUT,
   LIMIT_KINDS

@@ -11,7 +11,9 @@
 #include <stdint.h>
 
 #include "conn-internal.h"
+#include "log.h"
 #include "reply.h"
+#include "trace.h"
 
 struct op {
   struct conn *c;
@@ -48,6 +50,8 @@ struct iovec op_reply (struct op *op, unsigned char *header);
 static inline void
 op_count (const struct op *op, struct stats *batch)
 {
+  if (log_verbose)
+    trace_reply (op);
   stats_count (batch, op->rq.type, op->rq.length, op->error != 0);
   batch->extents += op->nr_extents;
 }

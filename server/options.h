@@ -25,6 +25,8 @@
           "drop clients that ask for nothing, 0 never [0]")                 \
   OPTION ('i', "ipaddr", "ADDRESS", "listen on this address only")          \
   OPTION (0, "listen", "ADDRESS[,OPTION=VALUE...]", "listen there as well") \
+  OPTION (0, "listener-rate", "SIZE",                                       \
+          "bytes a second of one listener, 0 any number [0]")               \
   OPTION (0, "log", "stderr|syslog|journal|null|FILE", "where messages go") \
   OPTION (0, "mask-handshake", "MASK", "offer only these handshake flags")  \
   OPTION (0, "max-client-memory", "SIZE",                                   \
@@ -47,6 +49,8 @@
   OPTION ('P', "pidfile", "FILE", "write the process id there when ready")  \
   OPTION ('p', "port", "PORT", "listen on this TCP port [10809]")           \
   OPTION (0, "print-uri", NULL, "print where clients find what is served")  \
+  OPTION (0, "rate", "SIZE",                                                \
+          "bytes a second of one client, 0 any number [0]")                 \
   OPTION ('r', "readonly", NULL, "all exports are read-only")               \
   OPTION (0, "run", "COMMAND", "serve only while this command runs")        \
   OPTION (0, "selinux-label", "LABEL", "of the socket")                     \

@@ -85,9 +85,9 @@ lane_keep_rest (struct conn *c, struct lane *l)
 
 /* While n bytes are waited for. */
 static bool
-in_request (const struct lane *l, size_t n)
+in_request (const struct conn *c, const struct lane *l, size_t n)
 {
-  return l->pos < l->have || n != NBD_REQUEST_SIZE;
+  return l->pos < l->have || n != request_size (c->mode);
 }
 
 /* No more is to be served: whether to read on nevertheless, to refuse it.  That
@@ -114,7 +114,7 @@ is_silent (struct conn *c, struct lane *l, size_t n)
     release_pages (l->rx, sizeof l->rx);
     release_pages (l->tx, sizeof l->tx);
   }
-  return conn_is_patient (c, in_request (l, n));
+  return conn_is_patient (c, in_request (c, l, n));
 }
 
 bool
@@ -132,20 +132,20 @@ lane_fill (struct conn *c, struct lane *l, size_t n, bool exact)
       l->pos = 0;
     }
     end = exact ? l->pos + n : RX_SIZE;
+    steal_idle (c);
     serve_flush (c, l);
     if (atomic_load_explicit (&c->closing, memory_order_relaxed) &&
-        shall_leave (c, conn_is_drained (in_request (l, n))))
+        shall_leave (c, conn_is_drained (in_request (c, l, n))))
       return false;
     if (conn_is_parking ()) {
       c->parked = true;
       return false;
     }
-    steal_idle (c);
     r = receive (c, l->rx + l->have, end - l->have);
     if (r == -1 && errno == EAGAIN) {
       if (conn_is_parking ())
         continue;
-      if (is_ending (c) ? shall_leave (c, !in_request (l, n)) :
+      if (is_ending (c) ? shall_leave (c, !in_request (c, l, n)) :
           !is_silent (c, l, n))
         return false;
       continue;

@@ -33,6 +33,8 @@
 #include "status.h"
 #include "steal.h"
 
+/* Less than this of waiting for a rate is not worth being counted. */
+#define HELD_BACK_NS 1000000
 /* Bytes; writes of this size and more are handed over. */
 #define LARGE_WRITE (128 * 1024)
 
@@ -111,6 +113,16 @@ serve_flush (struct conn *c, struct lane *l)
   stats_flush (&c->stats, &l->batch);
   l->tx_used = 0;
   conn_send (c, &iov, 1, 0);
+}
+
+/* The same while there is more to do.  There is nothing for the monitor to see
+ * while a client does not take its replies. */
+static void
+flush_aside (struct conn *c, struct lane *l)
+{
+  steal_idle (c);
+  serve_flush (c, l);
+  steal_busy (c);
 }
 
 /* This thread works for c now. */
@@ -218,7 +230,9 @@ gather (struct conn *c, struct lane *l)
 
   if (op->own != NULL || op->status != NULL) {
     serve_flush (c, l);
+    steal_idle (c);
     answer (op, l->header);
+    steal_busy (c);
     return;
   }
   l->tx_used += op_reply (op, l->tx + l->tx_used).iov_len;
@@ -307,7 +321,7 @@ static void
 make_room (struct conn *c, struct lane *l, size_t length)
 {
   if (l->tx_used + REPLY_MAX_HEADER + length > TX_SIZE)
-    serve_flush (c, l);
+    flush_aside (c, l);
 }
 
 /* Where a READ that runs inline puts its data: behind the header to come. */
@@ -342,6 +356,24 @@ end_session (struct conn *c, struct lane *l)
   conn_finish (c);
 }
 
+/* Nothing is received meanwhile: the client is held back. */
+static void
+keep_rate (struct conn *c, struct lane *l, const struct op *op)
+{
+  int64_t start;
+
+  if (op->rq.type != NBD_CMD_READ && op->rq.type != NBD_CMD_WRITE)
+    return;
+  start = conn_now_ns ();
+  steal_idle (c);
+  serve_flush (c, l);
+  conn_wait_for_rates (c, op->rq.type == NBD_CMD_READ ? RATE_READ : RATE_WRITE,
+                       op->rq.length);
+  steal_busy (c);
+  if (conn_now_ns () - start > HELD_BACK_NS)
+    l->batch.waits++;
+}
+
 /* Until the session ends or the leadership is lost. */
 static void
 lead (struct conn *c)
@@ -357,6 +389,8 @@ lead (struct conn *c)
       break;
     }
     l->pos += request_size (c->mode);
+    if (log_verbose)
+      trace_request (&op->rq);
     if (op->rq.type == NBD_CMD_DISC)
       break;
     /* What 32 bits can say is still skipped for those who have no better way. */
@@ -368,6 +402,8 @@ lead (struct conn *c)
     op_check (op);
     if (atomic_load_explicit (&c->closing, memory_order_relaxed))
       op->error = NBD_ESHUTDOWN;
+    if (op->error == 0 && (c->rate != NULL || c->listener_rate != NULL))
+      keep_rate (c, l, op);
     if (!lane_take_payload (c, l, op))
       break;
 

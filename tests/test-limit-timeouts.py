@@ -3,6 +3,7 @@
 """Clients that ask for nothing, stop in a request or take no replies are dropped,
 each by its own limit; what moves, and who waits for the plugin, is not."""
 import os
+import select
 
 import fixture
 from nbdraw import *
@@ -38,6 +39,9 @@ assert server.stop()
 
 server = t.start_nbdfleece("--stall-timeout=1", TEST_PLUGIN, "size=32M")
 idle = connect(server)
+extended = Raw(server.sock)     # its requests are longer
+assert extended.kind(EXTENDED_HEADERS) == ACK
+extended.go("a")
 for part in (request(READ, 0, 512)[:13],
              request(WRITE, 0, 512, payload=bytes(200)),
              request(WRITE, 0, 4 << 20, payload=bytes(1 << 20)),
@@ -52,3 +56,4 @@ for i in range(8):
 fixture.wait_until("a client that takes no replies to be dropped", lambda:
                    said(server, "taken nothing of its replies for 1 seconds"))
 assert idle.alive()
+assert not select.select([extended.s], [], [], 0)[0], "dropped while idle"
