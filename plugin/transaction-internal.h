@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* transaction-internal.h - what a transaction has gathered, for transaction.c and
- * transaction-commit.c.  Under the transaction's lock. */
+/* transaction-internal.h - what a transaction has gathered, for the files
+ * transaction*.c.  Under the transaction's lock. */
 #ifndef TRANSACTION_INTERNAL_H
 #define TRANSACTION_INTERNAL_H
 
@@ -50,6 +50,8 @@ struct Transaction {
   JobGroup *group;              /* of all jobs; NULL: each its own */
   bool done;                    /* committed: the jobs run */
 };
+
+void transaction_edit_free (gpointer edit);
 
 static inline int64_t
 disk_row (Disk *disk)
