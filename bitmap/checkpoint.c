@@ -140,8 +140,31 @@ taken (const char *name, GError **error)
   return false;
 }
 
+/* By other checkpoints than these, or their bitmaps; 1: yes, 0: no, -1: an error. */
+static int
+is_taken_but (Catalog *cat, const char *name, GHashTable *going,
+              GError **error)
+{
+  g_autoptr (GPtrArray) all = checkpoint_list (cat, error);
+
+  for (guint i = 0; all != NULL && i < all->len; i++) {
+    const Checkpoint *ckpt = all->pdata[i];
+
+    if (g_hash_table_contains (going, ckpt->name))
+      continue;
+    if (strcmp (ckpt->name, name) == 0)
+      return 1;
+    for (guint d = 0; d < ckpt->disks->len; d++)
+      if (strcmp (((CheckpointDisk *) ckpt->disks->pdata[d])->bitmap,
+                  name) == 0)
+        return 1;
+  }
+  return all != NULL ? 0 : -1;
+}
+
 bool
-checkpoint_name_free (Catalog *cat, const char *name, GError **error)
+checkpoint_name_free (Catalog *cat, const char *name, GHashTable *going,
+                      GError **error)
 {
   int64_t unused;
   int rc;
@@ -149,13 +172,19 @@ checkpoint_name_free (Catalog *cat, const char *name, GError **error)
   if (!name_check_bitmap ("checkpoint name", name, error))
     return false;
   catalog_lock (cat);
-  rc = query_int (cat,
-    "SELECT 1 WHERE EXISTS (SELECT 1 FROM checkpoint WHERE name = ?1)"
-    " OR EXISTS (SELECT 1 FROM checkpoint_disk WHERE bitmap = ?1)"
-    " OR EXISTS (SELECT 1 FROM bitmap WHERE name = ?1"
-    "            AND snapshot IS NULL)", name, NULL, &unused,
-    error);
+  rc = query_int (cat, "SELECT 1 WHERE EXISTS (SELECT 1 FROM bitmap"
+                  " WHERE name = ?1 AND snapshot IS NULL)", name, NULL,
+                  &unused, error);
+  if (rc == 0)
+    rc = query_int (cat,
+      "SELECT 1 WHERE EXISTS (SELECT 1 FROM checkpoint WHERE name = ?1)"
+      " OR EXISTS (SELECT 1 FROM checkpoint_disk WHERE bitmap = ?1)",
+      name, NULL, &unused, error);
+  else if (rc == 1)
+    going = NULL;
   catalog_unlock (cat);
+  if (rc == 1 && going != NULL)
+    rc = is_taken_but (cat, name, going, error);
   return rc == 0 || (rc == 1 && taken (name, error));
 }
 

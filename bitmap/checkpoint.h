@@ -46,8 +46,10 @@ bool name_check_id (const char *what, const char *name, GError **error);
  * characters.  (QEMU bars none; a name with a newline only ever hurt.) */
 bool name_check_bitmap (const char *what, const char *name, GError **error);
 
-/* Checks only: is the name free, on all these disks and as a checkpoint? */
-bool checkpoint_name_free (Catalog *cat, const char *name, GError **error);
+/* Checks only: is the name free, on all disks and as a checkpoint?  Checkpoints that
+ * are going (names; NULL: none) do not count. */
+bool checkpoint_name_free (Catalog *cat, const char *name, GHashTable *going,
+                           GError **error);
 
 /* Becomes a child of the current one, and current.  EXISTS if taken. */
 bool checkpoint_insert (Catalog *cat, const Checkpoint *ckpt, GError **error);

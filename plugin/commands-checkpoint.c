@@ -49,8 +49,7 @@ command_new_checkpoint (const char *name, const char *description,
 
   if (name == NULL)
     name = fallback;
-  if (!name_check_bitmap ("checkpoint name", name, error) ||
-      !checkpoint_name_free (plugin.catalog, name, error))
+  if (!name_check_bitmap ("checkpoint name", name, error))
     return NULL;
   return checkpoint_new (name, description, now);
 }

@@ -217,47 +217,21 @@ create_rows (Transaction *t, GError **error)
   return true;
 }
 
-/* What a checkpoint that has gone told of its disks, as bitmaps of its name. */
-static bool
-keep_bitmaps (const Checkpoint *ckpt, GError **error)
-{
-  for (guint i = 0; i < ckpt->disks->len; i++) {
-    const CheckpointDisk *cd = ckpt->disks->pdata[i];
-    g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, cd->disk);
-    g_autoptr (NamedBitmap) bm = NULL;
-
-    if (disk == NULL) {
-      command_set_error (error, "disk '%s' is not served now: its bitmap "
-                         "'%.1100s' cannot be kept", cd->disk, cd->bitmap);
-      return false;
-    }
-    bm = named_bitmap_new_since (disk_row (disk), cd->bitmap,
-                                 disk_granularity (disk), disk_size (disk),
-                                 cd->boundary);
-    bm->persistent = true;
-    if (!named_bitmap_put (plugin.catalog, bm, error))
-      return false;
-  }
-  return true;
-}
-
 static bool
 delete_checkpoints (PendingDelete *pending, GError **error)
 {
-  g_autoptr (GPtrArray) all = checkpoint_list (plugin.catalog, error);
-
-  if (all == NULL ||
-      !checkpoint_delete (plugin.catalog, pending->name, pending->how,
+  if (!checkpoint_delete (plugin.catalog, pending->name, pending->how,
                           &pending->deleted, error))
     return false;
-  for (guint i = 0; pending->keep && i < all->len; i++) {
-    const Checkpoint *ckpt = all->pdata[i];
-
-    if (g_ptr_array_find_with_equal_func (pending->deleted, ckpt->name,
-                                          g_str_equal, NULL) &&
-        !keep_bitmaps (ckpt, error))
+  /* A backup that has failed deletes its own, without a transaction. */
+  for (guint i = 0; i < pending->kept->len; i++)
+    if (!g_ptr_array_find_with_equal_func (pending->deleted,
+                                           pending->kept->pdata[i],
+                                           g_str_equal, NULL)) {
+      command_set_error (error, "checkpoint '%s' not found",
+                         (const char *) pending->kept->pdata[i]);
       return false;
-  }
+    }
   return true;
 }
 

@@ -34,7 +34,7 @@ typedef struct {
 typedef struct {
   char *name;
   CheckpointDelete how;
-  bool keep;                    /* their bitmaps */
+  GPtrArray *kept;              /* of char *: those whose bitmaps are edits now */
   GPtrArray *deleted;           /* of char *, what went */
 } PendingDelete;
 
@@ -46,12 +46,18 @@ struct Transaction {
   GPtrArray *created;           /* of PendingCreate */
   GPtrArray *deleted;           /* of PendingDelete */
   GPtrArray *layers;            /* of char *: names and paths, borrowed by cuts */
+  GHashTable *going;            /* names of checkpoints that they delete */
   GArray *jobs;                 /* of PendingJob */
   JobGroup *group;              /* of all jobs; NULL: each its own */
   bool done;                    /* committed: the jobs run */
 };
 
 void transaction_edit_free (gpointer edit);
+
+/* The checkpoint, or bitmap of one, of that name as the actions so far have left it:
+ * *out_boundary; false: there is none. */
+bool transaction_boundary (const Transaction *t, Disk *disk, const char *name,
+                           uint64_t *out_boundary);
 
 static inline int64_t
 disk_row (Disk *disk)

@@ -40,6 +40,7 @@ pending_delete_free (gpointer data)
   PendingDelete *pending = data;
 
   g_free (pending->name);
+  g_ptr_array_unref (pending->kept);
   g_clear_pointer (&pending->deleted, g_ptr_array_unref);
   g_free (pending);
 }
@@ -55,6 +56,7 @@ transaction_new (void)
   t->cuts = g_array_new (FALSE, TRUE, sizeof (FleeceCutDisk));
   t->created = g_ptr_array_new_with_free_func (pending_create_free);
   t->deleted = g_ptr_array_new_with_free_func (pending_delete_free);
+  t->going = g_hash_table_new_full (g_str_hash, g_str_equal, g_free, NULL);
   t->jobs = g_array_new (FALSE, FALSE, sizeof (PendingJob));
   t->layers = g_ptr_array_new_with_free_func (g_free);
   return t;
@@ -74,6 +76,7 @@ transaction_free (Transaction *t)
   g_array_unref (t->cuts);
   g_ptr_array_unref (t->created);
   g_ptr_array_unref (t->deleted);
+  g_hash_table_unref (t->going);
   g_free (t);
   pthread_mutex_unlock (&transaction_lock);
 }
@@ -202,21 +205,18 @@ transaction_has_name (Transaction *t, Disk *disk, const char *name,
     g_propagate_error (error, g_steal_pointer (&local));
     return false;
   }
-  *out_has = edit != NULL ||
-    checkpoint_boundary (plugin.catalog, disk_name (disk), name, &boundary,
-                         NULL);
+  *out_has = edit != NULL || transaction_boundary (t, disk, name, &boundary);
   return true;
 }
 
 /* The changes since a checkpoint, as if it were a bitmap that records. */
 static NamedBitmap *
-checkpoint_as_bitmap (Disk *disk, const char *name)
+checkpoint_as_bitmap (const Transaction *t, Disk *disk, const char *name)
 {
   uint64_t boundary;
   NamedBitmap *bm;
 
-  if (!checkpoint_boundary (plugin.catalog, disk_name (disk), name, &boundary,
-                            NULL))
+  if (!transaction_boundary (t, disk, name, &boundary))
     return NULL;
   bm = named_bitmap_new (disk_row (disk), name, disk_granularity (disk),
                          disk_size (disk), true);
@@ -272,7 +272,7 @@ transaction_source (Transaction *t, const char *node, const char *name,
       return NULL;
     }
     bm = edit != NULL ? named_bitmap_copy (edit->bm)
-      : checkpoint_as_bitmap (disk, name);
+      : checkpoint_as_bitmap (t, disk, name);
     if (bm == NULL)
       set_not_found (error, name);
   }

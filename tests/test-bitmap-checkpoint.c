@@ -242,7 +242,7 @@ test_namespace (void)
                  " FROM disk WHERE name = 'vda'");
   checkpoint_add_disk (named, "vda", "named", 2);
   expect_exists (named);
-  g_assert_false (checkpoint_name_free (cat, "named", &error));
+  g_assert_false (checkpoint_name_free (cat, "named", NULL, &error));
   g_assert_error (error, BITMAP_ERROR, BITMAP_ERROR_EXISTS);
   g_clear_error (&error);
 
@@ -264,9 +264,9 @@ test_namespace (void)
   g_clear_error (&error);
   expect ("mon<*");                     /* failures left nothing behind */
 
-  g_assert_false (checkpoint_name_free (cat, "mon", NULL));
-  g_assert_false (checkpoint_name_free (cat, "mon-bits", NULL));
-  g_assert_true (checkpoint_name_free (cat, "new", NULL));
+  g_assert_false (checkpoint_name_free (cat, "mon", NULL, NULL));
+  g_assert_false (checkpoint_name_free (cat, "mon-bits", NULL, NULL));
+  g_assert_true (checkpoint_name_free (cat, "new", NULL, NULL));
   checkpoint_add_disk (other_disk, "vdb", "mon-bits", 2);
   g_assert_true (checkpoint_insert (cat, other_disk, &error));
   got = checkpoint_lookup (cat, "new", &error);

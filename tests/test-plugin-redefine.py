@@ -138,3 +138,58 @@ q.command("transaction", actions=[
 assert tree() == {} and {"c0", "c1", "c2"} < set(bitmaps())
 assert redefine("c1")["name"] == "c1" and tree() == {"c1": (None, True)}
 assert dirty("c1") == [1, 2, 5, 6]
+
+# Later actions of a transaction see it gone, and what was kept of it.
+def action(type_, **data):
+    return {"type": type_, "data": {k.replace("_", "-"): v
+                                    for k, v in data.items()}}
+
+
+def together(*actions):
+    q.command("transaction", actions=list(actions))
+
+
+def apart(*actions):
+    """None of it; why."""
+    before = tree(), bitmaps()
+    desc = q.error("transaction", actions=list(actions))["desc"]
+    assert before == (tree(), bitmaps())
+    return desc
+
+
+delete = action("checkpoint-delete", name="c1")
+keep = action("checkpoint-delete", name="c1", metadata=True)
+add = action("block-dirty-bitmap-add", node="vda", name="c1")
+merge = action("block-dirty-bitmap-merge", node="vda", target="c2",
+               bitmaps=["c1"])
+begin = action("backup-begin", id="b", disks=[{"disk": "vda"}])
+create = action("checkpoint-create", name="c1")
+assert apart(delete, delete) == "checkpoint 'c1' not found"
+assert "'c1' not found" in apart(delete, merge)
+assert "already exists" in apart(add, delete)
+assert "exists already" in apart(create, delete)
+assert "exists already" in apart(keep, create)
+assert "exists" in apart(keep, add)
+# ... a snapshot shows the bitmap as it is at that place of the list
+together(keep, begin, action("block-dirty-bitmap-clear", node="vda",
+                             name="c1"))
+assert bitmaps()["c1"]["count"] == 0
+shown = t.connect("vda@b", contexts=["qemu:dirty-bitmap:c1"])
+assert sum(n for n, f in t.extents(shown, "qemu:dirty-bitmap:c1")
+           if f & 1) == 4 * G
+shown.shutdown()
+q.command("backup-end", id="b")
+# ... and a merge reads it
+together(action("block-dirty-bitmap-clear", node="vda", name="c2"))
+h.pwrite(b"x", 8 * G)
+redefine("c1")
+together(keep, merge, *(action("block-dirty-bitmap-remove", node=n, name="c1")
+                        for n in DISKS))
+assert "c1" not in bitmaps() and bitmaps()["c2"]["count"] == G
+# ... its name is free
+q.command("checkpoint-create", name="c1")
+h.pwrite(b"x", 9 * G)
+together(delete, create)
+assert dirty("c1") == [] and tree() == {"c1": (None, True)}
+together(delete, add)
+assert tree() == {} and bitmaps()["c1"]["count"] == 0
