@@ -260,12 +260,16 @@ my_default_export (int readonly, int is_tls)
 struct handle {
   const char *name, *kept;
 };
+static bool is_closed;          /* .close is there */
 
 static void *
 my_open (int readonly)
 {
-  struct handle *h = calloc (1, sizeof *h);
+  struct handle *h;
 
+  if (!is_closed)               /* nobody would free it */
+    return NBDKIT_HANDLE_NOT_NEEDED;
+  h = calloc (1, sizeof *h);
   h->name = nbdkit_export_name ();
   h->kept = nbdkit_printf_intern ("kept for '%s'", h->name);
   note_client (readonly ? "open readonly" : "open", true);
@@ -579,6 +583,7 @@ plugin_init (void)
     snprintf (list, sizeof list, ",%s,", e);
     omit (list);
   }
+  is_closed = table.plugin.close != NULL;
   e = getenv ("API_PRESERVED");
   table.plugin.errno_is_preserved = e ? atoi (e) : 1;
   memset (table.more, 0x5a, sizeof table.more);

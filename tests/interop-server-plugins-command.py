@@ -8,7 +8,7 @@ import subprocess
 
 import fixture
 
-fixture.requires_cmd("nbdkit")
+fixture.requires_cmd("nbdkit", "nm", "pkg-config")
 t = fixture.Fixture()
 folder = t.run("nbdkit", "--dump-config").split("plugindir=")[1].split()[0]
 names = sorted(m[1] for m in map(re.compile(
@@ -70,3 +70,21 @@ for args in (["--filter=cow"], ["--filter", "cow"]):
     r = both(*args, "memory", "1M")[0]
     assert r.returncode == 1 and "filter" in r.stderr and \
         "run nbdkit with it" in r.stderr, r
+
+# All that the installed headers declare, some of what newer ones do, and nothing
+# that is none of a plugin's business.
+include = t.run("pkg-config", "--variable=includedir", "nbdkit").strip()
+declared = set()
+for name in ("nbdkit-common.h", "nbdkit-plugin.h"):
+    with open(os.path.join(include or "/usr/include", name)) as f:
+        declared |= set(re.findall(
+            r"NBDKIT_EXTERN_DECL\s*\([^,]+,\s*(nbdkit_\w+)", f.read()))
+assert len(declared) > 35, declared
+exported = {line.split()[-1] for line in t.run(
+    "nm", "-D", "--defined-only", fixture.NBDFLEECE).splitlines()
+            if line.split()[-1].startswith("nbdkit_")}
+newer = {"nbdkit_peer_tls_dn", "nbdkit_peer_tls_issuer_dn"}
+# Referred to by the clean-up helpers in each of nbdkit's own plugins.
+extra = {"nbdkit_exports_free", "nbdkit_extents_free"}
+assert exported | newer == declared | newer | extra, \
+    exported ^ (declared | newer | extra)
