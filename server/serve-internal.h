@@ -19,6 +19,7 @@ struct lane {
   size_t pos, have;             /* rx[pos .. have) is not parsed yet */
   size_t tx_used;               /* replies that are ready */
   struct stats batch;           /* of them, not yet added to the connection's */
+  bool awaits_payload;          /* of op; else the next request */
   uint64_t skipped;             /* of the refused request's payload */
   unsigned nr_calls;            /* since batch_start */
   uint64_t call_bytes;          /* that those calls moved */

@@ -83,11 +83,10 @@ lane_keep_rest (struct conn *c, struct lane *l)
   }
 }
 
-/* While n bytes are waited for. */
 static bool
-in_request (const struct conn *c, const struct lane *l, size_t n)
+in_request (const struct lane *l)
 {
-  return l->pos < l->have || n != request_size (c->mode);
+  return l->pos < l->have || l->awaits_payload;
 }
 
 /* No more is to be served: whether to read on nevertheless, to refuse it.  That
@@ -105,16 +104,16 @@ shall_leave (struct conn *c, bool is_drained)
   return is_drained && !in_flight;
 }
 
-/* Nothing has come for a while, of n bytes.  false: it has lasted too long. */
+/* Nothing has come for a while.  false: it has lasted too long. */
 static bool
-is_silent (struct conn *c, struct lane *l, size_t n)
+is_silent (struct conn *c, struct lane *l)
 {
   /* Pages that were used by larger requests: an idle client holds none. */
   if (l->pos == l->have && c->silent_since == 0) {
     release_pages (l->rx, sizeof l->rx);
     release_pages (l->tx, sizeof l->tx);
   }
-  return conn_is_patient (c, in_request (c, l, n));
+  return conn_is_patient (c, in_request (l));
 }
 
 bool
@@ -135,7 +134,7 @@ lane_fill (struct conn *c, struct lane *l, size_t n, bool exact)
     steal_idle (c);
     serve_flush (c, l);
     if (atomic_load_explicit (&c->closing, memory_order_relaxed) &&
-        shall_leave (c, conn_is_drained (in_request (c, l, n))))
+        shall_leave (c, conn_is_drained (in_request (l))))
       return false;
     if (conn_is_parking ()) {
       c->parked = true;
@@ -145,8 +144,8 @@ lane_fill (struct conn *c, struct lane *l, size_t n, bool exact)
     if (r == -1 && errno == EAGAIN) {
       if (conn_is_parking ())
         continue;
-      if (is_ending (c) ? shall_leave (c, !in_request (c, l, n)) :
-          !is_silent (c, l, n))
+      if (is_ending (c) ? shall_leave (c, !in_request (l)) :
+          !is_silent (c, l))
         return false;
       continue;
     }
@@ -268,10 +267,17 @@ take_range (struct conn *c, struct lane *l, struct op *op)
 bool
 lane_take_payload (struct conn *c, struct lane *l, struct op *op)
 {
+  bool ok;
+
   if (op->rq.payload == 0)
     return true;
+  l->awaits_payload = true;
   if (op->error)
-    return discard (c, l, op->rq.payload);
-  return op->rq.type == NBD_CMD_WRITE ?
-    take_payload (c, l, op) : take_range (c, l, op);
+    ok = discard (c, l, op->rq.payload);
+  else if (op->rq.type == NBD_CMD_WRITE)
+    ok = take_payload (c, l, op);
+  else
+    ok = take_range (c, l, op);
+  l->awaits_payload = false;
+  return ok;
 }
