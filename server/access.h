@@ -8,21 +8,19 @@
  *
  * A rule lets a client open an export if everything that the rule has matches:
  * of each kind of condition one value is enough, of kinds that it does not have
- * anything will do.  That of a listener (if any) and one of the file's (if there
- * is a file) have to.
+ * anything will do.  That of a listener (if any) and one of the file's (if
+ * there is a file) have to.
  */
 #ifndef NBDFLEECE_ACCESS_H
 #define NBDFLEECE_ACCESS_H
 
 #include <stdbool.h>
-#include <stdint.h>
-#include <sys/socket.h>
 #include <sys/types.h>
 
 #include <glib.h>
 
+#include "access-peer.h"
 #include "metacontext.h"
-#include "tls-peer.h"
 #include "tls.h"
 
 #define ACCESS_ERROR (g_quark_from_static_string ("nbdfleece-access"))
@@ -49,8 +47,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (AccessRule, access_rule_unref)
 /* One value of a condition.  kind: role, listener, uid, gid, address (also
  * NETWORK/BITS), tls-name, psk-user, export; patterns with * and ? in those but
  * role, uid, gid and address.  A tls-name is the common name of a certificate,
- * its subject, or an alternative name ("DNS:...") of it.  false: no such kind, or
- * not a value of it. */
+ * its subject, or an alternative name ("DNS:...") of it.  false: no such kind,
+ * or not a value of it. */
 bool access_rule_add (AccessRule *rule, const char *kind, const char *value,
                       GError **error);
 void access_rule_set_readonly (AccessRule *rule);
@@ -79,23 +77,6 @@ bool terms_set (Terms *terms, const char *option, const char *value,
 Terms *terms_parse (const char *text);
 
 enum tls_mode terms_tls_mode (const Terms *terms);
-
-/* A client, as far as is known. */
-struct access_peer {
-  bool has_uid;
-  uid_t uid;
-  gid_t gid;
-  GArray *groups;               /* gid_t; NULL: none known */
-  struct sockaddr_storage address;      /* ss_family 0: not known */
-  const struct tls_peer *tls;   /* NULL: none, or plain text; borrowed */
-  bool may_have_tls;            /* it may still have */
-};
-
-/* What the system says about whoever is at the other end. */
-void access_peer_init (struct access_peer *peer, int fd);
-void access_peer_clear (struct access_peer *peer);
-/* For messages: "uid 1000", "10.0.0.1", ...; caller frees. */
-char *access_peer_describe (const struct access_peer *peer);
 
 /* false: whatever it asked for, it would get nothing. */
 bool access_may_connect (const Terms *terms, const struct access_peer *peer);

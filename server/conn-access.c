@@ -2,9 +2,9 @@
 /* conn-access.c - which exports there are for this client.
  *
  * What it may not open is answered as what does not exist, by the same code and
- * after the same questions to the plugin; only the log tells them apart.  A name
- * that the rules exclude is refused without a question, whether it exists or
- * not.
+ * after the same questions to the plugin; only the log tells them apart.  A
+ * name that the rules exclude is refused without a question, whether it exists
+ * or not.
  */
 #include <config.h>
 

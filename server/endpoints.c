@@ -162,8 +162,8 @@ open_fd (const Address *a, bool *taken)
 }
 
 /* A name that is a role's gives that role.  The name that systemd gives where
- * the unit says nothing stands for none; any other is taken for a mistake, since
- * what it was to forbid would be allowed. */
+ * the unit says nothing stands for none; any other is taken for a mistake,
+ * since what it was to forbid would be allowed. */
 static bool
 open_activated (const bool *taken)
 {

@@ -15,8 +15,8 @@
 #include "address.h"
 #include "handover.h"
 
-/* An id > 0, or -1.  out_port: of TCP and vsock, where the system may have chosen
- * it; may be NULL.  A socket file that nobody listens on is replaced. */
+/* An id > 0, or -1.  out_port: of TCP and vsock, where the system may have
+ * chosen it; may be NULL.  A socket file that nobody listens on is replaced. */
 int64_t listen_add (const Address *a, unsigned *out_port, GError **error);
 /* fd: listens already, and is the caller's if this fails; a: the terms. */
 bool listen_adopt (const Address *a, int fd, const char *what,

@@ -333,8 +333,8 @@ answer_without_plugin (const struct command_line *cl)
   return true;
 }
 
-/* What comes before the plugin: it shall neither find sockets that were passed to
- * us, nor a client. */
+/* What comes before the plugin: it shall neither find sockets that were passed
+ * to us, nor a client. */
 static bool
 prepare (const struct command_line *cl, GError **error)
 {

@@ -2,9 +2,9 @@
 /* privileges.h - -u and -g: start as root, serve as somebody else.
  *
  * From privileges_begin on, we are that user (so that what is made belongs to
- * him: folders, maps, sockets), but with root's capabilities still in effect (so
- * that disks, and ports below 1024, can be opened).  privileges_drop takes these
- * away for good, before any client is served.
+ * him: folders, maps, sockets), but with root's capabilities still in effect
+ * (so that disks, and ports below 1024, can be opened).  privileges_drop takes
+ * these away for good, before any client is served.
  */
 #ifndef NBDFLEECE_PRIVILEGES_H
 #define NBDFLEECE_PRIVILEGES_H
