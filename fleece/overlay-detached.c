@@ -360,7 +360,7 @@ admit (Overlay *ov, GError **error)
 
     if (has) {
       n = MIN (n, APPLY_STEP);
-#ifndef BROKEN_OVERLAY_ADMIT
+#ifndef BROKEN_OVERLAY_ADMIT     /* see test-crash-controls.sh */
       err = disk_admit (disk, offset, n);
 #endif
     }

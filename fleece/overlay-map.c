@@ -2,6 +2,7 @@
 #include <config.h>
 
 #include <errno.h>
+#include <isa-l.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -13,6 +14,8 @@
 
 #define PAGE 4096u
 #define PAGE_BLOCKS (PAGE * 8u)         /* of a page of words */
+#define SUM_BLOCKS (PAGE / 8u)          /* of a page of checksums, two a block */
+#define BLOCK 4096u                     /* OVERLAY_BLOCK */
 
 /* The file is filled with zeroes, and synced, this much at a time, before a sector
  * there is written for the first time: see layer-log.c, fill_ahead. */
@@ -27,11 +30,14 @@ struct OverlayMap {
   RuntimeMap *runtime;
   /* Parts of it: a bit for each page of words that has memory; the words. */
   _Atomic uint64_t *there;
+  _Atomic uint64_t *sums_there;         /* the same of sums */
   _Atomic uint64_t *words;
+  _Atomic uint32_t *sums;       /* of block b: [2b] it has, [2b + 1] may have */
 
   /* Held to set bits and while what changed is taken: whoever sees a bit, and then
    * syncs, must not miss it there.  Raised before bits are set; what of that is
    * durable. */
+  _Atomic uint64_t *durable;    /* words: what the file says; plain memory */
   pthread_mutex_t set_lock;
   uint64_t *changed;            /* a bit a sector, under set_lock */
   _Atomic uint64_t set_count, durable_count;
@@ -53,15 +59,41 @@ head_bytes (uint64_t capacity)
 }
 
 static size_t
+sums_head_bytes (uint64_t capacity)
+{
+  uint64_t pages = capacity / SUM_BLOCKS + 1;
+
+  return (pages / 8 + 8 + PAGE - 1) / PAGE * PAGE;
+}
+
+static size_t
+words_at (uint64_t capacity)
+{
+  return head_bytes (capacity) + sums_head_bytes (capacity);
+}
+
+static size_t
+sums_at (uint64_t capacity)
+{
+  return words_at (capacity) + (capacity / PAGE_BLOCKS + 1) * PAGE;
+}
+
+static size_t
 all_bytes (uint64_t capacity)
 {
-  return head_bytes (capacity) + (capacity / PAGE_BLOCKS + 1) * PAGE;
+  return sums_at (capacity) + (capacity / SUM_BLOCKS + 1) * PAGE;
+}
+
+static bool
+get_page (const _Atomic uint64_t *there, uint64_t page)
+{
+  return atomic_load (&there[page / 64]) >> page % 64 & 1;
 }
 
 static bool
 is_there (const OverlayMap *map, uint64_t page)
 {
-  return atomic_load (&map->there[page / 64]) >> page % 64 & 1;
+  return get_page (map->there, page);
 }
 
 static uint64_t
@@ -103,25 +135,89 @@ overlay_map_next (const OverlayMap *map, uint64_t first, uint64_t end,
   return end;
 }
 
+uint64_t
+overlay_map_next_durable (const OverlayMap *map, uint64_t first, uint64_t end,
+                          bool durable)
+{
+  while (first < end) {
+    uint64_t bits;
+
+    if (first >= map->capacity)
+      return durable ? end : first;
+    bits = atomic_load (&map->durable[first / 64]);
+    if (!durable)
+      bits = ~bits;
+    bits &= ~UINT64_C (0) << first % 64;
+    if (bits != 0)
+      return MIN (first / 64 * 64 + (unsigned) __builtin_ctzll (bits), end);
+    first = (first / 64 + 1) * 64;
+  }
+  return end;
+}
+
+static int
+reserve_pages (OverlayMap *map, _Atomic uint64_t *there, size_t at,
+               uint64_t first, uint64_t last)
+{
+  for (uint64_t page = first; page <= last; page++) {
+    int err;
+
+    if (get_page (there, page))
+      continue;
+    err = runtime_map_reserve (map->runtime, at + page * PAGE, PAGE);
+    if (err < 0)
+      return err;
+    atomic_fetch_or (&there[page / 64], UINT64_C (1) << page % 64);
+  }
+  return 0;
+}
+
 int
 overlay_map_reserve (OverlayMap *map, uint64_t block, uint64_t nr)
 {
-  size_t head = head_bytes (map->capacity);
-
   if (nr > map->capacity || block > map->capacity - nr)
     return -ENOSPC;
-  for (uint64_t page = block / PAGE_BLOCKS;
-       page <= (block + nr - 1) / PAGE_BLOCKS; page++) {
-    int err;
+  return reserve_pages (map, map->there, words_at (map->capacity),
+                        block / PAGE_BLOCKS, (block + nr - 1) / PAGE_BLOCKS);
+}
 
-    if (is_there (map, page))
-      continue;
-    err = runtime_map_reserve (map->runtime, head + page * PAGE, PAGE);
-    if (err < 0)
-      return err;
-    atomic_fetch_or (&map->there[page / 64], UINT64_C (1) << page % 64);
+int
+overlay_map_reserve_data (OverlayMap *map, uint64_t block, uint64_t nr)
+{
+  int err = overlay_map_reserve (map, block, nr);
+
+  return err < 0 ? err
+    : reserve_pages (map, map->sums_there, sums_at (map->capacity),
+                     block / SUM_BLOCKS, (block + nr - 1) / SUM_BLOCKS);
+}
+
+void
+overlay_map_note (OverlayMap *map, uint64_t block, const void *data,
+                  uint64_t length, bool after)
+{
+  const char *p = data;
+
+  for (uint64_t n; length > 0; length -= n, p += n, block++) {
+    uint32_t sum;
+
+    n = MIN (length, BLOCK);
+    sum = crc32c (0, p, n);
+    atomic_store (&map->sums[block * 2 + 1], sum);
+    if (after)
+      atomic_store (&map->sums[block * 2], sum);
   }
-  return 0;
+}
+
+void
+overlay_map_note_zero (OverlayMap *map, uint64_t block, uint64_t nr,
+                       bool after)
+{
+  for (uint64_t b = block; b < block + nr; b++)
+    if (get_page (map->sums_there, b / SUM_BLOCKS)) {
+      atomic_store (&map->sums[b * 2 + 1], 0);
+      if (after)                /* as of one that was always a hole */
+        atomic_store (&map->sums[b * 2], 0);
+    }
 }
 
 static void
@@ -210,6 +306,13 @@ get_bit (const uint8_t *bits, uint64_t i)
   return bits[i / 8] >> i % 8 & 1;
 }
 
+static void
+set_durable (OverlayMap *map, uint64_t word, uint64_t bits)
+{
+  if (bits != 0)
+    atomic_fetch_or (&map->durable[word], bits);
+}
+
 static int
 fill_chunks (OverlayMap *map, const GArray *list)
 {
@@ -244,7 +347,9 @@ write_sectors (OverlayMap *map, const GArray *list)
 
     err = map->file->ops->pwrite (map->file, sector, SECTOR_BYTES,
                                   at * SECTOR_BYTES, false);
+#ifndef BROKEN_OVERLAY_PAIR     /* see test-crash-controls.sh */
     map->slot[index / 8] ^= 1 << index % 8;
+#endif
   }
   return err == 0 ? map->file->ops->sync (map->file) : err;
 }
@@ -260,18 +365,21 @@ sync_locked (OverlayMap *map)
     return map->err;
   if (atomic_load (&map->durable_count) >= count)
     return map->data->ops->sync (map->data);
-#ifdef BROKEN_OVERLAY_TAKE      /* see test-crash-controls.sh */
-  err = map->data->ops->sync (map->data);
   list = take_changed (map);
-#else
-  list = take_changed (map);
-  err = map->data->ops->sync (map->data);
-#endif
-#ifdef BROKEN_OVERLAY_SYNC
+#ifdef BROKEN_OVERLAY_SYNC      /* see test-crash-controls.sh */
   err = 0;
+#else
+  err = map->data->ops->sync (map->data);
 #endif
   if (err == 0)
     err = write_sectors (map, list);
+  for (unsigned i = 0; err == 0 && i < list->len; i++) {
+    const struct sector *sector = &g_array_index (list, struct sector, i);
+
+    for (unsigned w = 0; w < SECTOR_WORDS; w++)
+      set_durable (map, index_of (sector) * SECTOR_WORDS + w,
+                   GUINT64_FROM_LE (sector->words[w]));
+  }
   if (err == 0)
     atomic_store (&map->durable_count, count);
   else
@@ -313,6 +421,7 @@ map_new (const OverlayMapHome *home)
   map->capacity = home->capacity;
   map->tag = home->tag;
   map->nr_sectors = sector_count (home->capacity);
+  map->durable = g_new0 (_Atomic uint64_t, map->nr_sectors * SECTOR_WORDS);
   map->changed = g_new0 (uint64_t, map->nr_sectors / 64 + 1);
   map->slot = g_malloc0 (map->nr_sectors / 8 + 1);
   map->filled = g_malloc0 (map->nr_sectors * 2 / CHUNK_SECTORS / 8 + 1);
@@ -337,6 +446,7 @@ overlay_map_free (OverlayMap *map, bool keep)
   g_free (map->filled);
   g_free (map->slot);
   g_free (map->changed);
+  g_free (map->durable);
   g_free (map->path);
   g_free (map);
 }
@@ -347,7 +457,9 @@ set_parts (OverlayMap *map)
   char *p = runtime_map_data (map->runtime);
 
   map->there = (void *) p;
-  map->words = (void *) (p + head_bytes (map->capacity));
+  map->sums_there = (void *) (p + head_bytes (map->capacity));
+  map->words = (void *) (p + words_at (map->capacity));
+  map->sums = (void *) (p + sums_at (map->capacity));
 }
 
 static bool
@@ -358,7 +470,7 @@ make_runtime (OverlayMap *map, const OverlayMapHome *home, GError **error)
                                      false, error);
   if (map->runtime == NULL)
     return false;
-  if (runtime_map_reserve (map->runtime, 0, head_bytes (map->capacity)) < 0) {
+  if (runtime_map_reserve (map->runtime, 0, words_at (map->capacity)) < 0) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NO_MEMORY,
                  "no memory for the block map '%s'", home->path);
     return false;
@@ -468,6 +580,7 @@ read_chunk (OverlayMap *map, uint64_t chunk, bool known)
 
       if (word * 64 >= map->capacity)
         break;
+      set_durable (map, word, words[w]);
       if (known)
         differs |= word_at (map, word) != words[w];
       else if (words[w] != 0) {
@@ -511,6 +624,62 @@ read_file (OverlayMap *map, bool known)
     if (err == 0)
       err = read_chunk (map, at / CHUNK_BYTES, known);
     at += CHUNK_BYTES;
+  }
+  return err;
+}
+
+/* Is the block what was noted of it? */
+static int
+verify_block (OverlayMap *map, uint64_t block, uint64_t size, bool *out_good)
+{
+  uint32_t has = atomic_load (&map->sums[block * 2]);
+  uint32_t may = atomic_load (&map->sums[block * 2 + 1]);
+  uint64_t at = block * BLOCK, n;
+  char buf[BLOCK];
+  uint32_t sum;
+  int err;
+
+  *out_good = true;
+#ifdef BROKEN_OVERLAY_SUM       /* see test-crash-controls.sh */
+  return 0;
+#endif
+  if (has == 0 || at >= size)
+    return 0;
+  n = MIN (BLOCK, size - at);
+  err = map->data->ops->pread (map->data, buf, n, at);
+  if (err < 0)
+    return err;
+  sum = crc32c (0, buf, n);
+  /* may: 0: it was being zeroed. */
+  *out_good = sum == has || sum == may ||
+    (may == 0 && isal_zero_detect (buf, n) == 0);
+  return 0;
+}
+
+int
+overlay_map_verify (OverlayMap *map, uint64_t size, uint64_t *out_dropped)
+{
+  uint64_t nr = (size + BLOCK - 1) / BLOCK, block = 0;
+  int err = 0;
+
+  *out_dropped = 0;
+  while (err == 0 && (block = overlay_map_next (map, block, nr, true)) < nr) {
+    uint64_t stop = overlay_map_next_durable (map, block, block + 1, false);
+    bool good = true;
+
+    if (stop > block) {         /* durable: as many as are */
+      block = overlay_map_next_durable (map, block, nr, false);
+      continue;
+    }
+    if (get_page (map->sums_there, block / SUM_BLOCKS))
+      err = verify_block (map, block, size, &good);
+    if (!good) {
+      atomic_fetch_and (&map->words[block / 64],
+                        ~(UINT64_C (1) << block % 64));
+      atomic_fetch_sub (&map->nr_present, 1);
+      ++*out_dropped;
+    }
+    block++;
   }
   return err;
 }

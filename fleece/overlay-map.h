@@ -11,6 +11,12 @@
  * written.  What a pair says is the union of the good ones; one of zeroes says
  * nothing; one that is neither was being written when the power went.
  *
+ * If the page cache is lost and the tmpfs is not (durability.md, C2), the data of what
+ * is not in the file may be gone, and with them what was below.  So of each of these
+ * blocks the RuntimeMap has the checksums that it may have: before it is changed,
+ * that of after is noted; a start drops those that have none of them.  0: not known,
+ * it is believed: of zeroes, which are holes.
+ *
  * Locking: set, has and next are atomics, any thread; see overlay_map_reserve for
  * SIGBUS.  sync takes a lock of its own.
  */
@@ -51,11 +57,29 @@ void overlay_map_free (OverlayMap *map, bool keep);
 
 /* Before set: 0 or -ENOSPC, if the tmpfs is full. */
 int overlay_map_reserve (OverlayMap *map, uint64_t block, uint64_t nr);
+/* Likewise, and there is room for checksums. */
+int overlay_map_reserve_data (OverlayMap *map, uint64_t block, uint64_t nr);
 void overlay_map_set (OverlayMap *map, uint64_t block, uint64_t nr);
 bool overlay_map_has (const OverlayMap *map, uint64_t block);
 /* The first block in [first, end) that is (not) present, or end. */
 uint64_t overlay_map_next (const OverlayMap *map, uint64_t first, uint64_t end,
                            bool present);
+/* The same of what is durable, so that no checksum is wanted. */
+uint64_t overlay_map_next_durable (const OverlayMap *map, uint64_t first,
+                                   uint64_t end, bool durable);
+/* Of blocks [block, ...) with data of length bytes, the last may be short: what they
+ * are going to be (after false), and are (true); the first may be left out for one
+ * that is absent.  Reserved before; whoever writes the block at the same time must be
+ * kept out. */
+void overlay_map_note (OverlayMap *map, uint64_t block, const void *data,
+                       uint64_t length, bool after);
+/* Of present ones that are zeroed. */
+void overlay_map_note_zero (OverlayMap *map, uint64_t block, uint64_t nr,
+                            bool after);
+/* After open: drops blocks whose data are not what was noted; size: of the data,
+ * bytes.  *out_dropped: how many. */
+int overlay_map_verify (OverlayMap *map, uint64_t size,
+                        uint64_t *out_dropped);
 uint64_t overlay_map_count (const OverlayMap *map);     /* present */
 
 /* fdatasync of the data, and then all that was set before is durable.  0 or -errno,

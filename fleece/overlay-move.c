@@ -292,7 +292,7 @@ settle_commit (OverlayMove *move, GError **error)
                  move->disk->name, g_strerror (-move->failed_err));
     return false;
   }
-#ifndef BROKEN_OVERLAY_COMMIT_SYNC
+#ifndef BROKEN_OVERLAY_COMMIT_SYNC       /* see test-crash-controls.sh */
   err = move->target->ops->sync (move->target);
 #endif
   return err == 0 || sync_error (move->disk, err, error);
@@ -416,7 +416,7 @@ finish_stream (OverlayMove *move, GError **error)
                                           move->end);
   int err = 0;
 
-#ifndef BROKEN_OVERLAY_STREAM_SYNC
+#ifndef BROKEN_OVERLAY_STREAM_SYNC       /* see test-crash-controls.sh */
   err = overlay_map_sync (move->into->map);
 #endif
   if (err < 0)

@@ -299,6 +299,7 @@ load (Disk *disk, const OverlayRow *row, GError **error)
   g_autoptr (Overlay) ov = overlay_alloc (disk, row->name, row->file, 0);
   g_autofree char *map_name = runtime_name (disk, row->id);
   OverlayMapHome home;
+  uint64_t dropped = 0;
   bool new_map = false;
   int err;
 
@@ -332,6 +333,22 @@ load (Disk *disk, const OverlayRow *row, GError **error)
     refuse (disk, row, error);
     return NULL;
   }
+  err = new_map ? 0 : overlay_map_verify (ov->map, atomic_load (&ov->port.size),
+                                          &dropped);
+  if (err < 0) {
+    file_error (disk, "read", ov->path, err, error);
+    return NULL;
+  }
+  if (dropped > 0)
+    fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
+                 "%" G_GUINT64_FORMAT " blocks that were written to layer file "
+                 "'%s' after the last flush are lost: its file system was not "
+                 "kept as it was", dropped, row->file);
+  if (new_map && row->has_nonce)
+    fleece_note (disk->fleece, FLEECE_NOTE_WARNING, disk->name, NULL, 0,
+                 "the block map of layer file '%s' is not in the runtime "
+                 "directory any more: what was written after the last flush is "
+                 "not there", row->file);
   if (!new_map)
     memcpy (ov->nonce, row->nonce, sizeof ov->nonce);
   else if (!store_set_overlay_nonce (disk->fleece->cat, ov->id, ov->nonce,

@@ -9,6 +9,7 @@
  *
  * CRASH_SEED repeats a run of the same kind, but for the timing of threads.
  * CRASH_JOBS: processes that share the work.
+ * CRASH_SCRIPT: of the scripts, only this number.
  *
  * A history runs in a child process that ends at call number N, with what it had
  * promised kept in memory shared with us.  Then the crash takes its due, some
@@ -98,6 +99,25 @@ static const Op script_bitmaps[] = {
   { COMPACT }, { WRITE, 1, 0, 512 },
 };
 
+/* Layers of new data: on, flushed, moved down and up while guests write, under
+ * snapshots, over a disk that changes its size. */
+static const Op script_layers[] = {
+  { WRITE, 0, 0, 8192 }, { WRITE, 1, 65536, 4096 }, { LAYER_ON, 0 },
+  { WRITE, 0, 512, 512 }, { FUA, 0, 8192, 1024 }, { WRITE, 0, 65536, 12288 },
+  { FLUSH, 0 }, { WRITE, 0, 1536, 512 }, { WRITE, 0, 1 << 20, 512 },
+  { ZERO, 0, 66048, 8192 }, { LAYER_ON, 0 }, { WRITE, 0, 512, 1024 },
+  { CUT }, { WRITE, 0, 2048, 4096 }, { FUA, 0, 2 << 20, 512 },
+  { LAYER_COMMIT, 0, 1, 1 }, { WRITE, 0, 131072, 4096 }, { LAYER_ON, 0 },
+  { WRITE, 0, 131584, 512 }, { FLUSH, 0 }, { LAYER_STREAM, 0, 2 },
+  { WRITE, 1, 0, 512 }, { WRITE, 1, 8192, 512 }, { STORE }, { FUA, 1, 0, 512 },
+  { WRITE, 1, 2 << 20, 4096 }, { WRITE, 1, 1 << 20, 4096 },
+  { RESTART }, { WRITE, 0, 262144, 512 }, { RESIZE, 0, 0, 2 << 20 },
+  { RESIZE, 0, 0, 4 << 20 }, { WRITE, 0, 3 << 20, 1024 }, { FLUSH, 0 },
+  { LAYER_COMMIT, 0, 3, 0 }, { WRITE, 0, 262144, 512 }, { LAYER_RESTORE, 0, 4 },
+  { WRITE, 0, 0, 512 }, { LAYER_ON, 1 }, { WRITE, 1, 66048, 512 }, { DURABLE },
+  { LAYER_RESTORE, 1, 5 }, { END, 0, 0 }, { WRITE, 1, 512, 512 },
+};
+
 static const struct {
   const Op *ops;
   size_t nr;
@@ -105,6 +125,7 @@ static const struct {
   { script_cuts, G_N_ELEMENTS (script_cuts) },
   { script_ends, G_N_ELEMENTS (script_ends) },
   { script_bitmaps, G_N_ELEMENTS (script_bitmaps) },
+  { script_layers, G_N_ELEMENTS (script_layers) },
 };
 
 /* How the committer works, and where its maps are. */
@@ -396,6 +417,7 @@ crash_at (const History *h, uint64_t at, unsigned tries, int only,
 typedef struct {
   unsigned step, histories, tries;
   int only;                     /* kind of crash; -1: all */
+  int script;                   /* -1: all */
   uint64_t seed;
   unsigned jobs;                /* processes */
 } Campaign;
@@ -417,7 +439,8 @@ some_calls (const Campaign *c, uint64_t first, uint64_t step)
       unsigned tries = w == 0 ? c->tries : 1;
 
       for (uint64_t at = first;
-           fits (c, &ways[w]) && crash_at (&h, at, tries, c->only, c->seed);
+           (c->script < 0 || c->script == (int) i) && fits (c, &ways[w]) &&
+           crash_at (&h, at, tries, c->only, c->seed);
            at += step)
         ;
     }
@@ -505,10 +528,12 @@ main (int argc, char **argv)
    * the same: only races are looked for, most of them in random histories. */
   bool tsan = g_strcmp0 (g_getenv ("SANITIZERS"), "thread") == 0;
   const char *seed = g_getenv ("CRASH_SEED"), *jobs = g_getenv ("CRASH_JOBS");
+  const char *script = g_getenv ("CRASH_SCRIPT");
   Campaign c = { .step = argc > 2 ? MAX (atoi (argv[1]), 1)
                    : tsan ? 4001 : 797,
                  .histories = argc > 2 ? atoi (argv[2]) : 8,
                  .tries = tsan ? 1 : 3, .only = argc > 3 ? atoi (argv[3]) : -1,
+                 .script = script != NULL ? atoi (script) : -1,
                  .jobs = jobs != NULL ? MAX (atoi (jobs), 1) : 1 };
   unsigned crashes = 0;
 

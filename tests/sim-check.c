@@ -9,6 +9,7 @@
 #include "bitmap/checkpoint.h"
 #include "bitmap/epoch.h"
 #include "tests/sim-bitmap.h"
+#include "tests/sim-layer.h"
 
 /* Of the checks, which are of one thread: new memory for each, or for all of a
  * disk, would cost more than they do. */
@@ -48,6 +49,8 @@ sim_check_base (Crash crash)
   for (unsigned d = 0; d < NR_DISKS; d++) {
     struct oracle_disk *o = &oracle->disk[d];
     uint64_t size = disk_size (disk[d]);
+    /* Which blocks a layer has got since the last flush, the tmpfs knows. */
+    bool power = crash >= POWER || (crash == KILLED_NO_TMPFS && o->layered);
 
     if (size != o->size && size != o->other_size)
       g_error ("base: disk %u has %" G_GUINT64_FORMAT " bytes, not %"
@@ -62,7 +65,7 @@ sim_check_base (Crash crash)
       g_assert_cmpint (disk_pread (disk[d], piece, n, at), ==, 0);
       for (uint64_t s = 0; s < n / SIM_SECTOR; s++)
         check_sector (d, at / SIM_SECTOR + s, piece + s * WORDS,
-                      crash >= POWER);
+                      power);
     }
   }
 }
@@ -325,6 +328,7 @@ end_all (void)
     oracle->cut[nr].ended = true;
   for (unsigned d = 0; d < NR_DISKS; d++)
     end_snapshots (disk[d]);
+  sim_layers_end ();
 }
 
 static void

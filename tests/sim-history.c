@@ -11,6 +11,7 @@
 #include "bitmap/epoch.h"
 #include "tests/fleece-fixture.h"
 #include "tests/sim-bitmap.h"
+#include "tests/sim-layer.h"
 
 Oracle *oracle;
 Fleece *fleece;
@@ -309,6 +310,7 @@ do_resize (const Op *op)
   g_autoptr (GError) error = NULL;
   bool ok;
 
+  sim_layers_drop_pending (disk[op->disk]);
   for (uint64_t s = first; s < end; s++)
     o->submitted[s] = o->zeroed[s] = version;
   o->edge[o->size / GRANULE] = o->edge[op->length / GRANULE] = version;
@@ -696,6 +698,12 @@ sim_op_of_thread (const Op *op, unsigned thread)
   case COMPACT:
     sim_compact (true);
     break;
+  case LAYER_ON:
+  case LAYER_COMMIT:
+  case LAYER_STREAM:
+  case LAYER_RESTORE:
+    sim_layer_op (op, true);
+    break;
   case NR_KINDS:
     g_assert_not_reached ();
   }
@@ -709,7 +717,8 @@ sim_random_op (GRand *rand)
     WRITE, WRITE, WRITE, FUA, ZERO, TRIM, FLUSH, FLUSH, RESIZE, RESIZE, CUT,
     DURABLE, MIXED, ONE, ONE, CHECKPOINT, END, END, END, STORE, FORGET,
     ADD, CLEAR, ENABLE, DISABLE, MERGE, REMOVE, TRANSACTION, TRANSACTION,
-    TRANSACTION, COMPACT, COMPACT,
+    TRANSACTION, COMPACT, COMPACT, LAYER_ON, LAYER_ON, LAYER_ON, LAYER_COMMIT,
+    LAYER_COMMIT, LAYER_STREAM, LAYER_RESTORE,
   };
   Op op = { .kind = kinds[g_rand_int_range (rand, 0, G_N_ELEMENTS (kinds))],
             .disk = g_rand_int_range (rand, 0, NR_DISKS) };
@@ -786,4 +795,6 @@ sim_random_cut (GRand *rand)
     do_forget (g_rand_int_range (rand, 0, MAX_CUTS));
   if (g_rand_int_range (rand, 0, 3) == 0)
     sim_compact (false);
+  op.kind = LAYER_ON + g_rand_int_range (rand, 0, 3);
+  sim_layer_op (&op, false);
 }

@@ -52,6 +52,11 @@ typedef enum {
    * cut with snapshots. */
   TRANSACTION,
   COMPACT,                      /* epochs */
+  /* Layers of new data; offset: a seed of what else goes on. */
+  LAYER_ON,
+  LAYER_COMMIT,                 /* of all if length is even, else of the lowest */
+  LAYER_STREAM,
+  LAYER_RESTORE,
   NR_KINDS
 } Kind;
 
@@ -86,6 +91,7 @@ typedef struct {
     uint32_t told[NR_SECTORS];  /* acked, and a flush after it failed */
     uint32_t edge[DISK_BYTES / GRANULE + 1];    /* last resize from or to it */
     uint64_t size, other_size;  /* it has one or the other */
+    bool layered;               /* it has, or had, a layer */
   } disk[NR_DISKS];
   struct oracle_cut {
     bool snapshot, ended, forgotten;

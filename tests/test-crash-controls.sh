@@ -52,6 +52,13 @@ durable ()                      # BARRIER SOURCE REGEX
      $build/tests/.libs/libtestfleece.a"
 }
 
+# What a test without crashes sees.
+unit ()                         # BARRIER SOURCE REGEX TEST
+{
+  control "$1" "$2" "$3" "$build/tests/${4//-/_}-$4.o
+    $build/tests/.libs/libtestfleece.a"
+}
+
 simulated K4_SYNC fleece/cut.c 3 'chain:|snapshot:'
 simulated A3_WAIT fleece/disk.c 3 'chain:'
 simulated NONCE bitmap/runtime.c 4 'chain:|snapshot:'
@@ -66,6 +73,20 @@ simulated BITMAP_CUT fleece/cut.c 0 'transaction:|bitmap:'
 # Merging epochs: the last of a run left out; a bitmap's boundary overlooked.
 simulated COMPACT_EPOCH bitmap/epoch-compact.c 0 'chain:|bitmap:'
 simulated COMPACT_BITMAP bitmap/epoch-compact.c 0 'bitmap:'
+# Layers of new data: a block counts before its data are stable; sectors of the map are
+# written over; it is dropped before what it was moved to is stable; lost data count.
+export CRASH_SCRIPT=3          # of layers
+simulated OVERLAY_SYNC fleece/overlay-map.c 3 'base:'
+simulated OVERLAY_COMMIT_SYNC fleece/overlay-move.c 3 'base:'
+simulated OVERLAY_STREAM_SYNC fleece/overlay-move.c 3 'base:'
+simulated OVERLAY_SUM fleece/overlay-map.c 2 'base:'
+unset CRASH_SCRIPT
+# A write from before a layer is hidden by it; one during a commit misses the target;
+# what a restore changes is not marked.
+unit OVERLAY_WAIT fleece/overlay.c 'is not|ERROR' test-fleece-overlay-held
+unit OVERLAY_MIRROR fleece/overlay-copy.c 'is .*, not' test-fleece-overlay-move
+unit OVERLAY_ADMIT fleece/overlay-detached.c 'fixture_is_dirty|snapshot|is .*, not' \
+  test-fleece-overlay-restore
 durable S_SYNC fleece/layer-log.c 'check_kept:|is not what it was'
 durable P_SYNC fleece/layer-log.c 'check_kept:|is not what it was'
 echo "$caught barriers removed, $caught times caught"
