@@ -22,6 +22,7 @@
 #include "plugin/layer-node.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
+#include "plugin/restore.h"
 #include "plugin/snapshot-node.h"
 #include "plugin/transaction.h"
 
@@ -418,6 +419,7 @@ check_unused (Disk *disk, GError **error)
   g_autofree char *export = added_export_uses_disk (disk);
   g_autofree char *job = job_find_of_disk (name);
   g_autofree char *node = snapshot_node_uses_disk (disk);
+  g_autofree char *restore = restore_uses_disk (disk);
   unsigned clients = export_nr_disk_handles (disk);
 
   if (backup != NULL)
@@ -425,6 +427,9 @@ check_unused (Disk *disk, GError **error)
                        backup);
   else if (job != NULL)
     command_set_error (error, "Node %s is in use by job '%s'", name, job);
+  else if (restore != NULL)
+    command_set_error (error, "Node %s is in use by restore '%s'", name,
+                       restore);
   else if (node != NULL)
     command_set_error (error, "Node %s is in use by node '%s'", name, node);
   else if (export != NULL)

@@ -15,6 +15,7 @@
 #include "plugin/exports.h"
 #include "plugin/map-cache.h"
 #include "plugin/plugin.h"
+#include "plugin/restore.h"
 #include "plugin/thread.h"
 #include "plugin/transaction.h"
 
@@ -333,7 +334,7 @@ check_name (const char *name, GError **error)
 
   if (disk == NULL &&
       !backup_table_has_export (plugin.backups, name) &&
-      find_name_locked (name) == NULL)
+      !restore_has_export (name) && find_name_locked (name) == NULL)
     return true;
   command_set_error (error, "NBD server already has export named '%.200s'",
                      name);

@@ -10,6 +10,7 @@
 #include "plugin/commands.h"
 #include "plugin/lease.h"
 #include "plugin/plugin.h"
+#include "plugin/restore.h"
 
 struct BackupBegin {
   BackupPlan *plan;
@@ -20,12 +21,17 @@ struct BackupBegin {
 static bool
 check_other_exports (const Backup *backup, GError **error)
 {
+  if (restore_has_id (backup->id)) {
+    command_set_error (error, "Restore id '%s' is already in use", backup->id);
+    return false;
+  }
   for (size_t i = 0; i < backup->disks->len; i++) {
     const BackupDisk *bd = backup->disks->pdata[i];
 
     g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, bd->export);
 
-    if (disk != NULL || added_export_has_name (bd->export)) {
+    if (disk != NULL || added_export_has_name (bd->export) ||
+        restore_has_export (bd->export)) {
       command_set_error (error, "NBD server already has export named "
                          "'%.200s'", bd->export);
       return false;

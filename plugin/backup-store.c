@@ -9,6 +9,7 @@
 #include "plugin/backup-store.h"
 #include "plugin/lease.h"
 #include "plugin/qmp.h"
+#include "plugin/restore-store.h"
 
 /* Of the column state. */
 #define STATE_PULL "running"
@@ -219,7 +220,8 @@ list_backups (Catalog *cat, GPtrArray *list, GError **error)
   sqlite3_stmt *stmt =
     catalog_stmt (cat,
                   "SELECT id, checkpoint, created, state, arguments FROM backup"
-                  " ORDER BY created, id", error);
+                  " WHERE state <> '" STATE_RESTORE "' ORDER BY created, id",
+                  error);
   int r;
 
   if (stmt == NULL)

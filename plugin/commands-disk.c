@@ -11,6 +11,7 @@
 #include "plugin/layer-node.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
+#include "plugin/restore.h"
 #include "plugin/snapshot-node.h"
 
 /* Whoever is connected keeps the size that he was told: NBD has no way to tell
@@ -22,7 +23,7 @@ command_block_resize (struct qmp_session *session, json_t *args,
   const char *device = qmp_get_str (args, "device");
   const char *node = qmp_get_str (args, "node-name");
   g_autoptr (Disk) disk = NULL;
-  g_autofree char *job = NULL;
+  g_autofree char *job = NULL, *restore = NULL;
 
   if (device != NULL && node != NULL && strcmp (device, node) != 0) {
     command_set_error (error, "device='%.100s' and node-name='%.100s' are not "
@@ -41,6 +42,12 @@ command_block_resize (struct qmp_session *session, json_t *args,
   job = job_find_of_disk (device);
   if (job != NULL) {            /* its copy has the size of before */
     command_set_error (error, "disk '%s' is in use by job '%s'", device, job);
+    return NULL;
+  }
+  restore = restore_uses_disk (disk);
+  if (restore != NULL) {        /* what is written there has the size of before */
+    command_set_error (error, "disk '%s' is in use by restore '%s'", device,
+                       restore);
     return NULL;
   }
   if (!fleece_resize (plugin.fleece, disk, qmp_get_int (args, "size", 0),

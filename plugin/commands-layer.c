@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* commands-layer.c - blockdev-snapshot, block-commit, block-stream. */
+/* commands-layer.c - blockdev-snapshot, block-commit, block-stream; restore-*. */
 #include <config.h>
 
 #include <string.h>
@@ -8,6 +8,7 @@
 #include "plugin/job-move.h"
 #include "plugin/layer-node.h"
 #include "plugin/plugin.h"
+#include "plugin/restore.h"
 #include "plugin/transaction.h"
 
 json_t *
@@ -221,4 +222,27 @@ command_block_stream (struct qmp_session *session, json_t *args,
   if (move == NULL || !move_job_start (disk, move, &options, error))
     return NULL;
   return json_object ();
+}
+
+/* --- restore-begin and -end --- */
+
+json_t *
+command_restore_begin (struct qmp_session *session, json_t *args,
+                       GError **error)
+{
+  return restore_begin (args, error);
+}
+
+json_t *
+command_restore_end (struct qmp_session *session, json_t *args,
+                     GError **error)
+{
+  return restore_end (args, error) ? json_object () : NULL;
+}
+
+json_t *
+command_query_restores (struct qmp_session *session, json_t *args,
+                        GError **error)
+{
+  return restore_query ();
 }

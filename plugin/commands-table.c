@@ -333,6 +333,26 @@ static const struct qmp_arg args_block_stream[] = {
   { NULL }
 };
 
+static const char *const restore_bases[] = { "current", "zero", NULL };
+static const struct qmp_arg args_restore_disk[] = {
+  { "disk", QMP_STR, .required = true },
+  { "exportname", QMP_STR },
+  { NULL }
+};
+static const struct qmp_arg args_restore_begin[] = {
+  { "id", QMP_STR },
+  { "disks", QMP_OBJECTS, .members = args_restore_disk },
+  { "base", QMP_ENUM, .values = restore_bases },
+  { "force", QMP_BOOL },
+  { NULL }
+};
+static const char *const restore_actions[] = { "apply", "discard", NULL };
+static const struct qmp_arg args_restore_end[] = {
+  { "id", QMP_STR, .required = true },
+  { "action", QMP_ENUM, .required = true, .values = restore_actions },
+  { NULL }
+};
+
 static const struct qmp_arg args_id[] = {
   { "id", QMP_STR, .required = true },
   { NULL }
@@ -470,9 +490,14 @@ const struct qmp_command commands_table[] = {
     .returns = &reply_query_nbd_stats },
   { "query-qmp-schema", NULL, command_query_qmp_schema,
     .returns = &reply_query_qmp_schema },
+  { "query-restores", NULL, command_query_restores,
+    .returns = &reply_query_restores },
   { "query-version", NULL, command_query_version,
     .returns = &reply_query_version },
   { "quit", NULL, command_quit },
+  { "restore-begin", args_restore_begin, command_restore_begin,
+    .returns = &reply_restore_begin },
+  { "restore-end", args_restore_end, command_restore_end },
   { "server-reexec", NULL, command_server_reexec },
   { "transaction", args_transaction, command_transaction },
   { "x-block-dirty-bitmap-populate", args_populate, command_bitmap_populate },

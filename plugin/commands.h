@@ -124,6 +124,12 @@ json_t *command_query_clients (struct qmp_session *session, json_t *args,
                                GError **error);
 json_t *command_query_nbd_stats (struct qmp_session *session, json_t *args,
                                  GError **error);
+json_t *command_restore_begin (struct qmp_session *session, json_t *args,
+                               GError **error);
+json_t *command_restore_end (struct qmp_session *session, json_t *args,
+                             GError **error);
+json_t *command_query_restores (struct qmp_session *session, json_t *args,
+                                GError **error);
 json_t *command_query_backups (struct qmp_session *session, json_t *args,
                                GError **error);
 

@@ -594,7 +594,9 @@ contexts_allocation (void *opaque, uint32_t count, uint64_t offset, bool one,
   }
   if (r != 0)
     return r;
-  if (ctx->added != NULL) {
+  if (handle->rd != NULL)
+    r = overlay_extents (handle->rd->overlay, count, offset, emit_run, &em);
+  else if (ctx->added != NULL) {
     em.dirty = own =
       get_dirty_added (ctx->added, handle->bd != NULL ?
                        snapshot_size (handle->bd->snapshot)

@@ -122,6 +122,8 @@ kind_of_name (const char *name)
   }
   if (disk != NULL)
     return METACONTEXT_EXPORT_LIVE;
+  if (restore_has_export (name))
+    return METACONTEXT_EXPORT_RESTORE;
   kind = backup_table_find_export (plugin.backups, base, &backup) != NULL ?
     METACONTEXT_EXPORT_SNAPSHOT : METACONTEXT_EXPORT_NONE;
   backup_unref (backup);
@@ -136,7 +138,7 @@ export_kind (void *opaque, const char *name)
   if (handle == NULL)
     return kind_of_name (name);
   return handle->bd != NULL ? METACONTEXT_EXPORT_SNAPSHOT
-    : METACONTEXT_EXPORT_LIVE;
+    : handle->rd != NULL ? METACONTEXT_EXPORT_RESTORE : METACONTEXT_EXPORT_LIVE;
 }
 
 static bool
@@ -155,10 +157,21 @@ find_added (Handle *handle, const char *name)
   return true;
 }
 
+static bool
+find_restore (Handle *handle, const char *name)
+{
+  handle->rd = restore_find_export (name, &handle->restore);
+  if (handle->rd == NULL)
+    return false;
+  handle->disk = disk_ref (handle->rd->disk);
+  return true;
+}
+
 static void
 handle_free (Handle *handle)
 {
   handle_contexts_clear (&handle->contexts);
+  restore_unref (handle->restore);
   backup_unref (handle->backup);        /* before the event that the export is gone */
   if (handle->added != NULL)
     added_export_close (handle->added);
@@ -198,7 +211,7 @@ export_open (const char *name, GError **error)
 
   handle->disk = fleece_find_disk (plugin.fleece, name);
   if (handle->disk == NULL && !find_added (handle, name) &&
-      !find_snapshot (handle, name, error)) {
+      !find_restore (handle, name) && !find_snapshot (handle, name, error)) {
     handle_free (handle);
     return NULL;
   }
@@ -208,6 +221,7 @@ export_open (const char *name, GError **error)
   register_handle (handle);
   /* The backup may have ended while nobody could see this handle yet. */
   if ((handle->backup != NULL && atomic_load (&handle->backup->ended)) ||
+      (handle->restore != NULL && atomic_load (&handle->restore->ended)) ||
       (handle->added != NULL && added_export_is_gone (handle->added))) {
     set_not_found (error, name);
     export_close (handle);
@@ -228,6 +242,8 @@ handle_check (const Handle *handle)
 {
   if (handle->added != NULL && added_export_is_gone (handle->added))
     return -ESHUTDOWN;
+  if (handle->restore != NULL)
+    return atomic_load (&handle->restore->ended) ? -ESHUTDOWN : 0;
   if (handle->backup == NULL)
     return 0;
   if (atomic_load (&handle->backup->ended))
@@ -281,6 +297,31 @@ export_nr_handles (const BackupDisk *bd)
   return nr;
 }
 
+unsigned
+export_nr_restore_handles (const RestoreDisk *rd)
+{
+  unsigned nr = 0;
+  SCOPED_LOCK (&handles_lock);
+
+  for (size_t i = 0; handles != NULL && i < handles->len; i++)
+    nr += ((const Handle *) handles->pdata[i])->rd == rd;
+  return nr;
+}
+
+unsigned
+export_nr_live_handles (const Disk *disk)
+{
+  unsigned nr = 0;
+  SCOPED_LOCK (&handles_lock);
+
+  for (size_t i = 0; handles != NULL && i < handles->len; i++) {
+    const Handle *handle = handles->pdata[i];
+
+    nr += handle->disk == disk && handle->bd == NULL && handle->rd == NULL;
+  }
+  return nr;
+}
+
 /* false: the host says that no client uses the handle. */
 static bool
 add_counters (Handle *handle, json_t *client)
@@ -319,6 +360,9 @@ export_list_clients (void)
     if (handle->backup != NULL)
       json_object_set_new (client, "backup",
                            json_string (handle->backup->id));
+    if (handle->restore != NULL)
+      json_object_set_new (client, "restore",
+                           json_string (handle->restore->id));
     if (handle->peer != NULL)
       json_object_set_new (client, "peer", json_string (handle->peer));
     if (add_counters (handle, client))
@@ -340,7 +384,8 @@ export_nr_disk_handles (const Disk *disk)
 }
 
 static void
-disconnect_matching (const Backup *backup, const AddedExport *added)
+disconnect_matching (const Backup *backup, const AddedExport *added,
+                     const Restore *restore)
 {
   const struct metacontext_host *host = plugin.host;
   SCOPED_LOCK (&handles_lock);
@@ -354,7 +399,8 @@ disconnect_matching (const Backup *backup, const AddedExport *added)
 
     /* -1: opened for a question only, nothing to drop. */
     if ((backup != NULL && handle->backup == backup) ||
-        (added != NULL && handle->added == added))
+        (added != NULL && handle->added == added) ||
+        (restore != NULL && handle->restore == restore))
       host->disconnect (handle);
   }
 }
@@ -362,11 +408,17 @@ disconnect_matching (const Backup *backup, const AddedExport *added)
 void
 export_disconnect (const Backup *backup)
 {
-  disconnect_matching (backup, NULL);
+  disconnect_matching (backup, NULL, NULL);
 }
 
 void
 export_disconnect_added (const AddedExport *added)
 {
-  disconnect_matching (NULL, added);
+  disconnect_matching (NULL, added, NULL);
+}
+
+void
+export_disconnect_restore (const Restore *restore)
+{
+  disconnect_matching (NULL, NULL, restore);
 }

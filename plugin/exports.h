@@ -27,6 +27,7 @@
 #include "plugin/added-exports.h"
 #include "plugin/backup.h"
 #include "plugin/contexts.h"
+#include "plugin/restore.h"
 
 typedef struct {
   Disk *disk;                   /* a reference */
@@ -34,6 +35,8 @@ typedef struct {
   Backup *backup;               /* a reference */
   const BackupDisk *bd;         /* the backup's */
   AddedExport *added;           /* opened by a name that was added, or NULL */
+  Restore *restore;             /* a reference; NULL: not of one */
+  const RestoreDisk *rd;        /* the restore's */
   HandleContexts contexts;
   /* For query-clients. */
   char *name;                   /* as the client has asked */
@@ -56,13 +59,17 @@ int handle_check (const Handle *handle);
 char *export_describe_disk (Disk *disk);
 char *export_describe_snapshot (const BackupDisk *bd);
 
-/* How many handles are open on this part of a backup. */
+/* How many handles are open on this part of a backup, or of a restore. */
 unsigned export_nr_handles (const BackupDisk *bd);
+unsigned export_nr_restore_handles (const RestoreDisk *rd);
+/* On the live disk, by whatever name. */
+unsigned export_nr_live_handles (const Disk *disk);
 
 /* Ask the host to drop all clients of a backup.  Without a host that can, they
  * stay, and get ESHUTDOWN. */
 void export_disconnect (const Backup *backup);
 void export_disconnect_added (const AddedExport *added);
+void export_disconnect_restore (const Restore *restore);
 
 /* Of query-clients.  Counters only from a host that has them; without it, handles
  * that were opened for a question only are listed as well. */

@@ -30,6 +30,7 @@
 #include "plugin/nbd-server.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
+#include "plugin/restore.h"
 #include "plugin/snapshot-node.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -74,7 +75,7 @@ static int
 guest_result (const Handle *handle, const char *what, uint64_t length,
               uint64_t offset, int r)
 {
-  if (r < 0 && handle->bd == NULL && r != -EOPNOTSUPP && r != -ESHUTDOWN &&
+  if (r < 0 && handle->bd == NULL && handle->rd == NULL && r != -EOPNOTSUPP && r != -ESHUTDOWN &&
       r != -EPERM && offset + length <= disk_size (handle->disk))
     io_error_note (handle->disk, strcmp (what, "read") == 0, -r);
   return request_result (handle, what, r);
@@ -394,6 +395,7 @@ fleece_plugin_after_fork (void)
        job_restore_bitmaps (&error)) &&
       fleece_start (plugin.fleece, plugin.catalog, &error) &&
       name_layers () && job_restore_all (&error) &&
+      restore_load (&error) &&
       keeper_start (plugin.keeper, plugin.fleece, &error) &&
       restore_exports () &&
       (plugin.control == NULL ||
@@ -428,6 +430,7 @@ fleece_plugin_cleanup (void)
   if (plugin.control != NULL)
     stop_control ();
   snapshot_node_stop ();
+  restore_free_all ();
   layer_node_free_all ();
   node_free_all ();
   if (!fleece_stop (plugin.fleece, &error))
@@ -478,7 +481,8 @@ fleece_plugin_list_exports (int readonly, int is_tls,
         return -1;
     }
   }
-  return added_export_foreach (add_added_export, exports) ? 0 : -1;
+  return added_export_foreach (add_added_export, exports) &&
+    restore_foreach_export (add_added_export, exports) ? 0 : -1;
 }
 
 static const char *
@@ -521,6 +525,7 @@ fleece_plugin_export_description (void *opaque)
   const Handle *handle = opaque;
   g_autofree char *text = handle->added != NULL
     ? g_strdup (added_export_description (handle->added))
+    : handle->rd != NULL ? restore_describe (handle->rd)
     : handle->bd == NULL
     ? export_describe_disk (handle->disk)
     : export_describe_snapshot (handle->bd);
@@ -582,7 +587,7 @@ fleece_plugin_can_cache (void *opaque)
 {
   const Handle *handle = opaque;
 
-  return handle->bd == NULL ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
+  return handle->bd == NULL && handle->rd == NULL ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
 }
 
 static int
@@ -606,6 +611,8 @@ fleece_plugin_pread (void *opaque, void *buf, uint32_t count, uint64_t offset,
 
   if (handle->added != NULL && added_export_is_gone (handle->added))
     r = -ESHUTDOWN;
+  else if (handle->rd != NULL)
+    r = overlay_pread (handle->rd->overlay, buf, count, offset);
   else if (handle->bd == NULL)
     r = disk_pread (handle->disk, buf, count, offset);
   else if (atomic_load (&handle->backup->ended))
@@ -628,7 +635,10 @@ fleece_plugin_pwrite (void *opaque, const void *buf, uint32_t count,
   Handle *handle = opaque;
   int r = check_write (handle);
 
-  if (r == 0)
+  if (r == 0 && handle->rd != NULL)
+    r = overlay_pwrite (handle->rd->overlay, buf, count, offset,
+                        wants_fua (handle, flags));
+  else if (r == 0)
     r = disk_pwrite (handle->disk, buf, count, offset,
                      wants_fua (handle, flags));
   return guest_result (handle, "write", count, offset, r);
@@ -649,7 +659,9 @@ fleece_plugin_zero (void *opaque, uint32_t count, uint64_t offset,
   if (flags & NBDKIT_FLAG_FAST_ZERO)
     how |= DISK_FAST;
   if (r == 0)
-    r = disk_zero (handle->disk, count, offset, how);
+    r = handle->rd != NULL
+      ? overlay_zero (handle->rd->overlay, count, offset, how)
+      : disk_zero (handle->disk, count, offset, how);
   return guest_result (handle, "write zeroes", count, offset, r);
 }
 
@@ -660,7 +672,10 @@ fleece_plugin_trim (void *opaque, uint32_t count, uint64_t offset,
   Handle *handle = opaque;
   int r = check_write (handle);
 
-  if (r == 0)
+  if (r == 0 && handle->rd != NULL)
+    r = overlay_trim (handle->rd->overlay, count, offset,
+                      wants_fua (handle, flags));
+  else if (r == 0)
     r = disk_trim (handle->disk, count, offset, wants_fua (handle, flags));
   return guest_result (handle, "trim", count, offset, r);
 }
@@ -671,8 +686,10 @@ fleece_plugin_flush (void *opaque, uint32_t flags)
   Handle *handle = opaque;
 
   /* A snapshot has nothing to flush. */
-  return guest_result (handle, "flush", 0, 0, handle->bd == NULL ?
-                       disk_flush (handle->disk) : handle_check (handle));
+  return guest_result (handle, "flush", 0, 0, handle->rd != NULL ?
+                       overlay_flush (handle->rd->overlay)
+                       : handle->bd == NULL ? disk_flush (handle->disk)
+                       : handle_check (handle));
 }
 
 static int
@@ -681,7 +698,7 @@ fleece_plugin_cache (void *opaque, uint32_t count, uint64_t offset,
 {
   Handle *handle = opaque;
 
-  return request_result (handle, "cache", handle->bd == NULL ?
+  return request_result (handle, "cache", handle->bd == NULL && handle->rd == NULL ?
                          disk_cache (handle->disk, count, offset)
                          : handle_check (handle));
 }

@@ -313,6 +313,7 @@ static const struct qmp_arg client[] = {
   { "export", QMP_STR, ALWAYS },
   { "disk", QMP_STR, ALWAYS },
   { "backup", QMP_STR },
+  { "restore", QMP_STR },
   { "peer", QMP_STR },
   { "since", QMP_INT, ALWAYS },
   { "bytes-read", QMP_INT },
@@ -352,6 +353,42 @@ static const struct qmp_arg nbd_stats[] = {
 };
 const struct qmp_arg reply_query_nbd_stats = {
   "return", QMP_OBJECT, .members = nbd_stats
+};
+
+/* --- restore-begin, query-restores --- */
+
+static const struct qmp_arg restore_disk_made[] = {
+  { "disk", QMP_STR, ALWAYS },
+  { "export", QMP_STR, ALWAYS },
+  { NULL }
+};
+static const struct qmp_arg restore_made[] = {
+  { "id", QMP_STR, ALWAYS },
+  { "disks", QMP_OBJECTS, ALWAYS, .members = restore_disk_made },
+  { NULL }
+};
+const struct qmp_arg reply_restore_begin = {
+  "return", QMP_OBJECT, .members = restore_made
+};
+
+static const struct qmp_arg restore_disk[] = {
+  { "disk", QMP_STR, ALWAYS },
+  { "export", QMP_STR, ALWAYS },
+  { "served", QMP_BOOL, ALWAYS },
+  { "clients", QMP_INT, ALWAYS },
+  { NULL }
+};
+static const char *const restore_bases[] = { "current", "zero", NULL };
+static const struct qmp_arg restore[] = {
+  { "id", QMP_STR, ALWAYS },
+  { "base", QMP_ENUM, ALWAYS, .values = restore_bases },
+  { "force", QMP_BOOL, ALWAYS },
+  { "creation-time", QMP_INT, ALWAYS },
+  { "disks", QMP_OBJECTS, ALWAYS, .members = restore_disk },
+  { NULL }
+};
+const struct qmp_arg reply_query_restores = {
+  "return", QMP_OBJECTS, .members = restore
 };
 
 /* --- jobs --- */

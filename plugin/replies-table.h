@@ -17,6 +17,8 @@ extern const struct qmp_arg reply_query_backups;
 extern const struct qmp_arg reply_query_block;
 extern const struct qmp_arg reply_query_block_exports;
 extern const struct qmp_arg reply_query_block_jobs;
+extern const struct qmp_arg reply_restore_begin;
+extern const struct qmp_arg reply_query_restores;
 extern const struct qmp_arg reply_query_changes;
 extern const struct qmp_arg reply_query_clients;
 extern const struct qmp_arg reply_query_commands;

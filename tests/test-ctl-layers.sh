@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The verbs of fleecectl for layers.
+# The verbs of fleecectl for layers and restores.
 . "${srcdir:-.}/functions.sh"
 requires_cmd qemu-io
 
@@ -54,3 +54,23 @@ wait_job ''
 shows '^vda +vda +.*vda\.raw$' layer list
 qemu-io -U -r -f raw -c 'read -P 7 64k 64k' "$tmpdir/vda.raw" |
   grep -q '^read 65536' || fail "what was written is not in the image"
+
+# Beside the guests, and then at one instant.
+shows '^r +vda +vda@r' restore begin vda --id r --force
+expect_error 'already in use' fleecectl restore begin vda --id r --force
+qemu-io -f raw -c 'write -P 9 128k 64k' "$(uri vda@r)" >/dev/null
+shows '^r +vda +vda@r +[01]$' restore list
+status=0
+fleecectl restore end r 2>/dev/null || status=$?
+[ $status -eq 2 ] || fail "what shall be done has to be said"
+qemu-io -r -f raw -c 'read -P 0 128k 64k' "$(uri vda)" | grep -q '^read 65536' ||
+  fail "it is not beside the guests"
+fleecectl restore end r apply
+qemu-io -r -f raw -c 'read -P 9 128k 64k' "$(uri vda)" | grep -q '^read 65536' ||
+  fail "it was not applied"
+fleecectl restore begin vda --base zero --force >/dev/null
+fleecectl restore list --json | grep -q '"base": "zero"' || fail "its base"
+id=$(fleecectl restore list --json | sed -n 's/.*"id": "\(.*\)",/\1/p')
+fleecectl restore end "$id" discard
+fleecectl restore list >"$tmpdir/out"
+[ "$(wc -l <"$tmpdir/out")" -le 1 ] || fail "it is there: $(cat "$tmpdir/out")"

@@ -15,7 +15,7 @@
 
 static const struct verb *const all_verbs[] = {
   status_verbs, disk_verbs, checkpoint_verbs, backup_verbs, backup_run_verbs,
-  restore_run_verbs, push_verbs, bitmap_verbs, job_verbs,
+  restore_run_verbs, restore_verbs, push_verbs, bitmap_verbs, job_verbs,
   node_verbs, layer_verbs,
   transaction_verbs, map_verbs, export_verbs, server_verbs
 };

@@ -42,7 +42,7 @@ struct verb {
 extern const struct verb disk_verbs[], checkpoint_verbs[], backup_verbs[],
   status_verbs[], backup_run_verbs[], restore_run_verbs[], push_verbs[],
   bitmap_verbs[], job_verbs[], node_verbs[], transaction_verbs[], map_verbs[],
-  export_verbs[], server_verbs[], layer_verbs[];
+  export_verbs[], server_verbs[], layer_verbs[], restore_verbs[];
 
 /* Says what is wrong with the command line; returns EXIT_USAGE. */
 int ctl_usage (const struct ctl *ctl, const char *format, ...)
