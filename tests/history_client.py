@@ -8,7 +8,7 @@ import threading
 import time
 
 import fixture
-from histories import (BLOCK, BLOCKS, DISKS, GRANULARITIES, SHARED,
+from histories import (BLOCK, BLOCKS, COARSE, DISKS, GRANULARITIES, SHARED,
                        SHARED_DISK, SIZE, Backup, Bitmap, Model, Record,
                        Window, parse)
 from linearizability import Call
@@ -264,6 +264,96 @@ class Client:
             self.call("checkpoint-delete", {"name": name},
                       lambda model, w: model.checkpoints.pop(name))
 
+    def redefine(self):
+        """A checkpoint becomes a bitmap, and is made from it again."""
+        if not self.model.checkpoints:
+            return
+        name = self.rnd.choice(list(self.model.checkpoints))
+        records = copy.deepcopy(self.model.checkpoints[name])
+
+        def kept(model, w):
+            for backup in model.backups.values():
+                if backup.checkpoint == name:   # the new one is not its own
+                    backup.checkpoint = None
+            for disk, record in model.checkpoints.pop(name).items():
+                record = copy.deepcopy(record)
+                record.granule = COARSE
+                model.bitmaps[disk, name] = Bitmap(record, True)
+
+        def redefined(model, w):
+            for disk in records:
+                del model.bitmaps[disk, name]
+            model.checkpoints[name] = copy.deepcopy(records)
+        self.call("checkpoint-delete", {"name": name, "metadata": True}, kept)
+        self.call("checkpoint-create", {
+            "name": name, "redefine": True, "creation-time": 1}, redefined)
+
+    def push(self):
+        """A backup that ends by itself: its checkpoint stays if it went well."""
+        id, name = self.new_name("b"), self.new_name("c")
+        data = {"id": id, "mode": "push",
+                "checkpoint": {"name": name, "disks": [{"disk": self.disk}]},
+                "disks": [{"disk": self.disk, "target": f"n{self.nr}"}]}
+        if len(self.model.checkpoints) >= 4:
+            return
+
+        def effect(model, w):
+            record = Record(self.guest, self.disk)
+            record.start = w
+            model.checkpoints[name] = {self.disk: record}
+        before = self.guest.done
+        self.pending = [lambda model: effect(
+            model, Window(before, self.guest.sent))]
+        reply = self.execute("backup-begin", data)
+        assert "return" in reply, (data, reply)
+        window = Window(before, self.guest.sent)
+        self.pending = [lambda model: effect(model, window)]
+        self.chain = False
+        if self.rnd.random() < 0.3:
+            self.execute("job-cancel", {"id": f"backup-{id}-{self.disk}"})
+        while any(b["id"] == id for b in
+                  self.execute("query-backups", {})["return"]):
+            time.sleep(0.003)
+        done = any(c["name"] == name for c in
+                   self.execute("checkpoint-list", {})["return"])
+        self.pending = []
+        if done:
+            effect(self.model, window)
+            with open(self.target, "rb") as f:
+                self.copies.append((window, self.disk, parse(f.read())))
+        self.stats["pushes done" if done else "pushes cancelled"] += 1
+
+    def populate(self):
+        mine = [k for k in self.model.bitmaps
+                if k[1][0] == "m" and not k[1].endswith(".job")]
+        if not mine:
+            return
+        key = disk, name = self.rnd.choice(mine)
+        id = self.new_name("j")
+        every = set(range(BLOCKS))
+
+        def effect(model):
+            model.bitmaps[key].record.merge((every, every), None)
+        self.pending = [effect]
+        reply = self.execute(PREFIX + "populate", {
+            "job-id": id, "node": disk, "name": name, "pattern": "all",
+            "auto-dismiss": False})
+        assert "return" in reply, reply
+        job = self.concluded(id)
+        self.pending = []
+        if "error" not in job:
+            effect(self.model)
+        self.call("job-dismiss", {"id": id})
+
+    def concluded(self, id):
+        """The entry of query-jobs, once it is."""
+        while True:
+            reply = self.execute("query-jobs", {})
+            job, = [j for j in reply["return"] if j["id"] == id]
+            if job["status"] == "concluded":
+                return job
+            time.sleep(0.003)
+
     def begin(self):
         id = self.new_name("b")
         arguments = {"id": id}
@@ -287,7 +377,18 @@ class Client:
             maps = {d: model.checkpoints[since][d].upto(w)
                     for d in disks} if since else {}
             model.backups[id] = Backup(self.guest, disks, w, maps, checkpoint)
-        self.call("backup-begin", arguments, begun)
+        if self.rnd.random() < 0.7:
+            self.call("backup-begin", arguments, begun)
+            return
+        # With a change of a bitmap, at the same instant.
+        kind, data, effect, error = self.action(self.model)
+
+        def both(model, w):
+            begun(model, w)
+            effect(model, w)
+        self.call("transaction", {"actions": [
+            {"type": "backup-begin", "data": arguments},
+            {"type": PREFIX + kind, "data": data}]}, both, error)
 
     def end(self):
         id = self.rnd.choice(list(self.model.backups))
@@ -401,12 +502,7 @@ class Client:
                                  {"device": id, "speed": 0})
             assert "return" in reply or \
                 "cannot accept" in reply["error"]["desc"], reply
-        while True:
-            reply = self.execute("query-jobs", {})
-            job, = [j for j in reply["return"] if j["id"] == id]
-            if job["status"] == "concluded":
-                break
-            time.sleep(0.003)
+        job = self.concluded(id)
         self.pending = []
         if "error" not in job:
             if with_bitmap:
@@ -422,7 +518,8 @@ class Client:
         record.clear(w)
 
     OPS = (one_bitmap,) * 8 + (transaction,) * 4 + (shared_bitmap,) * 4 + \
-        (checkpoint,) * 3 + (backup,) * 4 + (export, query, job, job)
+        (checkpoint,) * 3 + (backup,) * 4 + \
+        (export, query, job, job, redefine, push, populate)
 
     # --- afterwards
 
