@@ -74,7 +74,7 @@ check_driver (json_t *args, GError **error)
     { "file", { "filename" } },
     { "host_device", { "filename" } },
     { "layer", { "filename", "backing" } },
-    { "nbd", { "server", "export" } },
+    { "nbd", { "server", "export", "tls-creds" } },
     { "raw", { "file" } },
     { "snapshot-access", { "file" } },
   };

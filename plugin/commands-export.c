@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* commands-export.c - block-export-*, nbd-server-start and -stop, and
- * nbd-server-add and -remove, older forms of the first; query-clients and
- * query-nbd-stats. */
+ * nbd-server-add and -remove, older forms of the first; object-add and -del;
+ * query-clients and query-nbd-stats. */
 #include <config.h>
 
 #include <string.h>
@@ -10,6 +10,7 @@
 #include "plugin/commands.h"
 #include "plugin/exports.h"
 #include "plugin/nbd-server.h"
+#include "plugin/objects.h"
 #include "plugin/plugin.h"
 #include "plugin/server-stats.h"
 
@@ -100,6 +101,18 @@ command_nbd_server_stop (struct qmp_session *session, json_t *args,
                          GError **error)
 {
   return nbd_server_stop (error) ? json_object () : NULL;
+}
+
+json_t *
+command_object_add (struct qmp_session *session, json_t *args, GError **error)
+{
+  return object_add (args, error) ? json_object () : NULL;
+}
+
+json_t *
+command_object_del (struct qmp_session *session, json_t *args, GError **error)
+{
+  return object_del (qmp_get_str (args, "id"), error) ? json_object () : NULL;
 }
 
 json_t *

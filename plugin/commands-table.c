@@ -196,6 +196,7 @@ static const struct qmp_arg args_blockdev_add[] = {
   { "backing", QMP_NULL },
   { "server", QMP_OBJECT, .members = args_address },
   { "export", QMP_STR },
+  { "tls-creds", QMP_STR },
   { "target", QMP_STR },
   { "bitmap", QMP_OBJECT, .members = args_bitmap },
   { "on-cbw-error", QMP_ENUM, .values = on_cbw_error },
@@ -247,6 +248,21 @@ static const struct qmp_arg args_listen_data[] = {
 static const struct qmp_arg args_listen_address[] = {
   { "type", QMP_ENUM, .required = true, .values = address_types },
   { "data", QMP_OBJECT, .required = true, .members = args_listen_data },
+  { NULL }
+};
+static const char *const object_types[] = {
+  "authz-simple", "tls-creds-psk", "tls-creds-x509", NULL
+};
+static const char *const endpoints[] = { "client", "server", NULL };
+static const struct qmp_arg args_object_add[] = {
+  { "qom-type", QMP_ENUM, .required = true, .values = object_types },
+  { "id", QMP_STR, .required = true },
+  { "dir", QMP_STR },
+  { "endpoint", QMP_ENUM, .values = endpoints },
+  { "identity", QMP_STR },
+  { "sanity-check", QMP_BOOL },
+  { "username", QMP_STR },
+  { "verify-peer", QMP_BOOL },
   { NULL }
 };
 static const struct qmp_arg args_nbd_server_start[] = {
@@ -465,6 +481,8 @@ const struct qmp_command commands_table[] = {
   { "nbd-server-remove", args_nbd_server_remove, command_nbd_server_remove },
   { "nbd-server-start", args_nbd_server_start, command_nbd_server_start },
   { "nbd-server-stop", NULL, command_nbd_server_stop },
+  { "object-add", args_object_add, command_object_add },
+  { "object-del", args_id, command_object_del },
   { "qmp_capabilities", args_capabilities, command_qmp_capabilities,
     .before_negotiation = true },
   { "query-backups", NULL, command_query_backups,

@@ -120,6 +120,10 @@ json_t *command_nbd_server_start (struct qmp_session *session, json_t *args,
                                   GError **error);
 json_t *command_nbd_server_stop (struct qmp_session *session, json_t *args,
                                  GError **error);
+json_t *command_object_add (struct qmp_session *session, json_t *args,
+                            GError **error);
+json_t *command_object_del (struct qmp_session *session, json_t *args,
+                            GError **error);
 json_t *command_query_clients (struct qmp_session *session, json_t *args,
                                GError **error);
 json_t *command_query_nbd_stats (struct qmp_session *session, json_t *args,

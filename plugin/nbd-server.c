@@ -6,6 +6,7 @@
 #include "plugin/added-exports.h"
 #include "plugin/commands.h"
 #include "plugin/nbd-server.h"
+#include "plugin/objects.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
 
@@ -85,6 +86,51 @@ inet_uri (json_t *data, GError **error)
 
 /* In QEMU's order: what the arguments lack, that one is running, what is wrong with
  * their values. */
+static int64_t
+open_tls (const char *uri, uint32_t max, json_t *creds, json_t *authz,
+          char *why, size_t why_size)
+{
+  bool is_psk = strcmp (qmp_get_str (creds, "qom-type"), "tls-creds-psk") == 0;
+  g_autofree char *psk = is_psk ? object_psk_file (creds) : NULL;
+  const struct metacontext_tls tls = {
+    .size = sizeof tls, .psk = psk,
+    .certificates = is_psk ? NULL : qmp_get_str (creds, "dir"),
+    .verify_peer = !is_psk && qmp_get_bool (creds, "verify-peer", true),
+    .identity = authz ? qmp_get_str (authz, "identity") : NULL,
+  };
+
+  return plugin.host->listener_open_tls (uri, max, &tls, why, why_size);
+}
+
+static int64_t
+open_listener (const char *uri, json_t *args, GError **error)
+{
+  const char *creds_id = qmp_get_str (args, "tls-creds");
+  const char *authz_id = qmp_get_str (args, "tls-authz");
+  uint32_t max = (uint32_t) qmp_get_int (args, "max-connections", 0);
+  g_autoptr (json_t) creds = NULL, authz = NULL;
+  char why[512];
+  int64_t id;
+
+  if (creds_id == NULL && authz_id != NULL) {
+    command_set_error (error, "Parameter 'tls-authz' needs 'tls-creds'");
+    return -1;
+  }
+  /* That there are any means that the host knows TLS. */
+  if (creds_id != NULL) {
+    creds = object_find_creds (creds_id, "server", error);
+    authz = creds && authz_id ? object_find_authz (authz_id, error) : NULL;
+    if (creds == NULL || (authz_id != NULL && authz == NULL))
+      return -1;
+    id = open_tls (uri, max, creds, authz, why, sizeof why);
+  }
+  else
+    id = plugin.host->listener_open (uri, max, why, sizeof why);
+  if (id == -1)
+    command_set_error (error, "%s", why);
+  return id;
+}
+
 bool
 nbd_server_start (json_t *args, GError **error)
 {
@@ -93,9 +139,7 @@ nbd_server_start (json_t *args, GError **error)
   json_t *addr = json_object_get (args, "addr");
   json_t *data = json_object_get (addr, "data");
   bool is_unix = strcmp (qmp_get_str (addr, "type"), "unix") == 0;
-  const char *creds = qmp_get_str (args, "tls-creds");
   g_autofree char *uri = NULL;
-  char why[512];
   int64_t id;
 
   if (!check_members (data, is_unix ? unix_members : inet_members, error) ||
@@ -110,17 +154,9 @@ nbd_server_start (json_t *args, GError **error)
   uri = is_unix ? unix_uri (data, error) : inet_uri (data, error);
   if (uri == NULL)
     return false;
-  if (creds != NULL) {
-    command_set_error (error, "No TLS credentials with id '%.200s'", creds);
+  id = open_listener (uri, args, error);
+  if (id == -1)
     return false;
-  }
-  id = plugin.host->listener_open (uri, (uint32_t)
-                                   qmp_get_int (args, "max-connections", 0),
-                                   why, sizeof why);
-  if (id == -1) {
-    command_set_error (error, "%s", why);
-    return false;
-  }
   listener = id;
   return true;
 }

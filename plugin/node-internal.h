@@ -53,6 +53,8 @@ int64_t node_patience (const Node *node);       /* as it is now, microseconds */
 void node_give_up (Node *node, const char *why);        /* says so once */
 /* What the driver that does the I/O is to know; borrowed. */
 json_t *node_protocol_options (json_t *options);
+/* Member of those of an NBD node in options: the object that tls-creds named. */
+#define NODE_TLS "tls-object"
 
 /* --- node-nbd.c; 0 or -errno */
 

@@ -10,6 +10,7 @@
 
 #include "plugin/commands.h"
 #include "plugin/node-internal.h"
+#include "plugin/objects.h"
 #include "plugin/thread.h"
 
 /* Bytes that the other side may be asked to zero at once. */
@@ -86,6 +87,39 @@ set_nbd_error (Node *node, GError **error)
 }
 
 static bool
+set_tls (Node *node, json_t *args, struct nbd_handle *h, GError **error)
+{
+  const char *id = qmp_get_str (args, "tls-creds"), *username;
+  g_autoptr (json_t) creds = json_incref (json_object_get (args, NODE_TLS));
+  g_autofree char *psk = NULL;
+  int r;
+
+  if (id == NULL)
+    return true;
+  if (creds == NULL)
+    creds = object_find_creds (id, "client", error);
+  if (creds == NULL)
+    return false;
+  r = nbd_set_tls (h, LIBNBD_TLS_REQUIRE);
+  if (strcmp (qmp_get_str (creds, "qom-type"), "tls-creds-psk") == 0) {
+    username = qmp_get_str (creds, "username");
+    psk = object_psk_file (creds);
+    if (r == 0)
+      r = nbd_set_tls_psk_file (h, psk);
+    if (r == 0)
+      r = nbd_set_tls_username (h, username != NULL ? username : "qemu");
+  }
+  else {
+    if (r == 0)
+      r = nbd_set_tls_certificates (h, qmp_get_str (creds, "dir"));
+    if (r == 0)
+      r = nbd_set_tls_verify_peer (h, qmp_get_bool (creds, "verify-peer",
+                                                    true));
+  }
+  return r == 0 || set_nbd_error (node, error);
+}
+
+static bool
 connect_nbd (Node *node, json_t *args, struct nbd_handle *h, GError **error)
 {
   json_t *server = json_object_get (args, "server");
@@ -95,6 +129,8 @@ connect_nbd (Node *node, json_t *args, struct nbd_handle *h, GError **error)
 
   if (nbd_set_export_name (h, export != NULL ? export : "") == -1)
     return set_nbd_error (node, error);
+  if (!set_tls (node, args, h, error))
+    return false;
   if (type != NULL && strcmp (type, "unix") == 0) {
     const char *path = qmp_get_str (server, "path");
 

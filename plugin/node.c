@@ -11,6 +11,7 @@
 
 #include "plugin/commands.h"
 #include "plugin/node-internal.h"
+#include "plugin/objects.h"
 #include "plugin/plugin.h"
 #include "plugin/thread.h"
 
@@ -157,15 +158,21 @@ make_absolute (json_t *object, const char *key)
   json_object_set_new (object, key, qmp_text (absolute));
 }
 
-/* A job may open the node again from another folder. */
+/* A job may open the node again from another folder, and when the object that
+ * tls-creds names has gone: what it was is put beside the name. */
 static json_t *
 lasting_options (json_t *args)
 {
   json_t *options = json_deep_copy (args);
   json_t *file = node_protocol_options (options);
+  const char *creds = qmp_get_str (file, "tls-creds");
+  json_t *object = creds == NULL || json_object_get (file, NODE_TLS) != NULL ?
+    NULL : object_find_creds (creds, "client", NULL);
 
   make_absolute (file, "filename");
   make_absolute (json_object_get (file, "server"), "path");
+  if (object != NULL)
+    json_object_set_new (file, NODE_TLS, object);
   return options;
 }
 

@@ -28,6 +28,7 @@
 #include "plugin/layer-node.h"
 #include "plugin/lease.h"
 #include "plugin/nbd-server.h"
+#include "plugin/objects.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
 #include "plugin/restore.h"
@@ -185,7 +186,7 @@ keep_control_socket (void)
     plugin.host->file_keep (CONTROL_FILE, control_fd (plugin.control)) == 0;
 }
 
-/* Exports that were added are left to the next image as the commands that made
+/* Exports and objects that were added are left to the next image as the commands that made
  * them; the server leaves the listener. */
 #define EXPORTS_FILE "exports"
 
@@ -193,12 +194,14 @@ static void
 keep_exports (void)
 {
   g_autoptr (json_t) saved = added_export_save ();
+  g_autoptr (json_t) objects = object_save ();
   g_autoptr (json_t) all = NULL;
   int fd;
 
-  if (saved == NULL && nbd_server_listener () == 0)
+  if (saved == NULL && objects == NULL && nbd_server_listener () == 0)
     return;
-  all = json_pack ("{s:o*, s:I}", "exports", json_incref (saved), "listener",
+  all = json_pack ("{s:o*, s:o*, s:I}", "exports", json_incref (saved),
+                   "objects", json_incref (objects), "listener",
                    (json_int_t) nbd_server_listener ());
   fd = memfd_create (EXPORTS_FILE, MFD_CLOEXEC);
   if (fd == -1)
@@ -222,6 +225,7 @@ restore_exports (void)
     saved = json_loadfd (fd, 0, NULL);
     close (fd);
     added_export_restore (json_object_get (saved, "exports"));
+    object_restore (json_object_get (saved, "objects"));
     nbd_server_set_listener (qmp_get_int (saved, "listener", 0));
   }
   return true;
@@ -242,6 +246,7 @@ stop_control (void)
     control_forget_socket (plugin.control);
   }
   added_export_delete_all ();
+  object_delete_all ();
 }
 
 static int

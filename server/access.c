@@ -309,6 +309,10 @@ terms_unref (Terms *terms)
   if (terms == NULL || !g_atomic_int_dec_and_test (&terms->refs))
     return;
   access_rule_unref (terms->rule);
+  tls_keys_unref (terms->keys);
+  g_free (terms->certificates);
+  g_free (terms->psk);
+  g_free (terms->identity);
   g_free (terms->text);
   g_free (terms->name);
   g_free (terms);
@@ -329,6 +333,23 @@ set_tls (Terms *terms, const char *value, GError **error)
   g_set_error (error, ACCESS_ERROR, 0, "'%s' is not off, on or require",
                value);
   return false;
+}
+
+static bool
+set_verify_peer (Terms *terms, const char *value, GError **error)
+{
+  terms->verify_peer = strcmp (value, "on") == 0;
+  if (terms->verify_peer || strcmp (value, "off") == 0)
+    return true;
+  g_set_error (error, ACCESS_ERROR, 0, "'%s' is not on or off", value);
+  return false;
+}
+
+static void
+set_string (char **where, const char *value)
+{
+  g_free (*where);
+  *where = g_strdup (value);
 }
 
 /* Returns the value with a number for a name: what is left to the next image
@@ -378,12 +399,18 @@ terms_set (Terms *terms, const char *option, const char *value,
       g_set_error (error, ACCESS_ERROR, 0, "'%s' is not guest, backup, restore "
                    "or any", value);
   }
-  else if (strcmp (option, "name") == 0) {
-    g_free (terms->name);
-    terms->name = g_strdup (value);
-  }
+  else if (strcmp (option, "name") == 0)
+    set_string (&terms->name, value);
   else if (strcmp (option, "tls") == 0)
     ok = set_tls (terms, value, error);
+  else if (strcmp (option, "tls-certificates") == 0)
+    set_string (&terms->certificates, value);
+  else if (strcmp (option, "tls-psk") == 0)
+    set_string (&terms->psk, value);
+  else if (strcmp (option, "tls-verify-peer") == 0)
+    ok = set_verify_peer (terms, value, error);
+  else if (strcmp (option, "tls-identity") == 0)
+    set_string (&terms->identity, value);
   else if (strcmp (option, "allow") == 0) {
     value = allowed = set_allow (terms, value, error);
     ok = allowed != NULL;
@@ -431,11 +458,49 @@ terms_parse (const char *text)
   return g_steal_pointer (&terms);
 }
 
+bool
+terms_load_keys (Terms *terms, GError **error)
+{
+  bool has_own = terms->certificates || terms->psk;
+
+  if ((terms->certificates && terms->psk) ||
+      (terms->verify_peer && !terms->certificates)) {
+    g_set_error (error, ACCESS_ERROR, 0, "option 'tls-psk' cannot be used "
+                 "together with 'tls-certificates', and 'tls-verify-peer' not "
+                 "without that");
+    return false;
+  }
+  if (terms_tls_mode (terms) == TLS_OFF)
+    return true;
+  if (has_own) {
+    terms->keys = tls_keys_new (terms->certificates, terms->psk,
+                                terms->verify_peer, error);
+    return terms->keys != NULL;
+  }
+  if (tls_mode () != TLS_OFF)
+    return true;
+  g_set_error (error, ACCESS_ERROR, 0, "option 'tls' needs certificates or "
+               "keys: --tls-certificates or --tls-psk, or the listener's own");
+  return false;
+}
+
+/* Never those of the server for those of its own that are gone. */
+TlsCreds *
+terms_tls_creds (const Terms *terms)
+{
+  bool lost = (terms->certificates || terms->psk) && terms->keys == NULL;
+
+  return lost ? NULL : tls_creds (terms->keys);
+}
+
 enum tls_mode
 terms_tls_mode (const Terms *terms)
 {
-  return terms->tls == TERMS_TLS_AS_ALL ? tls_mode ()
-    : (enum tls_mode) terms->tls;
+  if (terms->tls != TERMS_TLS_AS_ALL)
+    return terms->tls;
+  /* Keys of its own mean it, as on the command line. */
+  return tls_mode () == TLS_OFF && (terms->certificates || terms->psk) ?
+    TLS_ON : tls_mode ();
 }
 
 /* --- decisions */

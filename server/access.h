@@ -59,6 +59,10 @@ typedef struct Terms {
   enum access_role role;
   char *name;                   /* of the listener; "" */
   int tls;                      /* enum tls_mode; TERMS_TLS_AS_ALL: --tls's */
+  char *certificates, *psk;     /* its own folder or file, or both NULL */
+  bool verify_peer;             /* with certificates */
+  char *identity;               /* who TLS clients must be; NULL: anybody */
+  TlsKeys *keys;                /* NULL: the server's */
   AccessRule *rule;             /* NULL: none */
 } Terms;
 
@@ -69,14 +73,21 @@ Terms *terms_new (void);
 Terms *terms_ref (Terms *terms);
 void terms_unref (Terms *terms);        /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Terms, terms_unref)
-/* One option of a listener, before the terms are shared: role, name, tls, allow
- * (KIND:VALUE), export.  *out_known: is it one of these? */
+/* One option of a listener, before the terms are shared: role, name, tls,
+ * tls-certificates, tls-psk, tls-verify-peer, tls-identity (a subject as QEMU
+ * writes it, or a PSK user), allow (KIND:VALUE), export.  *out_known: is it one of
+ * these? */
 bool terms_set (Terms *terms, const char *option, const char *value,
                 bool *out_known, GError **error);
 /* Of Terms.text.  NULL: it is none. */
 Terms *terms_parse (const char *text);
 
+/* After the last option, before a listener starts: load its own keys, if it has
+ * any, and check that there are some where they are needed. */
+bool terms_load_keys (Terms *terms, GError **error);
 enum tls_mode terms_tls_mode (const Terms *terms);
+/* A new reference; NULL: there are none. */
+TlsCreds *terms_tls_creds (const Terms *terms);
 
 /* false: whatever it asked for, it would get nothing. */
 bool access_may_connect (const Terms *terms, const struct access_peer *peer);

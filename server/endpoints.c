@@ -256,10 +256,10 @@ endpoints_open (const struct command_line *cl)
     return false;
   for (guint i = 0; i < cl->listen->len; i++) {
     const Address *a = cl->listen->pdata[i];
+    g_autoptr (GError) error = NULL;
 
-    if (terms_tls_mode (a->terms) != TLS_OFF && tls_mode () == TLS_OFF) {
-      log_error ("--listen: option 'tls' needs certificates or keys: "
-                 "--tls-certificates or --tls-psk");
+    if (!terms_load_keys (a->terms, &error)) {
+      log_error ("--listen: %s", error->message);
       return false;
     }
     if (!(a->kind == ADDRESS_FD ? open_fd (a, taken) : open_one (a)))

@@ -28,8 +28,10 @@ enum verdict
 on_starttls (struct conn *c, struct option *opt)
 {
   char byte;
+  g_autoptr (TlsCreds) creds = terms_tls_creds (c->terms);
 
-  if (conn_tls_mode (c) == TLS_OFF || tls_mode () == TLS_OFF)
+  /* The listener of an earlier image may ask for what has gone. */
+  if (conn_tls_mode (c) == TLS_OFF || creds == NULL)
     return option_refuse (opt, NBD_REP_ERR_UNSUP, "TLS is not enabled");
   if (opt->length > 0)
     return option_refuse (opt, NBD_REP_ERR_INVALID, "option takes no data");
@@ -74,10 +76,17 @@ shake_hands (struct conn *c, TlsSession *t, int64_t deadline, char **out_why)
   return progress == TLS_DONE;
 }
 
+static bool
+is_welcome (const char *identity, const struct tls_peer *peer)
+{
+  return identity == NULL || g_strcmp0 (identity, peer->qemu_dn) == 0 ||
+    g_strcmp0 (identity, peer->psk_user) == 0;
+}
+
 bool
 conn_start_tls (struct conn *c, int64_t deadline)
 {
-  g_autoptr (TlsCreds) creds = tls_creds ();
+  g_autoptr (TlsCreds) creds = terms_tls_creds (c->terms);
   g_autoptr (TlsSession) t = tls_session_new (creds);
   g_autofree char *text = NULL;
 
@@ -91,6 +100,11 @@ conn_start_tls (struct conn *c, int64_t deadline)
   }
   text = tls_describe (t);
   log_debug ("TLS: %s", text);
+  if (!is_welcome (c->terms->identity, tls_session_peer (t))) {
+    log_error ("client dropped: who it is does not match '%s': %s",
+               c->terms->identity, text);
+    return false;
+  }
   c->tls = g_steal_pointer (&t);
   return true;
 }

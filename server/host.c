@@ -66,7 +66,7 @@ static int64_t
 listener_add (const char *uri)
 {
   g_autoptr (GError) error = NULL;
-  int64_t id = listen_add_uri (uri, 0, &error);
+  int64_t id = listen_add_uri (uri, 0, NULL, &error);
 
   if (id == -1)
     nbdkit_error ("%s", error->message);
@@ -84,11 +84,56 @@ listener_open (const char *uri, uint32_t max_connections, char *why,
                size_t why_size)
 {
   g_autoptr (GError) error = NULL;
-  int64_t id = listen_add_uri (uri, max_connections, &error);
+  int64_t id = listen_add_uri (uri, max_connections, NULL, &error);
 
   if (id == -1 && why != NULL && why_size > 0)
     g_strlcpy (why, error->message, why_size);
   return id;
+}
+
+static Terms *
+tls_terms (const struct metacontext_tls *tls, GError **error)
+{
+  const struct { const char *option, *value; } options[] = {
+    { "tls", "require" }, { "tls-certificates", tls->certificates },
+    { "tls-psk", tls->psk },
+    { "tls-verify-peer", tls->verify_peer ? "on" : NULL },
+    { "tls-identity", tls->identity },
+  };
+  g_autoptr (Terms) terms = terms_new ();
+  bool known;
+
+  for (size_t i = 0; i < G_N_ELEMENTS (options); i++)
+    if (options[i].value != NULL &&
+        !terms_set (terms, options[i].option, options[i].value, &known, error))
+      return NULL;
+  return terms_load_keys (terms, error) ? g_steal_pointer (&terms) : NULL;
+}
+
+static int64_t
+listener_open_tls (const char *uri, uint32_t max_connections,
+                   const struct metacontext_tls *tls, char *why,
+                   size_t why_size)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (Terms) terms = tls_terms (tls, &error);
+  int64_t id = terms == NULL ? -1 :
+    listen_add_uri (uri, max_connections, terms, &error);
+
+  if (id == -1 && why != NULL && why_size > 0)
+    g_strlcpy (why, error->message, why_size);
+  return id;
+}
+
+static int
+tls_check (const struct metacontext_tls *tls, char *why, size_t why_size)
+{
+  g_autoptr (GError) error = NULL;
+  g_autoptr (Terms) terms = tls_terms (tls, &error);
+
+  if (terms == NULL && why != NULL && why_size > 0)
+    g_strlcpy (why, error->message, why_size);
+  return terms != NULL ? 0 : -1;
 }
 
 static int
@@ -168,6 +213,8 @@ static const struct metacontext_host host = {
   .metric_add = metric_add,
   .export_counters = export_counters,
   .limit_hits = each_limit,
+  .listener_open_tls = listener_open_tls,
+  .tls_check = tls_check,
 };
 
 const struct metacontext_host *

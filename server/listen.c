@@ -116,7 +116,8 @@ listen_adopt (const Address *a, int fd, const char *what, unsigned *out_port,
 }
 
 int64_t
-listen_add_uri (const char *uri, uint32_t max_connections, GError **error)
+listen_add_uri (const char *uri, uint32_t max_connections, Terms *terms,
+                GError **error)
 {
   g_autofree char *scheme = NULL, *host = NULL, *path = NULL, *query = NULL;
   g_autoptr (GHashTable) params = NULL;
@@ -156,6 +157,10 @@ listen_add_uri (const char *uri, uint32_t max_connections, GError **error)
     return -1;
   }
   a->max_connections = max_connections;
+  if (terms != NULL) {
+    terms_unref (a->terms);
+    a->terms = terms_ref (terms);
+  }
   return listen_add (a, NULL, error);
 }
 
@@ -378,6 +383,7 @@ listen_take_over (const Handover *h)
   for (guint i = 0; i < h->listeners->len; i++) {
     const struct handover_listener *in = h->listeners->pdata[i];
     struct listener *l = g_new0 (struct listener, 1);
+    g_autoptr (GError) error = NULL;
 
     *l = (struct listener) {
       .id = in->id,
@@ -386,6 +392,9 @@ listen_take_over (const Handover *h)
       .max_connections = in->max_connections,
       .terms = terms_parse (in->terms),
     };
+    if (!terms_load_keys (l->terms, &error))
+      log_error ("nobody can start TLS on a listener any more: %s",
+                 error->message);
     g_ptr_array_add (listeners, l);
   }
   last_id = h->last_listener_id;

@@ -125,6 +125,17 @@ struct metacontext_counters {
   uint64_t connection;          /* its number in the log; 0: more than one */
 };
 
+/* What clients are shown, and must show.  Files are as nbdkit's and QEMU's. */
+struct metacontext_tls {
+  size_t size;                  /* set by the caller */
+  const char *certificates;     /* folder; NULL: psk */
+  const char *psk;              /* file; NULL: certificates */
+  int verify_peer;              /* clients need certificates, too */
+  /* The only client: subject of its certificate in the order of the certificate
+   * ("O=b,CN=a"), or its PSK user; NULL: any. */
+  const char *identity;
+};
+
 /* Offered by the server; static storage, never changes. */
 struct metacontext_host {
   size_t size;                  /* sizeof (struct metacontext_host) */
@@ -201,6 +212,14 @@ struct metacontext_host {
   void (*limit_hits) (void (*fn) (void *arg, const char *option,
                                   uint64_t hits),
                       void *arg);
+
+  /* As listener_open, but clients have to start TLS, and are shown these keys. */
+  int64_t (*listener_open_tls) (const char *uri, uint32_t max_connections,
+                                const struct metacontext_tls *tls,
+                                char *why, size_t why_size);
+  /* Whether these keys can be loaded: 0, or -1 and why.  Nothing is kept. */
+  int (*tls_check) (const struct metacontext_tls *tls, char *why,
+                    size_t why_size);
 };
 
 /* The type of the symbol METACONTEXT_SYMBOL.  Called once, before .load's

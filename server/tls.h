@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* tls.h - the TLS that the command line asks for.
+/* tls.h - the TLS that the command line asks for, and that of listeners which have
+ * keys of their own.
  *
  * tls_setup before there are threads; the others from any thread.
  */
@@ -32,10 +33,22 @@ bool tls_setup (const struct tls_options *options, GError **error);
 void tls_cleanup (void);
 
 enum tls_mode tls_mode (void);
-/* What the next session is started with; a new reference. */
-TlsCreds *tls_creds (void);
 
-/* Load it again, for sessions to come.  Where that fails, says so, and what is
+/* Files that can be loaded again. */
+typedef struct TlsKeys TlsKeys;
+
+/* Load a folder or, if there is one, a file of PSK users.  NULL: cannot. */
+TlsKeys *tls_keys_new (const char *certificates, const char *psk,
+                       bool verify_peer, GError **error);
+TlsKeys *tls_keys_ref (TlsKeys *keys);
+void tls_keys_unref (TlsKeys *keys);    /* NULL is fine */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (TlsKeys, tls_keys_unref)
+
+/* What the next session is started with, a new reference.  keys: NULL: those of
+ * the command line; then NULL: there are none. */
+TlsCreds *tls_creds (TlsKeys *keys);
+
+/* Load all again, for sessions to come.  Where that fails, says so, and what is
  * there stays.  true: loaded, or there is nothing to load. */
 bool tls_reload (void);
 

@@ -28,7 +28,7 @@ DIFFERENT = {
 }
 OPTIONAL = set()                # in ours
 OTHER_TYPE = {"qmp_capabilities/enable"}        # no capability, so no enum
-UNIONS = {"blockdev-add"}       # its drivers are no variants here
+UNIONS = {"blockdev-add", "object-add"}         # no variants here
 
 t = fixture.Fixture()
 t.start_disks(f"disk=vda:{t.disk('vda', 1 << 20)}")

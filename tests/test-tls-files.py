@@ -101,6 +101,17 @@ good = keys.psk("alice")
 refused("--tls-psk cannot be used together", "--tls-psk=" + good,
         "--tls-verify-peer")
 
+def listener(*options):
+    return "--listen=unix:" + ",".join((t.path("l"), *options))
+
+
+refused("'/nosuch/server-cert.pem'", listener("tls-certificates=/nosuch"))
+refused("option 'tls-psk' cannot be used together",
+        listener("tls-certificates=" + keys.server, "tls-psk=" + good))
+refused("'tls-verify-peer' not without", listener("tls-verify-peer=on"))
+refused("'x' is not on or off", listener("tls-verify-peer=x"))
+refused("option 'tls' needs certificates", listener("tls=on"))
+
 # Default folders, of somebody who is not root: nothing is there, or something.
 text = subprocess.run([fixture.NBDFLEECE, "--dump-config"], text=True,
                       stdout=subprocess.PIPE, check=True).stdout

@@ -83,6 +83,28 @@ r.go("a")
 assert r.error(BLOCK_STATUS, 0, 4096) == EINVAL, "the context was kept"
 r.close()
 
+# A listener with keys of its own.
+others = tlskeys.Keys(t, "others")
+own = t.path("own.sock")
+server = t.start_nbdfleece(
+    "--tls=on", CERTS, f"--listen=unix:{own},tls=require,"
+    f"tls-certificates={others.server},tls-identity=O=guests,,CN=alice,"
+    "tls-verify-peer=on", TEST_PLUGIN, "size=1M").sock
+tls(server).close()
+assert Raw(own).kind(LIST) == ERR_TLS_REQD
+r = Raw(own)
+others.start(r, others.context(others.client))
+r.go("a")
+assert r.alive()
+for k, folder in ((keys, keys.client), (others, others.issue("client", "bob"))):
+    r = Raw(own)
+    try:
+        k.start(r, k.context(folder))
+        r.go("a")
+        fixture.fail(f"{folder} may not come in there")
+    except (OSError, EOFError):
+        pass
+
 # The flags of the greeting are not negotiated again.
 r = tls(on, flags=1)
 r.option(EXPORT_NAME, b"a")
