@@ -227,6 +227,9 @@ bool store_set_overlay_name (Catalog *cat, int64_t id, const char *name,
 /* Its file is not to be removed. */
 bool store_set_overlay_keep (Catalog *cat, int64_t id, GError **error);
 bool store_delete_overlay (Catalog *cat, int64_t id, GError **error);
+/* May the disk have this size (bytes), as far as was recorded? */
+bool store_knows_size (Catalog *cat, const char *disk, uint64_t size,
+                       bool *out_known, GError **error);
 /* The image that a disk has got by a stream, and the one it had before. */
 bool store_set_image (Catalog *cat, int64_t disk_id, const char *image,
                       const char *before, uint64_t inode, int64_t birth_ns,

@@ -440,6 +440,26 @@ start_rows (Disk *disk, GPtrArray *rows, GError **error)
   return settle_below (disk, atomic_load (&stack->chain), error);
 }
 
+/* A top layer that somebody has cut short would make the disk shorter. */
+static bool
+take_size (Disk *disk, const Overlay *top, GError **error)
+{
+  uint64_t size = atomic_load (&top->port.size);
+  bool known;
+
+  if (!store_knows_size (disk->fleece->cat, disk->name, size, &known, error))
+    return false;
+  if (!known) {
+    g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_CORRUPT,
+                 "disk '%s' is not served: its layer file '%s' has %"
+                 G_GUINT64_FORMAT " bytes, which the disk had not", disk->name,
+                 top->path, size);
+    return false;
+  }
+  atomic_store (&disk->size, size);
+  return true;
+}
+
 bool
 overlay_start (Disk *disk, GError **error)
 {
@@ -450,10 +470,8 @@ overlay_start (Disk *disk, GError **error)
   const Chain *chain = atomic_load (&disk->stack->chain);
 
   g_ptr_array_set_size (disk->stack->old_chains, 0);
-  if (ok && chain->nr > 0)
-    atomic_store (&disk->size, atomic_load (&chain->ov[chain->nr - 1]
-                                            ->port.size));
-  return ok;
+  return ok && (chain->nr == 0 ||
+                take_size (disk, chain->ov[chain->nr - 1], error));
 }
 
 void

@@ -204,6 +204,29 @@ store_delete_overlay (Catalog *cat, int64_t id, GError **error)
 }
 
 bool
+store_knows_size (Catalog *cat, const char *disk, uint64_t size,
+                  bool *out_known, GError **error)
+{
+  sqlite3_stmt *stmt;
+  int r = -1;
+
+  catalog_lock (cat);
+  /* As is_known_size of epoch-open.c. */
+  stmt = catalog_stmt (cat, "SELECT size = ?2 OR EXISTS (SELECT 1 FROM epoch"
+                       "  WHERE epoch.disk = disk.id AND epoch.size = ?2"
+                       "  AND blob IS NULL AND state IN ('open', 'prepared'))"
+                       " FROM disk WHERE name = ?1", error);
+  if (stmt != NULL) {
+    sqlite3_bind_text (stmt, 1, disk, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_int64 (stmt, 2, (int64_t) size);
+    r = catalog_step_row (cat, stmt, error);
+    *out_known = r == 1 && sqlite3_column_int (stmt, 0);
+  }
+  catalog_unlock (cat);
+  return r >= 0;
+}
+
+bool
 store_set_image (Catalog *cat, int64_t disk_id, const char *image,
                  const char *before, uint64_t inode, int64_t birth_ns,
                  GError **error)

@@ -189,6 +189,9 @@ test_missing_layer (void)
   g_assert_cmpint (g_rename (map, away), ==, 0);
   start_refused ("not served without its layer 'l1'");
   g_assert_cmpint (g_rename (away, map), ==, 0);
+  g_assert_cmpint (truncate (path, M), ==, 0);
+  start_refused ("has 1048576 bytes");
+  g_assert_cmpint (truncate (path, SIZE), ==, 0);
   g_assert_cmpint (truncate (map, 4096), ==, 0);
   start_refused ("is damaged");
   fixture_remove_tree (fx->state);      /* so that the disk starts again */
