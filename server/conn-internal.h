@@ -88,6 +88,8 @@ struct conn {
   uint64_t call_seq;            /* the leader's */
   atomic_uint_fast64_t call;    /* odd: the leader is inside the plugin */
   atomic_bool busy;             /* the leader is not waiting for the client */
+  atomic_bool unwatched;        /* the monitor does not look at it */
+  unsigned idle_looks;          /* the monitor's: in a row */
   uint64_t seen_call;           /* the monitor's */
   bool needs_leader;            /* the monitor's: a thread could not start */
   struct conn *next_monitored;  /* under the monitor's lock */

@@ -18,12 +18,20 @@ static pthread_t monitor_thread;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake;
 /* Under lock. */
-static struct conn *watched;
+static struct conn *watched;    /* those that are, or lately were, busy */
 static bool stopping;
 /* The monitor sleeps.  It sets this before it looks at all connections for the
  * last time; leaders set busy before they look at this (both sequentially
  * consistent): so either it sees the one, or they see the other. */
 static atomic_bool parked;
+
+static void
+add_locked (struct conn *c)
+{
+  c->idle_looks = 0;
+  c->next_monitored = watched;
+  watched = c;
+}
 
 void
 steal_busy (struct conn *c)
@@ -31,9 +39,13 @@ steal_busy (struct conn *c)
   if (!c->can_steal)
     return;
   atomic_store (&c->busy, true);
-  if (!atomic_load (&parked))
+  if (!atomic_load (&parked) && !atomic_load (&c->unwatched))
     return;
   pthread_mutex_lock (&lock);
+  if (atomic_load (&c->unwatched)) {
+    atomic_store (&c->unwatched, false);
+    add_locked (c);
+  }
   atomic_store (&parked, false);
   pthread_cond_signal (&wake);
   pthread_mutex_unlock (&lock);
@@ -50,8 +62,7 @@ void
 steal_watch (struct conn *c)
 {
   pthread_mutex_lock (&lock);
-  c->next_monitored = watched;
-  watched = c;
+  add_locked (c);
   pthread_mutex_unlock (&lock);
 }
 
@@ -96,17 +107,41 @@ look_at (struct conn *c)
   start_leader (c);
 }
 
+/* Take an idle connection off the list: hundreds of them would cost more than
+ * those that are busy.  As with parked: this sets unwatched before it looks at
+ * busy, the leader the other way round.  false: it is busy after all. */
+static bool
+leave_alone_locked (struct conn **p)
+{
+  struct conn *c = *p;
+
+  atomic_store (&c->unwatched, true);
+  if (atomic_load (&c->busy)) {
+    atomic_store (&c->unwatched, false);
+    return false;
+  }
+  *p = c->next_monitored;
+  return true;
+}
+
 /* With the lock held: look at all; returns whether any was busy. */
 static bool
 tick_locked (void)
 {
+  struct conn **p = &watched;
   bool any = false;
 
-  for (struct conn *c = watched; c; c = c->next_monitored) {
-    if (!atomic_load (&c->busy) && !c->needs_leader)
+  while (*p != NULL) {
+    struct conn *c = *p;
+
+    if (atomic_load (&c->busy) || c->needs_leader) {
+      any = true;
+      c->idle_looks = 0;
+      look_at (c);
+    }
+    else if (++c->idle_looks > IDLE_TICKS && leave_alone_locked (p))
       continue;
-    any = true;
-    look_at (c);
+    p = &c->next_monitored;
   }
   return any;
 }

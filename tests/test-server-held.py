@@ -2,6 +2,7 @@
 """A request that the plugin does not finish holds up no other, on its own
 connection or elsewhere, and is answered when it is done."""
 import os
+import time
 
 import fixture
 from nbdraw import *
@@ -87,6 +88,19 @@ for i in range(5):
     assert r.alive()
 fifo.release(5)
 assert sorted(r.answer()[1] for _ in range(5)) == list(range(5))
+
+# One that has been idle while another was busy, for long enough that nobody looks
+# at it any more.
+idle = connect(server)
+end = time.monotonic() + 0.5
+while time.monotonic() < end:
+    assert other.alive()
+idle.send(request(WRITE, HOLD_AT, 4, 60, 0, b"held") +
+          request(READ, 0, 512, 61))
+fifo.wait_for_held()
+assert idle.answer()[:2] == (0, 61)
+fifo.release()
+assert idle.answer()[:2] == (0, 60)
 
 # A flush that blocks; a write with FUA; both are handed over.
 fifo2 = Fifo("f2")
