@@ -140,6 +140,9 @@ assert redefine("c1")["name"] == "c1" and tree() == {"c1": (None, True)}
 assert dirty("c1") == [1, 2, 5, 6]
 
 # Later actions of a transaction see it gone, and what was kept of it.
+fixture.wait_until("the job to go", lambda: not q.command("query-jobs"))
+
+
 def action(type_, **data):
     return {"type": type_, "data": {k.replace("_", "-"): v
                                     for k, v in data.items()}}
