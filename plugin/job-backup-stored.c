@@ -94,7 +94,7 @@ restore (BackupJob *b, const JobRow *row, JobSnapshot *shared, GError **error)
 {
   if (row->arguments == NULL || row->target == NULL ||
       !qmp_check (commands_table, "blockdev-backup", row->arguments, error) ||
-      !qmp_check (commands_table, "blockdev-add", row->target, error)) {
+      !node_check_options (row->target, error)) {
     g_clear_error (error);
     command_set_error (error, "its record is damaged");
     return false;

@@ -176,6 +176,16 @@ lasting_options (json_t *args)
   return options;
 }
 
+bool
+node_check_options (const json_t *options, GError **error)
+{
+  g_autoptr (json_t) args = json_deep_copy (options);
+
+  if (qmp_get_str (args, "driver") != NULL)
+    json_object_del (node_protocol_options (args), NODE_TLS);
+  return qmp_check (commands_table, "blockdev-add", args, error);
+}
+
 static Node *
 find_locked (const char *name)
 {

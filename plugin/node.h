@@ -51,7 +51,10 @@ void node_take_back (Node *node);
 
 const char *node_name (const Node *node);
 uint64_t node_size (const Node *node);          /* bytes */
-json_t *node_options (const Node *node);        /* of node_add; borrowed */
+/* What node_add may be given in another process; borrowed. */
+json_t *node_options (const Node *node);
+/* Are these what node_options returned, as far as one can see? */
+bool node_check_options (const json_t *options, GError **error);
 /* Of an NBD node: a connection that is dead is made anew by the next request.  As
  * often as that has been done, and each time what was written and not flushed may
  * be gone. */

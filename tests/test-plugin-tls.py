@@ -12,7 +12,8 @@ t = fixture.Fixture()
 keys = tlskeys.Keys(t)
 bob = keys.issue("client", "bob")
 psk_dir = os.path.dirname(keys.psk("alice"))
-plain = t.start_disks(f"disk=vda:{t.disk('vda', 4 << 20)}")
+vda = f"disk=vda:{t.disk('vda', 4 << 20)}"
+plain = t.start_disks(vda)
 q = t.qmp()
 path = t.path("tls.sock")
 X509, PSK, AUTHZ = "tls-creds-x509", "tls-creds-psk", "authz-simple"
@@ -132,5 +133,24 @@ assert add(X509, "x0", dir=keys.client) is None
 q.command("blockdev-add", driver="nbd", server={
     "type": "unix", "path": target2.sock}, **{"node-name": "target2",
                                               "tls-creds": "x0"})
-q.command("blockdev-del", **{"node-name": "target2"})
+
+# A job goes on there after kill -9: its keys are stored with it.
+with open(disk, "r+b") as f:
+    f.truncate(0)
+    f.truncate(4 << 20)
 q.command("blockdev-del", **{"node-name": "target"})
+q.command("blockdev-backup", device="vda", target="target2", sync="full",
+          speed=1, **{"job-id": "j", "auto-dismiss": False})
+plain.kill()
+plain = t.start_disks(vda)
+q = t.qmp()
+assert q.command("query-jobs")[0]["status"] == "paused"
+q.command("block-job-set-speed", device="j", speed=0)
+q.command("job-resume", id="j")
+fixture.wait_until("the job to end", lambda:
+                   q.command("query-jobs")[0]["status"] == "concluded")
+assert "error" not in q.command("query-jobs")[0]
+with open(disk, "rb") as f:
+    f.seek(65536)
+    assert f.read(1 << 20) == data
+q.command("job-dismiss", id="j")
