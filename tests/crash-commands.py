@@ -206,10 +206,11 @@ def check_memory(t, seed, stats, rounds):
         sizes.append(life.rss())
     life.finish()
     print("KiB:", *sizes)
-    # Sanitizers keep what is freed.
+    # Sanitizers keep what is freed.  Without a leak it goes up and down by 7 MiB
+    # (seen in 16 rounds), with how many threads and copies there were.
     half = rounds // 2
     assert fixture.SANITIZERS != "no" or \
-        min(sizes[half:]) <= min(sizes[:half]) + 4096, sizes
+        min(sizes[half:]) <= min(sizes[:half]) + 8192, sizes
 
 
 def main():

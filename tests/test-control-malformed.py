@@ -209,7 +209,8 @@ for i in range(1500):
         assert ("return" in reply) != ("error" in reply), (text, reply)
         if "error" in reply:
             assert reply["error"]["class"] in (
-                "GenericError", "CommandNotFound", "DeviceNotActive"), reply
+                "GenericError", "CommandNotFound", "DeviceNotActive",
+                "DeviceNotFound"), reply
 
 # --- 64 MiB of nesting: one error, and the rest of it is skipped ---
 for i, piece in enumerate((b"[", b'{"execute":', b'{"id":[')):

@@ -195,8 +195,8 @@ begin (struct ctl *ctl)
   disks = begin_disks (ctl, &push);
   if (disks == NULL)
     return EXIT_USAGE;
-  arguments = json_pack ("{s:o, s:s}", "disks", disks,
-                         "mode", push ? "push" : "pull");
+  arguments = json_pack ("{s:o, s:s*}", "disks", disks,
+                         "mode", push ? "push" : NULL);
   ctl_put_string (ctl, arguments, "id", "id");
   ctl_put_string (ctl, arguments, "incremental", "incremental");
   ctl_put_string (ctl, arguments, "on-cbw-error", "on-cbw-error");
