@@ -431,7 +431,6 @@ do_it (void)
 static void
 start_again (const char *old, const char *new)
 {
-  g_autofree char *image = g_strdup (fx->image[0]);
   g_autoptr (Catalog) cat = catalog_new (fx->state, NULL);
   sqlite3_stmt *stmt;
 
