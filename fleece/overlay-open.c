@@ -388,22 +388,36 @@ settle_below (Disk *disk, const Chain *chain, GError **error)
   return err == 0 || file_error (disk, "sync", disk->path, err, error);
 }
 
+bool
+overlay_moved_image (Catalog *cat, const char *disk, const char *path,
+                     char **out_image, GError **error)
+{
+  g_autofree char *image = NULL, *before = NULL;
+  g_autofree char *given = g_canonicalize_filename (path, NULL);
+
+  *out_image = NULL;
+  if (!store_get_image (cat, disk, &image, &before, error))
+    return false;
+  if (image != NULL && g_strcmp0 (given, before) == 0)
+    *out_image = g_steal_pointer (&image);
+  return true;
+}
+
 /* The image that the user names must not be the one that a stream moved away
  * from. */
 static bool
 check_image (Disk *disk, GError **error)
 {
-  g_autofree char *image = NULL, *before = NULL;
-  g_autofree char *given = g_canonicalize_filename (disk->path, NULL);
+  g_autofree char *image = NULL;
 
-  if (!store_get_image (disk->fleece->cat, disk->name, &image, &before,
-                        error))
+  if (!overlay_moved_image (disk->fleece->cat, disk->name, disk->path, &image,
+                            error))
     return false;
-  if (image == NULL || before == NULL || strcmp (given, before) != 0)
+  if (image == NULL)
     return true;
   g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
                "disk '%s' was moved from '%s' to '%s' by block-stream: name "
-               "that as its image", disk->name, before, image);
+               "that as its image", disk->name, disk->path, image);
   return false;
 }
 

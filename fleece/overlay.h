@@ -75,6 +75,11 @@ OverlayMove *overlay_commit (Disk *disk, const char *top, const char *base,
 OverlayMove *overlay_stream (Disk *disk, const char *layer, bool whole,
                              const char *base, GError **error);
 
+/* Where a stream moved the image of disk, a name, from path; *out_image: NULL: it
+ * did not.  Needs no more than an open catalog. */
+bool overlay_moved_image (Catalog *cat, const char *disk, const char *path,
+                          char **out_image, GError **error);
+
 /* Copy about max_bytes more.  *out_copied: bytes copied (holes cost nothing).
  * 1: there is more; 0: all is there, finish may be called (and is not reached
  * again); -errno of a read or a write: calling it again tries again there.

@@ -24,6 +24,7 @@
 #include "plugin/plugin.h"
 #include "plugin/restore.h"
 #include "plugin/snapshot-node.h"
+#include "plugin/thread.h"
 #include "plugin/transaction.h"
 
 #define FILE_NAME ADDED_DISKS_FILE
@@ -32,8 +33,10 @@
 /* Commands look a disk up and are done with it soon, but for a cut. */
 #define WAIT_UNUSED_MS 2000
 
+/* A leaf: also jobs write, which hold no transaction. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* What the file has, as it was read or last written.  Set up before any thread
- * runs, then under the transaction. */
+ * runs, then under lock. */
 static GKeyFile *file;
 
 /* --- the file --- */
@@ -175,7 +178,7 @@ store (GKeyFile *new_file, GError **error)
 
 /* path: NULL: without it. */
 static bool
-store_change (const char *name, const char *path, GError **error)
+store_change_locked (const char *name, const char *path, GError **error)
 {
   g_autofree char *group = group_of (name);
   g_autofree char *old = g_key_file_get_string (file, group, "path", NULL);
@@ -194,6 +197,69 @@ store_change (const char *name, const char *path, GError **error)
     g_key_file_remove_group (file, group, NULL);
   store (file, NULL);
   return false;
+}
+
+static bool
+store_change (const char *name, const char *path, GError **error)
+{
+  SCOPED_LOCK (&lock);
+
+  return store_change_locked (name, path, error);
+}
+
+static bool
+is_stored (const char *name)
+{
+  g_autofree char *group = group_of (name);
+  SCOPED_LOCK (&lock);
+
+  return g_key_file_has_group (file, group);
+}
+
+bool
+added_disk_follow (const char *name, const char *path, GError **error)
+{
+  g_autofree char *group = group_of (name);
+  g_autofree char *old = NULL;
+  SCOPED_LOCK (&lock);
+
+  old = g_key_file_get_string (file, group, "path", NULL);
+  return old == NULL || strcmp (old, path) == 0 ||
+    store_change_locked (name, path, error);
+}
+
+/* --- a start --- */
+
+static bool
+open_stored (const ParamsDisk *disk, GError **error)
+{
+  const Params *params = plugin.params;
+  g_autofree char *moved = NULL;
+
+  if (!overlay_moved_image (plugin.catalog, disk->name, disk->path, &moved,
+                            error))
+    return false;
+  /* The catalog had it, and then this file had not yet. */
+  return fleece_add_disk (plugin.fleece, disk->name, moved != NULL ? moved
+                          : disk->path, params->granularity, error) != NULL &&
+    (moved == NULL || added_disk_follow (disk->name, moved, error));
+}
+
+bool
+added_disks_open (GError **error)
+{
+  const Params *params = plugin.params;
+
+  for (size_t i = 0; i < params->disks->len; i++) {
+    const ParamsDisk *disk = params->disks->pdata[i];
+
+    if (!disk->added || open_stored (disk, error))
+      continue;
+    g_prefix_error (error, "it was added while the server ran, see '%s/"
+                    FILE_NAME "': ", params->state);
+    return false;
+  }
+  return true;
 }
 
 /* --- blockdev-add --- */
@@ -471,13 +537,12 @@ bool
 added_disk_delete (const char *name, bool *out_found, GError **error)
 {
   G_GNUC_UNUSED g_autoptr (Transaction) t = transaction_new ();
-  g_autofree char *group = group_of (name);
   g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, name);
 
   *out_found = disk != NULL;
   if (disk == NULL)
     return false;
-  if (is_given (name) || !g_key_file_has_group (file, group)) {
+  if (is_given (name) || !is_stored (name)) {
     command_set_error (error, "Node %s is not owned by the monitor: it was "
                        "given by disk= or config=", name);
     return false;

@@ -9,7 +9,7 @@
  * again it goes on from there.
  *
  * Locking: one addition or deletion at a time, and none beside a transaction
- * (transaction.h), which these hold.
+ * (transaction.h), which these hold.  The file has a mutex, a leaf.
  */
 #ifndef ADDED_DISKS_H
 #define ADDED_DISKS_H
@@ -31,7 +31,15 @@ bool added_disks_exist (const char *state);
  * with another image.  One that params has just so stays in the file, unused. */
 bool added_disks_load (Params *params, GError **error);
 
+/* Opens them; the catalog is open, fleece_start comes next.  One whose image a
+ * stream has moved is opened where it is now, whatever the file says. */
+bool added_disks_open (GError **error);
+
 void added_disks_free (void);
+
+/* The image of a disk is at path now: if the file has the disk, it gets the path.
+ * Any thread.  On failure the file has what it had. */
+bool added_disk_follow (const char *name, const char *path, GError **error);
 
 /* args: of blockdev-add, checked by its table, with "disk". */
 bool added_disk_add (json_t *args, GError **error);

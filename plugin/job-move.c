@@ -6,6 +6,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include "plugin/added-disks.h"
 #include "plugin/commands.h"
 #include "plugin/job-move.h"
 #include "plugin/layer-node.h"
@@ -18,6 +19,7 @@ typedef struct {
   OverlayMove *move;
   JobOnError on_error;
   bool at_once;
+  bool stream;
   bool leave;                   /* ends without taking effect, as it was told to */
 } MoveJob;
 
@@ -73,6 +75,25 @@ move_run (Job *job, void *opaque, GError **error)
   return true;
 }
 
+/* The list of added disks may be one move behind, which is what the catalog knows;
+ * never two. */
+static bool
+finish (MoveJob *m, GError **error)
+{
+  const char *name = disk_name (m->disk);
+  g_autoptr (GError) late = NULL;
+
+  if (m->stream &&
+      !added_disk_follow (name, disk_path (m->disk), error))
+    return false;
+  if (!overlay_move_finish (m->move, error))
+    return false;
+  if (m->stream && !added_disk_follow (name, disk_path (m->disk), &late))
+    nbdkit_error ("warning: disk '%s' is in '%s' now, what the next start sees "
+                  "by itself: %s", name, disk_path (m->disk), late->message);
+  return true;
+}
+
 /* A guest's write that has failed beneath is copied again; then it fails here. */
 static bool
 move_prepare (Job *job, void *opaque, GError **error)
@@ -87,7 +108,7 @@ move_prepare (Job *job, void *opaque, GError **error)
   while ((r = overlay_move_step (m->move, STEP, &copied, &writing)) > 0)
     ;
   if (r == 0)
-    return overlay_move_finish (m->move, error);
+    return finish (m, error);
   command_set_error (error, "%s", g_strerror (-r));
   return false;
 }
@@ -133,8 +154,9 @@ move_job_start (Disk *disk, OverlayMove *move, const MoveOptions *options,
   m->move = move;
   m->on_error = options->on_error;
   m->at_once = options->at_once;
-  job = job_new (strcmp (options->type, "commit") == 0 ? &commit_driver
-                 : &stream_driver, m, &options->job, error);
+  m->stream = strcmp (options->type, "stream") == 0;
+  job = job_new (m->stream ? &stream_driver : &commit_driver, m,
+                 &options->job, error);
   if (job == NULL) {
     overlay_move_free (move);
     disk_unref (disk);

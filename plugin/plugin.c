@@ -142,6 +142,7 @@ fleece_plugin_dump_plugin (void)
   printf ("fleece_max_granularity=%u\n", GRANULARITY_MAX);
 }
 
+/* Those that an earlier run added come when the catalog is open. */
 static bool
 add_disks (GError **error)
 {
@@ -150,13 +151,10 @@ add_disks (GError **error)
   for (size_t i = 0; i < params->disks->len; i++) {
     const ParamsDisk *disk = params->disks->pdata[i];
 
-    if (fleece_add_disk (plugin.fleece, disk->name, disk->path,
-                         params->granularity, error) == NULL) {
-      if (disk->added)
-        g_prefix_error (error, "it was added while the server ran, see "
-                        "'%s/" ADDED_DISKS_FILE "': ", params->state);
+    if (!disk->added &&
+        fleece_add_disk (plugin.fleece, disk->name, disk->path,
+                         params->granularity, error) == NULL)
       return false;
-    }
   }
   return true;
 }
@@ -395,7 +393,7 @@ fleece_plugin_after_fork (void)
   GError *error = NULL;
 
   raise_file_limit ();
-  if (catalog_open (plugin.catalog, &error) &&
+  if (catalog_open (plugin.catalog, &error) && added_disks_open (&error) &&
       (plugin.resumed ||
        job_restore_bitmaps (&error)) &&
       fleece_start (plugin.fleece, plugin.catalog, &error) &&

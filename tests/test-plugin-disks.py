@@ -243,3 +243,38 @@ for _ in range(5):
     else:
         added("vdc", vdc)
         q.command("blockdev-del", node_name="vdc")
+
+# One whose image a stream has moved stays where it is, also where the catalog
+# knows that and the file does not yet.
+added("vdc", vdc)
+h = t.connect("vdc")
+data = bytearray(h.pread(SIZE, 0))
+for i in 1, 2, 3:
+    image = t.path(f"moved{i}")
+    with open(INI) as f:
+        text = f.read()
+    q.command("blockdev-add", driver="layer", node_name="l", filename=image)
+    q.command("blockdev-snapshot", node="vdc", overlay="l")
+    data[i * G:i * G + 512] = bytes([i]) * 512
+    h.pwrite(data[i * G:i * G + 512], i * G)
+    q.command("block-stream", device="vdc", job_id="j")
+    fixture.wait_until("the stream to end", lambda: not q.command("query-jobs"))
+    with open(INI) as f:
+        assert f"path={image}\n" in f.read()
+    if i == 1:
+        continue
+    server.kill()
+    if i == 3:
+        with open(INI, "w") as f:
+            f.write(text)
+        os.unlink(t.path("moved2"))
+    server = t.start_disks()
+    q, h = t.qmp(), t.connect("vdc")
+    assert disks() == ["vdb", "vdc"]
+    assert h.pread(SIZE, 0) == data
+    with open(INI) as f:
+        assert f"path={image}\n" in f.read()
+q.command("quit")
+assert server.process.wait(60) == 0
+server = t.start_disks(f"disk=vdc:{image}")
+assert t.connect("vdc").pread(SIZE, 0) == data
