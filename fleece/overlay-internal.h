@@ -230,7 +230,10 @@ bool store_delete_overlay (Catalog *cat, int64_t id, GError **error);
 /* May the disk have this size (bytes), as far as was recorded? */
 bool store_knows_size (Catalog *cat, const char *disk, uint64_t size,
                        bool *out_known, GError **error);
-/* The image that a disk has got by a stream, and the one it had before. */
+/* The image that a disk has got by a stream, and those it had before, as of
+ * overlay_image_path, which have no IMAGE_SEPARATOR: that is between two. */
+#define IMAGE_SEPARATOR "//"
+char *overlay_image_path (const char *path);    /* the caller's */
 bool store_set_image (Catalog *cat, int64_t disk_id, const char *image,
                       const char *before, uint64_t inode, int64_t birth_ns,
                       GError **error);

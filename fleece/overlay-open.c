@@ -388,17 +388,36 @@ settle_below (Disk *disk, const Chain *chain, GError **error)
   return err == 0 || file_error (disk, "sync", disk->path, err, error);
 }
 
+char *
+overlay_image_path (const char *path)
+{
+  char *real = g_canonicalize_filename (path, NULL);
+
+  if (g_str_has_prefix (real, "//"))    /* which that keeps */
+    memmove (real, real + 1, strlen (real));
+  return real;
+}
+
+/* Of what image_before has. */
+static bool
+has_image (const char *list, const char *path)
+{
+  g_auto (GStrv) images = g_strsplit (list, IMAGE_SEPARATOR, -1);
+
+  return g_strv_contains ((const char *const *) images, path);
+}
+
 bool
 overlay_moved_image (Catalog *cat, const char *disk, const char *path,
                      char **out_image, GError **error)
 {
   g_autofree char *image = NULL, *before = NULL;
-  g_autofree char *given = g_canonicalize_filename (path, NULL);
+  g_autofree char *given = overlay_image_path (path);
 
   *out_image = NULL;
   if (!store_get_image (cat, disk, &image, &before, error))
     return false;
-  if (image != NULL && g_strcmp0 (given, before) == 0)
+  if (image != NULL && before != NULL && has_image (before, given))
     *out_image = g_steal_pointer (&image);
   return true;
 }

@@ -75,7 +75,7 @@ OverlayMove *overlay_commit (Disk *disk, const char *top, const char *base,
 OverlayMove *overlay_stream (Disk *disk, const char *layer, bool whole,
                              const char *base, GError **error);
 
-/* Where a stream moved the image of disk, a name, from path; *out_image: NULL: it
+/* Where streams moved the image of disk, a name, from path; *out_image: NULL: they
  * did not.  Needs no more than an open catalog. */
 bool overlay_moved_image (Catalog *cat, const char *disk, const char *path,
                           char **out_image, GError **error);

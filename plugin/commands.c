@@ -8,6 +8,7 @@
 #include <nbdkit-plugin.h>
 
 #include "plugin/added-exports.h"
+#include "fleece/overlay.h"
 #include "plugin/commands.h"
 #include "plugin/layer-node.h"
 #include "plugin/plugin.h"
@@ -48,6 +49,31 @@ command_quit (struct qmp_session *session, json_t *args, GError **error)
   return json_object ();
 }
 
+/* The next image would have the arguments of this one, and end. */
+static bool
+check_images (GError **error)
+{
+  const Params *params = plugin.params;
+
+  for (size_t i = 0; i < params->disks->len; i++) {
+    const ParamsDisk *disk = params->disks->pdata[i];
+    g_autofree char *moved = NULL;
+
+    if (disk->added)
+      continue;
+    if (!overlay_moved_image (plugin.catalog, disk->name, disk->path, &moved,
+                              error))
+      return false;
+    if (moved == NULL)
+      continue;
+    command_set_error (error, "disk '%s' was moved to '%s' by block-stream: the "
+                       "server is not replaced, it has to be started with that "
+                       "as its image", disk->name, moved);
+    return false;
+  }
+  return true;
+}
+
 /* The server calls .cleanup soon, in another thread: control_stop waits for
  * this command, and sends its reply. */
 json_t *
@@ -62,6 +88,8 @@ command_server_reexec (struct qmp_session *session, json_t *args,
                        "running: only nbdfleece can");
     return NULL;
   }
+  if (!check_images (error))
+    return NULL;
   if (host->reexec () == -1) {
     command_set_error (error, "the server is not replaced, its log says why");
     return NULL;

@@ -75,17 +75,12 @@ move_run (Job *job, void *opaque, GError **error)
   return true;
 }
 
-/* The list of added disks may be one move behind, which is what the catalog knows;
- * never two. */
 static bool
 finish (MoveJob *m, GError **error)
 {
   const char *name = disk_name (m->disk);
   g_autoptr (GError) late = NULL;
 
-  if (m->stream &&
-      !added_disk_follow (name, disk_path (m->disk), error))
-    return false;
   if (!overlay_move_finish (m->move, error))
     return false;
   if (m->stream && !added_disk_follow (name, disk_path (m->disk), &late))

@@ -278,3 +278,29 @@ q.command("quit")
 assert server.process.wait(60) == 0
 server = t.start_disks(f"disk=vdc:{image}")
 assert t.connect("vdc").pread(SIZE, 0) == data
+q = t.qmp()
+q.command("quit")
+assert server.process.wait(60) == 0
+
+# One of disk= does not: none of the images that it had is taken for it, also not
+# by a server that replaces itself.
+server = t.start_disks(f"disk=vda:{vda}")
+q, h = t.qmp(), t.connect("vda")
+images = [vda, t.path("vda1"), t.path("vda2")]
+for i in 1, 2:
+    q.command("blockdev-add", driver="layer", node_name="l", filename=images[i])
+    q.command("blockdev-snapshot", node="vda", overlay="l")
+    h.pwrite(bytes([i]) * G, 0)
+    q.command("block-stream", device="vda", job_id="j")
+    fixture.wait_until("the stream to end", lambda: not q.command("query-jobs"))
+    assert images[i] in q.error("server-reexec")["desc"]
+assert h.pread(G, 0) == bytes([2]) * G
+server.kill()
+for image in images[:2]:
+    start_refused("was moved from", image, images[2],
+                  args=(f"disk=vda:{image}",))
+server = t.start_disks(f"disk=vda:{images[2]}")
+q, h = t.qmp(), t.connect("vda")
+q.command("server-reexec")
+q.read_to_end()
+assert h.pread(G, 0) == bytes([2]) * G
