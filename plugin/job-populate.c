@@ -424,8 +424,9 @@ find_sources (PopulateJob *p, Transaction *t, GPtrArray *own, json_t *args,
     if (p->disks->len == 1) {
       Disk *disk = p->disks->pdata[0];
       g_autoptr (GPtrArray) chain = disk_chain (disk);
+      g_autofree char *name = layer_node_name (disk, chain->pdata[0]);
 
-      return add_allocation (p, layer_node_name (disk, chain->pdata[0]), error);
+      return add_allocation (p, name, error);
     }
     command_set_error (error, "pattern 'allocation-top' is of one node: "
                        "targets of several need 'sources'");

@@ -15,6 +15,7 @@
 #include "plugin/layer-node.h"
 #include "plugin/node.h"
 #include "plugin/plugin.h"
+#include "plugin/restore.h"
 #include "plugin/thread.h"
 #include "plugin/transaction.h"
 
@@ -27,6 +28,7 @@ typedef struct {
   char *name;
   char *path;                   /* the user's file; NULL: ours */
   char *disk;                   /* name; NULL: of none yet */
+  char *layer;                  /* its name in the disk's chain; with disk */
 } LayerNode;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -41,6 +43,7 @@ layer_free (gpointer data)
   g_free (node->name);
   g_free (node->path);
   g_free (node->disk);
+  g_free (node->layer);
   g_free (node);
 }
 
@@ -58,12 +61,11 @@ find_locked (const char *name)
 
 /* The name is taken already, in the table of all nodes. */
 static LayerNode *
-insert_locked (const char *name, const char *disk)
+insert_locked (const char *name)
 {
   LayerNode *node = g_new0 (LayerNode, 1);
 
   node->name = g_strdup (name);
-  node->disk = g_strdup (disk);
   if (nodes == NULL)
     nodes = g_ptr_array_new_with_free_func (layer_free);
   g_ptr_array_add (nodes, node);
@@ -127,7 +129,7 @@ layer_node_add (json_t *args, GError **error)
     }
   }
   SCOPED_LOCK (&lock);
-  node = insert_locked (name, NULL);
+  node = insert_locked (name);
   node->path = g_steal_pointer (&path);
   return true;
 }
@@ -186,10 +188,45 @@ layer_index (const GPtrArray *chain, const char *layer)
   return -1;
 }
 
-const char *
+char *
 layer_node_name (Disk *disk, const OverlayInfo *info)
 {
-  return info->name != NULL ? info->name : disk_name (disk);
+  if (info->name == NULL)
+    return g_strdup (disk_name (disk));
+  if (!g_str_has_prefix (info->name, RESTORE_LAYER_PREFIX))
+    return g_strdup (info->name);
+  /* Each disk of the restore has one of the same name. */
+  return g_strcanon (g_strconcat ("restore-", disk_name (disk), "-", info->name +
+                                  strlen (RESTORE_LAYER_PREFIX), NULL),
+                     G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS "-._", '_');
+}
+
+static bool
+is_of (const LayerNode *node, Disk *disk)
+{
+  return g_strcmp0 (node->disk, disk_name (disk)) == 0;
+}
+
+/* The node of a layer, by a name that nobody else has. */
+static bool
+name_locked (Disk *disk, const char *name, const char *layer, GError **error)
+{
+  LayerNode *node = find_locked (name);
+
+  if (node != NULL && is_of (node, disk))
+    return true;
+  if (node == NULL) {
+    if (!node_add_filter (name, LAYER, disk, error))
+      return false;
+    node = insert_locked (name);
+  }
+  else if (node->disk != NULL || strcmp (name, layer) != 0) {
+    command_set_error (error, "Duplicate nodes with node-name='%s'", name);
+    return false;
+  }
+  node->disk = g_strdup (disk_name (disk));
+  node->layer = g_strdup (layer);
+  return true;
 }
 
 static void
@@ -197,21 +234,12 @@ add_missing_locked (Disk *disk, const GPtrArray *chain)
 {
   for (guint i = 0; i < chain->len; i++) {
     const OverlayInfo *info = chain->pdata[i];
+    g_autofree char *name = layer_node_name (disk, info);
     g_autoptr (GError) error = NULL;
-    LayerNode *node;
 
-    if (info->name == NULL)
-      continue;
-    node = find_locked (info->name);
-    if (node == NULL && !node_add_filter (info->name, LAYER, disk, &error)) {
+    if (info->name != NULL && !name_locked (disk, name, info->name, &error))
       nbdkit_error ("warning: disk '%s': its layer '%s' cannot be named: %s",
                     disk_name (disk), info->name, error->message);
-      continue;
-    }
-    if (node == NULL)
-      insert_locked (info->name, disk_name (disk));
-    else if (node->disk == NULL)
-      node->disk = g_strdup (disk_name (disk));
   }
 }
 
@@ -224,8 +252,7 @@ layer_node_sync (Disk *disk)
   for (guint i = nodes != NULL ? nodes->len : 0; i > 0; i--) {
     const LayerNode *node = nodes->pdata[i - 1];
 
-    if (node->disk != NULL && strcmp (node->disk, disk_name (disk)) == 0 &&
-        layer_index (chain, node->name) == -1)
+    if (is_of (node, disk) && layer_index (chain, node->layer) == -1)
       g_ptr_array_remove_index (nodes, i - 1);
   }
   add_missing_locked (disk, chain);
@@ -237,8 +264,7 @@ layer_node_forget (Disk *disk)
   SCOPED_LOCK (&lock);
 
   for (guint i = nodes != NULL ? nodes->len : 0; i > 0; i--)
-    if (g_strcmp0 (((const LayerNode *) nodes->pdata[i - 1])->disk,
-                   disk_name (disk)) == 0)
+    if (is_of (nodes->pdata[i - 1], disk))
       g_ptr_array_remove_index (nodes, i - 1);
 }
 
@@ -246,21 +272,23 @@ Disk *
 layer_node_find (const char *name, char **out_layer)
 {
   Disk *disk = fleece_find_disk (plugin.fleece, name);
-  g_autofree char *of = NULL;
+  g_autofree char *of = NULL, *layer = NULL;
 
   *out_layer = NULL;
   if (disk != NULL)
     return disk;
   pthread_mutex_lock (&lock);
   LayerNode *node = find_locked (name);
-  if (node != NULL)
+  if (node != NULL) {
     of = g_strdup (node->disk);
+    layer = g_strdup (node->layer);
+  }
   pthread_mutex_unlock (&lock);
   if (of == NULL)
     return NULL;
   disk = fleece_find_disk (plugin.fleece, of);
   if (disk != NULL)
-    *out_layer = g_strdup (name);
+    *out_layer = g_steal_pointer (&layer);
   return disk;
 }
 
@@ -297,16 +325,19 @@ layer_node_list (Disk *disk, json_t *list)
   for (guint i = 0; i < chain->len; i++) {
     const OverlayInfo *info = chain->pdata[i];
     const OverlayInfo *below = i + 1 < chain->len ? chain->pdata[i + 1] : NULL;
+    g_autofree char *name = layer_node_name (disk, info);
+    g_autofree char *backing = NULL;
     json_t *entry;
 
     if (info->name == NULL || below == NULL)
       continue;
-    entry = node_entry (info->name, info->path, info->size);
+    backing = layer_node_name (disk, below);
+    entry = node_entry (name, info->path, info->size);
     json_object_update_new (entry, json_pack (
       "{s:o, s:i, s:I, s:s}", "backing_file", qmp_text (below->path),
       "backing_file_depth", (int) (chain->len - 1 - i),
       "present-bytes", (json_int_t) info->present_bytes,
-      "backing", layer_node_name (disk, below)));
+      "backing", backing));
     json_array_append_new (list, entry);
   }
 }
@@ -322,8 +353,8 @@ layer_node_describe (Disk *disk, json_t *entry)
   layers = json_array ();
   for (guint i = 0; i < chain->len; i++) {
     const OverlayInfo *info = chain->pdata[i];
-    json_t *layer = json_pack ("{s:s, s:o}", "node-name",
-                               layer_node_name (disk, info), "file",
+    g_autofree char *name = layer_node_name (disk, info);
+    json_t *layer = json_pack ("{s:s, s:o}", "node-name", name, "file",
                                qmp_text (info->path));
 
     if (info->name != NULL)

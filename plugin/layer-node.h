@@ -36,8 +36,8 @@ void layer_node_forget (Disk *disk);
 Disk *layer_node_find (const char *node, char **out_layer);
 /* Its place in disk_chain, 0: the active one; -1: not there. */
 int layer_index (const GPtrArray *chain, const char *layer);
-/* The node's name of an entry of disk_chain (borrowed). */
-const char *layer_node_name (Disk *disk, const OverlayInfo *info);
+/* The node's name of an entry of disk_chain; the caller's. */
+char *layer_node_name (Disk *disk, const OverlayInfo *info);
 
 /* Entries of query-named-block-nodes: of layers that belong to no disk, and of those
  * of this one. */

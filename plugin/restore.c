@@ -18,8 +18,6 @@
 #include "plugin/thread.h"
 #include "plugin/transaction.h"
 
-/* Names of overlays: no node's, which begin with a letter. */
-#define OVERLAY_PREFIX "_restore_"
 #define ID_MAX_BYTES 54         /* so that those have at most 64 */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -80,7 +78,7 @@ restore_unref (Restore *r)
 static char *
 overlay_name_of (const Restore *r)
 {
-  return g_strconcat (OVERLAY_PREFIX, r->id, NULL);
+  return g_strconcat (RESTORE_LAYER_PREFIX, r->id, NULL);
 }
 
 /* --- the table --- */
@@ -439,7 +437,8 @@ static void
 start_commit (Disk *disk, const char *layer)
 {
   g_autofree char *id = g_strdup_printf ("restore-%s-%s", disk_name (disk),
-                                         layer + strlen (OVERLAY_PREFIX));
+                                         layer +
+                                         strlen (RESTORE_LAYER_PREFIX));
   g_autoptr (GPtrArray) chain = disk_chain (disk);
   g_autoptr (GError) error = NULL;
   MoveOptions options = {
@@ -458,7 +457,7 @@ start_commit (Disk *disk, const char *layer)
   if (move == NULL || !move_job_start (disk, move, &options, &error))
     nbdkit_error ("warning: disk '%s' has been restored, but its layer '%s' "
                   "stays until the next start, or a block-commit: %s",
-                  disk_name (disk), layer, error->message);
+                  disk_name (disk), id, error->message);
 }
 
 static bool
@@ -612,7 +611,8 @@ restore_load (GError **error)
     for (guint i = 0; i < chain->len; i++) {
       const OverlayInfo *info = chain->pdata[i];
 
-      if (info->name != NULL && g_str_has_prefix (info->name, OVERLAY_PREFIX))
+      if (info->name != NULL &&
+          g_str_has_prefix (info->name, RESTORE_LAYER_PREFIX))
         start_commit (disks->disk[d], info->name);
     }
   }

@@ -328,13 +328,14 @@ static bool
 check_active (Disk *disk, const char *node, const char *layer, GError **error)
 {
   g_autoptr (GPtrArray) chain = disk_chain (disk);
+  g_autofree char *above = NULL;
   int i = layer_index (chain, layer);
 
   if (i <= 0)
     return true;
+  above = layer_node_name (disk, chain->pdata[i - 1]);
   command_set_error (error, "Node '%.100s' is busy: node is used as backing hd "
-                     "of '%s'", node,
-                     layer_node_name (disk, chain->pdata[i - 1]));
+                     "of '%s'", node, above);
   return false;
 }
 

@@ -180,3 +180,39 @@ with_export("vdb@r", lambda h: write_some(h, new["vdb"], [7]))
 q.command("restore-end", id="r", action="apply")
 model = new
 moved()
+
+# --- the job cancelled: a layer like any other ---
+def layers():
+    return [n["node-name"] for n in q.command("query-block")[0]["inserted"].get(
+        "layers", [])]
+
+
+def cancelled(id):
+    """How far the job gets before it nobody can say: then once more."""
+    q.command("restore-begin", id=id, disks=[{"disk": "vda"}])
+    with_export(f"vda@{id}", lambda h: write_some(h, model["vda"], range(64)))
+    q.command("restore-end", id=id, action="apply")
+    q.execute("job-cancel", id=f"restore-vda-{id}")
+    fixture.wait_until("the job to end", lambda: not q.command("query-jobs"))
+    return layers()
+
+
+ids = [f"c{i}" for i in range(100)]
+fixture.wait_until("a job to be cancelled", lambda: cancelled(ids.pop()))
+name, image = layers()
+assert image == "vda" and name.startswith("restore-vda-c"), name
+assert data("vda") == model["vda"]
+q.command("blockdev-add", driver="layer", node_name="l")
+assert f"'{name}'" in desc("blockdev-snapshot", node="vda", overlay="l")
+q.command("blockdev-snapshot", node=name, overlay="l")
+assert layers() == ["l", name, "vda"]
+nodes = {n["node-name"]: n for n in q.command("query-named-block-nodes")}
+assert nodes[name]["backing"] == "vda" and nodes["l"]["backing"] == name
+with_export("vda", lambda h: write_some(h, model["vda"], [30]))
+q.command("block-stream", device="l", base_node="vda", job_id="j")
+fixture.wait_until("the job to end", lambda: not q.command("query-jobs"))
+assert layers() == ["l", "vda"] and data("vda") == model["vda"]
+assert name not in {n["node-name"]
+                    for n in q.command("query-named-block-nodes")}
+restart(kill=True)
+assert layers() == ["l", "vda"] and data("vda") == model["vda"]
