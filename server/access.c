@@ -470,6 +470,11 @@ terms_load_keys (Terms *terms, GError **error)
                  "without that");
     return false;
   }
+  if (terms->identity != NULL && terms_tls_mode (terms) != TLS_REQUIRE) {
+    g_set_error (error, ACCESS_ERROR, 0, "option 'tls-identity' needs "
+                 "tls=require: nobody else is asked who he is");
+    return false;
+  }
   if (terms_tls_mode (terms) == TLS_OFF)
     return true;
   if (has_own) {

@@ -111,6 +111,9 @@ refused("option 'tls-psk' cannot be used together",
 refused("'tls-verify-peer' not without", listener("tls-verify-peer=on"))
 refused("'x' is not on or off", listener("tls-verify-peer=x"))
 refused("option 'tls' needs certificates", listener("tls=on"))
+for more in ((), ("tls=off",), ("tls=on", "tls-psk=" + good)):
+    refused("'tls-identity' needs tls=require", listener(
+        "tls-identity=alice", *more))
 
 # Default folders, of somebody who is not root: nothing is there, or something.
 text = subprocess.run([fixture.NBDFLEECE, "--dump-config"], text=True,
