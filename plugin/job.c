@@ -21,7 +21,11 @@ pthread_mutex_t job_lock = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t job_changed;
 GPtrArray *jobs;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static unsigned nr_threads;             /* under job_lock */
+/* Under job_lock.  A thread that ends joins the one that did before it, so that none
+ * is in our code any more when we are unloaded. */
+static unsigned nr_threads;
+static bool has_left;
+static pthread_t left;
 
 static void
 init_once (void)
@@ -345,8 +349,9 @@ static void *
 job_thread (void *opaque)
 {
   Job *job = opaque;
-  g_autoptr (GError) error = NULL;
-  bool ok = job->driver->run (job, job->opaque, &error);
+  GError *error = NULL;
+  bool ok = job->driver->run (job, job->opaque, &error), has_previous;
+  pthread_t previous;
 
   pthread_mutex_lock (&job_lock);
   if (!job_must_end_locked (job) && !ok)
@@ -359,9 +364,16 @@ job_thread (void *opaque)
     suspend_locked (job);
   else
     end_locked (job, ok);
+  g_clear_error (&error);
   nr_threads--;
+  previous = left;
+  has_previous = has_left;
+  left = pthread_self ();
+  has_left = true;
   pthread_cond_broadcast (&job_changed);
   pthread_mutex_unlock (&job_lock);
+  if (has_previous)
+    pthread_join (previous, NULL);
   return NULL;
 }
 
@@ -380,7 +392,6 @@ job_start (Job *job, GError **error)
                        strerror (err));
     return false;
   }
-  pthread_detach (thread);
   nr_threads++;
   return true;
 }
@@ -442,6 +453,10 @@ job_stop_all (void)
   pthread_cond_broadcast (&job_changed);
   while (nr_threads > 0)
     pthread_cond_wait (&job_changed, &job_lock);
+  if (has_left) {
+    pthread_join (left, NULL);  /* it does not take the lock any more */
+    has_left = false;
+  }
   while (jobs->len > 0)
     job_dismiss_locked (jobs->pdata[jobs->len - 1]);
 }
