@@ -3,6 +3,7 @@
 """Rules by user, group, address and name of the export: those of a listener and
 those of a file; and that whoever can open nothing is turned away at once."""
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -14,6 +15,9 @@ from nbdraw import *
 
 t = fixture.Fixture()
 os.chmod(t.tmpdir, 0o755)
+# The sources may be where only root gets to.
+for name in ("fixture.py", "nbdraw.py"):
+    shutil.copy(os.path.join(fixture.SRCDIR, name), t.tmpdir)
 rules = t.path("rules")
 
 # As another user: lists the exports and tries to open both and write to them.
@@ -43,7 +47,7 @@ print(*found)
 
 def client(sock, uid=0, gid=0, groups=()):
     """What it finds: names, then what it may do with a and with b."""
-    argv = [sys.executable, "-c", CLIENT, fixture.SRCDIR, sock]
+    argv = [sys.executable, "-c", CLIENT, t.tmpdir, sock]
     if os.geteuid() == 0:
         argv[:0] = ["setpriv", f"--reuid={uid}", f"--regid={gid}",
                     "--groups=" + ",".join(map(str, groups)) if groups
