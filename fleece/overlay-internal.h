@@ -230,10 +230,10 @@ bool store_delete_overlay (Catalog *cat, int64_t id, GError **error);
 /* May the disk have this size (bytes), as far as was recorded? */
 bool store_knows_size (Catalog *cat, const char *disk, uint64_t size,
                        bool *out_known, GError **error);
-/* The image that a disk has got by a stream, and those it had before, as of
- * overlay_image_path, which have no IMAGE_SEPARATOR: that is between two. */
-#define IMAGE_SEPARATOR "//"
-char *overlay_image_path (const char *path);    /* the caller's */
+/* Another disk, with an image of this identity and with layers on it; or NULL. */
+bool store_find_layered (Catalog *cat, const char *disk, uint64_t inode,
+                         int64_t birth_ns, char **out_other, GError **error);
+/* The image that a disk has got by a stream, and the one it had before. */
 bool store_set_image (Catalog *cat, int64_t disk_id, const char *image,
                       const char *before, uint64_t inode, int64_t birth_ns,
                       GError **error);

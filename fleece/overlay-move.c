@@ -364,27 +364,6 @@ finish_commit (OverlayMove *move, GError **error)
 
 /* --- the end of a stream */
 
-/* All images that the disk has had, but for the one that it gets; the caller's.
- * NULL: an error. */
-static char *
-images_before (Disk *disk, const char *next, GError **error)
-{
-  g_autoptr (GPtrArray) list = g_ptr_array_new ();
-  g_autofree char *last = overlay_image_path (disk->path);
-  g_autofree char *image = NULL, *before = NULL;
-  g_auto (GStrv) older = NULL;
-
-  if (!store_get_image (disk->fleece->cat, disk->name, &image, &before, error))
-    return NULL;
-  older = g_strsplit (before != NULL ? before : "", IMAGE_SEPARATOR, -1);
-  g_ptr_array_add (list, last);
-  for (char **p = older; *p != NULL; p++)
-    if (strcmp (*p, next) != 0 && strcmp (*p, last) != 0)
-      g_ptr_array_add (list, *p);
-  g_ptr_array_add (list, NULL);
-  return g_strjoinv (IMAGE_SEPARATOR, (char **) list->pdata);
-}
-
 /* The layer's file is the image from now on. */
 static bool
 move_image (OverlayMove *move, GError **error)
@@ -393,12 +372,12 @@ move_image (OverlayMove *move, GError **error)
   Catalog *cat = disk->fleece->cat;
   OverlayStack *stack = disk->stack;
   Overlay *into = move->into;
-  g_autofree char *before = images_before (disk, into->path, error);
+  g_autofree char *before = g_canonicalize_filename (disk->path, NULL);
   bool top = move->end + 1 == move->chain->nr;
   g_autoptr (GPtrArray) gone = layers_of (move->chain, 0, move->end + 1);
   Chain *chain;
 
-  if (before == NULL || !catalog_begin (cat, error))
+  if (!catalog_begin (cat, error))
     return false;
   if (!retire_rows (cat, move->chain, 0, move->end + 1, error) ||
       !store_set_overlay_keep (cat, into->id, error) ||

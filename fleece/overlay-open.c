@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "bitmap/checkpoint.h"
 #include "bitmap/sector.h"
@@ -388,42 +389,56 @@ settle_below (Disk *disk, const Chain *chain, GError **error)
   return err == 0 || file_error (disk, "sync", disk->path, err, error);
 }
 
-char *
-overlay_image_path (const char *path)
-{
-  char *real = g_canonicalize_filename (path, NULL);
-
-  if (g_str_has_prefix (real, "//"))    /* which that keeps */
-    memmove (real, real + 1, strlen (real));
-  return real;
-}
-
-/* Of what image_before has. */
 static bool
-has_image (const char *list, const char *path)
+is_same_file (const char *a, const char *b)
 {
-  g_auto (GStrv) images = g_strsplit (list, IMAGE_SEPARATOR, -1);
+  g_autofree char *given = g_canonicalize_filename (a, NULL);
+  struct stat sa, sb;
 
-  return g_strv_contains ((const char *const *) images, path);
+  return strcmp (given, b) == 0 ||
+    (stat (a, &sa) == 0 && stat (b, &sb) == 0 && sa.st_dev == sb.st_dev &&
+     sa.st_ino == sb.st_ino);
 }
 
+/* Any other file than the last one is refused, not only the one before: there may
+ * have been several streams, and files have several names. */
 bool
 overlay_moved_image (Catalog *cat, const char *disk, const char *path,
                      char **out_image, GError **error)
 {
   g_autofree char *image = NULL, *before = NULL;
-  g_autofree char *given = overlay_image_path (path);
 
   *out_image = NULL;
   if (!store_get_image (cat, disk, &image, &before, error))
     return false;
-  if (image != NULL && before != NULL && has_image (before, given))
+  if (image != NULL && !is_same_file (path, image))
     *out_image = g_steal_pointer (&image);
   return true;
 }
 
-/* The image that the user names must not be the one that a stream moved away
- * from. */
+/* An image alone is not what the disk was that has layers on it. */
+static bool
+check_owner (Disk *disk, GError **error)
+{
+  g_autofree char *other = NULL;
+  DiskIdentity identity;
+
+  if (!disk_identity (disk, &identity, error))
+    return false;
+  if (identity.inode == 0)
+    return true;                /* of a block device nothing is known */
+  if (!store_find_layered (disk->fleece->cat, disk->name, identity.inode,
+                           identity.birth_ns, &other, error))
+    return false;
+  if (other == NULL)
+    return true;
+  g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
+               "disk '%s': '%s' is the image of disk '%s', which has layers on "
+               "it: serve it by that name", disk->name, disk->path, other);
+  return false;
+}
+
+/* The image that the user names must be the one that a stream moved to. */
 static bool
 check_image (Disk *disk, GError **error)
 {
@@ -435,8 +450,8 @@ check_image (Disk *disk, GError **error)
   if (image == NULL)
     return true;
   g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_INVALID,
-               "disk '%s' was moved from '%s' to '%s' by block-stream: name "
-               "that as its image", disk->name, disk->path, image);
+               "disk '%s' is not in '%s': block-stream has moved it to '%s'; "
+               "name that as its image", disk->name, disk->path, image);
   return false;
 }
 
@@ -499,7 +514,7 @@ overlay_start (Disk *disk, GError **error)
   g_autoptr (GPtrArray) rows = store_list_overlays (disk->fleece->cat,
                                                     disk->name, error);
   bool ok = rows != NULL && check_image (disk, error) &&
-    start_rows (disk, rows, error);
+    check_owner (disk, error) && start_rows (disk, rows, error);
   const Chain *chain = atomic_load (&disk->stack->chain);
 
   g_ptr_array_set_size (disk->stack->old_chains, 0);

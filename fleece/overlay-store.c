@@ -227,6 +227,31 @@ store_knows_size (Catalog *cat, const char *disk, uint64_t size,
 }
 
 bool
+store_find_layered (Catalog *cat, const char *disk, uint64_t inode,
+                    int64_t birth_ns, char **out_other, GError **error)
+{
+  sqlite3_stmt *stmt;
+  int r = -1;
+
+  *out_other = NULL;
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, "SELECT name FROM disk WHERE name != ?1"
+                       " AND inode = ?2 AND birth_ns = ?3 AND EXISTS"
+                       " (SELECT 1 FROM overlay WHERE overlay.disk = disk.id"
+                       "  AND overlay.state IN ('prepared', 'live'))", error);
+  if (stmt != NULL) {
+    sqlite3_bind_text (stmt, 1, disk, -1, SQLITE_TRANSIENT);
+    sqlite3_bind_int64 (stmt, 2, (int64_t) inode);
+    sqlite3_bind_int64 (stmt, 3, birth_ns);
+    r = catalog_step_row (cat, stmt, error);
+    if (r == 1)
+      *out_other = g_strdup ((const char *) sqlite3_column_text (stmt, 0));
+  }
+  catalog_unlock (cat);
+  return r >= 0;
+}
+
+bool
 store_set_image (Catalog *cat, int64_t disk_id, const char *image,
                  const char *before, uint64_t inode, int64_t birth_ns,
                  GError **error)

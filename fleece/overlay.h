@@ -75,8 +75,8 @@ OverlayMove *overlay_commit (Disk *disk, const char *top, const char *base,
 OverlayMove *overlay_stream (Disk *disk, const char *layer, bool whole,
                              const char *base, GError **error);
 
-/* Where streams moved the image of disk, a name, from path; *out_image: NULL: they
- * did not.  Needs no more than an open catalog. */
+/* Where a stream moved the image of disk, a name, if that is another file than path;
+ * else *out_image is NULL.  Needs no more than an open catalog. */
 bool overlay_moved_image (Catalog *cat, const char *disk, const char *path,
                           char **out_image, GError **error);
 

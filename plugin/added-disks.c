@@ -13,6 +13,7 @@
 #include "bitmap/bitmap-error.h"
 #include "bitmap/checkpoint.h"
 #include "bitmap/named-bitmap.h"
+#include "fleece/overlay.h"
 #include "plugin/added-disks.h"
 #include "plugin/added-exports.h"
 #include "plugin/commands.h"
@@ -486,6 +487,8 @@ check_unused (Disk *disk, GError **error)
   g_autofree char *job = job_find_of_disk (name);
   g_autofree char *node = snapshot_node_uses_disk (disk);
   g_autofree char *restore = restore_uses_disk (disk);
+  g_autoptr (GPtrArray) chain = disk_chain (disk);
+  const OverlayInfo *top = chain->pdata[0];
   unsigned clients = export_nr_disk_handles (disk);
 
   if (backup != NULL)
@@ -498,6 +501,10 @@ check_unused (Disk *disk, GError **error)
                        restore);
   else if (node != NULL)
     command_set_error (error, "Node %s is in use by node '%s'", name, node);
+  else if (chain->len > 1)
+    command_set_error (error, "Node %s is in use: its image alone is not what "
+                       "the disk is, as layer '%s' is on it", name,
+                       top->name != NULL ? top->name : "(unnamed)");
   else if (export != NULL)
     command_set_error (error, "Node %s is in use by export '%s'", name,
                        export);

@@ -297,7 +297,7 @@ for i in 1, 2:
 assert h.pread(G, 0) == bytes([2]) * G
 server.kill()
 for image in images[:2]:
-    start_refused("was moved from", image, images[2],
+    start_refused("block-stream has moved it", image, images[2],
                   args=(f"disk=vda:{image}",))
 server = t.start_disks(f"disk=vda:{images[2]}")
 q, h = t.qmp(), t.connect("vda")
