@@ -191,13 +191,15 @@ layer_index (const GPtrArray *chain, const char *layer)
 char *
 layer_node_name (Disk *disk, const OverlayInfo *info)
 {
+  const char *id;
+
   if (info->name == NULL)
     return g_strdup (disk_name (disk));
   if (!g_str_has_prefix (info->name, RESTORE_LAYER_PREFIX))
     return g_strdup (info->name);
   /* Each disk of the restore has one of the same name. */
-  return g_strcanon (g_strconcat ("restore-", disk_name (disk), "-", info->name +
-                                  strlen (RESTORE_LAYER_PREFIX), NULL),
+  id = info->name + strlen (RESTORE_LAYER_PREFIX);
+  return g_strcanon (g_strconcat ("restore-", disk_name (disk), "-", id, NULL),
                      G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS "-._", '_');
 }
 

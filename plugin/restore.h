@@ -22,8 +22,8 @@
 
 #include "fleece/overlay.h"
 
-/* Of the names of their layers in fleece/, before the restore's id: the name of no
- * node of a user's, which begins with a letter (see layer_node_name). */
+/* Of the names of their layers in fleece/, before the restore's id.  Users' layers
+ * begin with a letter; see layer_node_name. */
 #define RESTORE_LAYER_PREFIX "_restore_"
 
 typedef struct Restore Restore;
