@@ -90,7 +90,8 @@ parse (const char *data, size_t length, GError **error)
                  "byte", MAX_FILE);
     return NULL;
   }
-  if (!g_key_file_load_from_data (file, data, length, G_KEY_FILE_NONE,
+  if (!g_key_file_load_from_data (file, data, length,
+                                  G_KEY_FILE_KEEP_TRANSLATIONS,
                                   error) ||
       !refuse_twice (data, error))
     return NULL;

@@ -33,14 +33,20 @@ conn_peer (const struct conn *c, struct access_peer *out)
 static void
 tell (struct conn *c, const char *name, const char *why)
 {
+  static struct log_bound bound = { .most = 40 };      /* names differ */
   g_autofree char *shown = g_strescape (name, NULL);
   g_autofree char *who = NULL;
+  unsigned hash = g_str_hash (name);
   struct access_peer peer;
 
+  if (c->told == hash)          /* in several ways, as a rule */
+    return;
+  c->told = hash;
   conn_peer (c, &peer);
   who = access_peer_describe (&peer);
   access_peer_clear (&peer);
-  log_error ("%s: no access to export '%.256s': %s", who, shown, why);
+  log_error_bounded (&bound, "%s: no access to export '%.256s': %s", who, shown,
+                     why);
 }
 
 /* false: said. */

@@ -36,6 +36,7 @@ struct conn {
   int64_t listener;             /* by which it came in */
   uint32_t listener_max;        /* clients that that takes at a time, 0: any */
   Terms *terms;                 /* what it grants; a reference */
+  unsigned told;                /* hash of the last export it was refused */
   uint64_t requests_before;     /* answered by an earlier image */
   Rate *rate, *listener_rate;   /* references; NULL: none */
   char peer[64];                /* "uid 0", an address, "cid 3"; or "" */

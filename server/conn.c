@@ -171,6 +171,7 @@ conn_new (int fd)
 static bool
 is_welcome (int fd, const Terms *terms)
 {
+  static struct log_bound bound;
   struct access_peer peer;
   g_autofree char *who = NULL;
   bool ok;
@@ -180,8 +181,8 @@ is_welcome (int fd, const Terms *terms)
   ok = access_may_connect (terms, &peer);
   if (!ok) {
     who = access_peer_describe (&peer);
-    log_error ("client refused: no access for %s%s%s", who,
-               *terms->name ? " by listener " : "", terms->name);
+    log_error_bounded (&bound, "client refused: no access for %s%s%s", who,
+                       *terms->name ? " by listener " : "", terms->name);
   }
   access_peer_clear (&peer);
   return ok;

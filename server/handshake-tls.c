@@ -86,6 +86,7 @@ is_welcome (const char *identity, const struct tls_peer *peer)
 bool
 conn_start_tls (struct conn *c, int64_t deadline)
 {
+  static struct log_bound failed, unwelcome;
   g_autoptr (TlsCreds) creds = terms_tls_creds (c->terms);
   g_autoptr (TlsSession) t = tls_session_new (creds);
   g_autofree char *text = NULL;
@@ -95,14 +96,14 @@ conn_start_tls (struct conn *c, int64_t deadline)
     return false;
   }
   if (!shake_hands (c, t, deadline, &text)) {
-    log_error ("client dropped in the TLS handshake: %s", text);
+    log_error_bounded (&failed, "client dropped in the TLS handshake: %s", text);
     return false;
   }
   text = tls_describe (t);
   log_debug ("TLS: %s", text);
   if (!is_welcome (c->terms->identity, tls_session_peer (t))) {
-    log_error ("client dropped: who it is does not match '%s': %s",
-               c->terms->identity, text);
+    log_error_bounded (&unwelcome, "client dropped: who it is does not match "
+                       "'%s': %s", c->terms->identity, text);
     return false;
   }
   c->tls = g_steal_pointer (&t);

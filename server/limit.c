@@ -2,7 +2,6 @@
 #include <config.h>
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -114,17 +113,10 @@ limits_set (struct limits *limits, int number, const char *value)
   return NULL;
 }
 
-/* So many lines of each kind in so much time: a client that connects again and
- * again shall not fill the log. */
-#define LINES  5
-#define WINDOW_NS (10 * INT64_C (1000000000))
-
 static struct {
   const char *name;
   atomic_uint_fast64_t hits;
-  /* Under lock. */
-  int64_t window;               /* began then */
-  unsigned lines, left_out;     /* in it */
+  struct log_bound bound;
 } kinds[LIMIT_KINDS] = {
   [LIMIT_CLIENT_MEMORY] = { "max-client-memory" },
   [LIMIT_CLIENT_REQUESTS] = { "threads" },
@@ -141,7 +133,6 @@ static struct {
   [LIMIT_REQUESTS] = { "max-requests" },
   [LIMIT_STALL_TIMEOUT] = { "stall-timeout" },
 };
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 const char *
 limit_name (enum limit_kind kind)
@@ -161,29 +152,6 @@ limit_count (enum limit_kind kind)
   atomic_fetch_add_explicit (&kinds[kind].hits, 1, memory_order_relaxed);
 }
 
-/* Whether a line may be written; *left_out: how many were not, before it. */
-static bool
-may_log (enum limit_kind kind, unsigned *left_out)
-{
-  int64_t now = conn_now_ns ();
-  bool may;
-
-  *left_out = 0;
-  pthread_mutex_lock (&lock);
-  if (kinds[kind].window == 0 || now - kinds[kind].window >= WINDOW_NS) {
-    *left_out = kinds[kind].left_out;
-    kinds[kind].window = now;
-    kinds[kind].lines = kinds[kind].left_out = 0;
-  }
-  may = kinds[kind].lines < LINES;
-  if (may)
-    kinds[kind].lines++;
-  else
-    kinds[kind].left_out++;
-  pthread_mutex_unlock (&lock);
-  return may;
-}
-
 void
 limit_enforced (struct conn *c, enum limit_kind kind, const char *fs, ...)
 {
@@ -193,7 +161,7 @@ limit_enforced (struct conn *c, enum limit_kind kind, const char *fs, ...)
   va_list args;
 
   limit_count (kind);
-  if (!may_log (kind, &left_out))
+  if (!log_may (&kinds[kind].bound, &left_out))
     return;
   va_start (args, fs);
   vsnprintf (text, sizeof text, fs, args);

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -274,4 +276,48 @@ log_debug_always (const char *fs, ...)
   va_start (args, fs);
   log_vdebug (fs, args);
   va_end (args);
+}
+
+#define BOUND_LINES 5
+#define BOUND_US (10 * G_USEC_PER_SEC)
+
+bool
+log_may (struct log_bound *bound, unsigned *left_out)
+{
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  int64_t now = g_get_monotonic_time ();
+  bool may;
+
+  *left_out = 0;
+  pthread_mutex_lock (&lock);
+  if (bound->window == 0 || now - bound->window >= BOUND_US) {
+    *left_out = bound->left_out;
+    bound->window = now;
+    bound->lines = bound->left_out = 0;
+  }
+  may = bound->lines < (bound->most > 0 ? bound->most : BOUND_LINES);
+  if (may)
+    bound->lines++;
+  else
+    bound->left_out++;
+  pthread_mutex_unlock (&lock);
+  return may;
+}
+
+void
+log_error_bounded (struct log_bound *bound, const char *fs, ...)
+{
+  g_autofree char *text = NULL;
+  unsigned left_out;
+  va_list args;
+
+  if (!log_may (bound, &left_out))
+    return;
+  va_start (args, fs);
+  text = g_strdup_vprintf (fs, args);
+  va_end (args);
+  if (left_out > 0)
+    log_error ("%s (%u such messages were left out before)", text, left_out);
+  else
+    log_error ("%s", text);
 }

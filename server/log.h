@@ -30,6 +30,19 @@ void log_verror (const char *fs, va_list args)
   __attribute__ ((format (printf, 1, 0)));
 void log_vdebug (const char *fs, va_list args)
   __attribute__ ((format (printf, 1, 0)));
+/* So many lines of one kind in so much time: a client that comes again and again
+ * shall not fill the log.  Static; any thread. */
+struct log_bound {
+  unsigned most;                /* lines in 10 s; 0: 5 */
+  int64_t window;               /* began then, monotonic us */
+  unsigned lines, left_out;     /* in it */
+};
+/* Whether a line may be written; *left_out: how many were not, before it. */
+bool log_may (struct log_bound *bound, unsigned *left_out);
+/* If so, with how many were not. */
+void log_error_bounded (struct log_bound *bound, const char *fs, ...)
+  __attribute__ ((format (printf, 2, 3)));
+
 void log_debug_always (const char *fs, ...)
   __attribute__ ((format (printf, 1, 2)));
 

@@ -99,6 +99,7 @@ for text, why in (
         (b"nonsense", "not a key-value pair"),
         (b"uid=0\n", "does not start with a group"),
         (b"[deny x]\n", "[deny x]: expected [allow NAME]"),
+        (b"[allow x]\nuid=0\nexport[de]=x\n", "key 'export[de]'"),
         (b"[allow a]\nuid=\n", "[allow a], key 'uid': has no value"),
         (b"[allow a]\nuid=no-such-user\n", "there is no user 'no-such-user'"),
         (b"[allow a]\nrole=owner\n", "'owner' is not guest"),
