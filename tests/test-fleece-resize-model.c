@@ -72,8 +72,9 @@ resize (void)
     0, 1, 511, 4095, 4096, 4097, 65535, 65536, 65537, 131072, 262143, 262144,
     262145, MAX_SIZE,
   };
+  uint64_t more = size + any (3000);    /* MIN evaluates it twice */
   uint64_t now = any (2) ? special[any (G_N_ELEMENTS (special))]
-    : any (3) == 0 ? MIN (size + any (3000), MAX_SIZE) : any (MAX_SIZE);
+    : any (3) == 0 ? MIN (more, MAX_SIZE) : any (MAX_SIZE);
   uint64_t low = MIN (now, size), high = MAX (now, size);
   g_autoptr (GError) error = NULL;
   struct stat st;

@@ -136,7 +136,7 @@ for path in state, runtime:
 subprocess.run(["setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups",
                 "--inh-caps=+dac_override", "--ambient-caps=+dac_override",
                 fixture.NBDFLEECE, *USER, "-P", pidfile, "-U", t.path("caps"),
-                f"disk=vda:{disk}", f"state={state}", f"runtime={runtime}"],
+                fixture.FLEECE_PLUGIN, f"disk=vda:{disk}", f"state={state}", f"runtime={runtime}"],
                check=True, timeout=60)
 with open(pidfile) as f:
     pid = int(f.read())

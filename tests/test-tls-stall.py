@@ -71,7 +71,8 @@ for r in stalled:
     while r.s.recv(65536):      # the server's part of the handshake, then EOF
         pass
 with open(server.log) as f:
-    assert f.read().count("takes too long") == len(stalled)
+    # Not a line for each: see log_error_bounded.
+    assert 5 <= f.read().count("takes too long") <= len(stalled)
 
 half.send(record[len(record) // 2:])
 data = b""
