@@ -17,7 +17,7 @@ static Disk *
 find_disk (json_t *args, GError **error)
 {
   const char *node = qmp_get_str (args, "node");
-  g_autoptr (Disk) disk = fleece_find_disk (plugin.fleece, node);
+  g_autoptr (Disk) disk = command_find_active (node);
   g_autoptr (Backup) backup = NULL;
 
   if (disk != NULL)

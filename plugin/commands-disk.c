@@ -31,7 +31,7 @@ command_block_resize (struct qmp_session *session, json_t *args,
     return NULL;
   }
   if (device != NULL || node != NULL)
-    disk = fleece_find_disk (plugin.fleece, device != NULL ? device : node);
+    disk = command_find_active (device != NULL ? device : node);
   if (disk == NULL) {
     command_set_error (error, "Cannot find device='%.100s' nor "
                        "node-name='%.100s'", device != NULL ? device : "",

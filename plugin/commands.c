@@ -129,20 +129,28 @@ command_set_error (GError **error, const char *format, ...)
 }
 
 Disk *
-command_find_live (const char *name)
+command_find_active (const char *name)
 {
   g_autofree char *layer = NULL;
   g_autoptr (Disk) disk = layer_node_find (name, &layer);
 
-  if (disk == NULL)
-    return snapshot_node_find_disk (name);
-  if (layer != NULL) {
+  if (disk != NULL && layer != NULL) {
     g_autoptr (GPtrArray) chain = disk_chain (disk);
 
     if (layer_index (chain, layer) != 0)
       return NULL;
   }
   return g_steal_pointer (&disk);
+}
+
+Disk *
+command_find_live (const char *name)
+{
+  g_autofree char *layer = NULL;
+  g_autoptr (Disk) disk = layer_node_find (name, &layer);
+
+  return disk != NULL ? command_find_active (name) :
+    snapshot_node_find_disk (name);
 }
 
 BackupDisk *
@@ -156,7 +164,7 @@ command_find_snapshot (const char *name, Backup **out_backup)
 Disk *
 command_find_disk (const char *name, GError **error)
 {
-  Disk *disk = fleece_find_disk (plugin.fleece, name);
+  Disk *disk = command_find_active (name);
 
   if (disk == NULL)
     command_set_error (error, "Cannot find device='%.100s' nor "

@@ -153,8 +153,9 @@ void command_set_error (GError **error, const char *format, ...)
 
 /* A new reference, or NULL with the error that QEMU would give. */
 Disk *command_find_disk (const char *name, GError **error);
-/* A disk by its name, or by that of its active layer, or of a node copy-before-write
- * over it: a new reference, or NULL. */
+/* A disk by its name, or by that of its active layer: a new reference, or NULL. */
+Disk *command_find_active (const char *name);
+/* Also by that of a node copy-before-write over it. */
 Disk *command_find_live (const char *name);
 /* A snapshot by the name of its export, or of a node snapshot-access; it belongs to
  * *out_backup, a new reference.  NULL: none. */

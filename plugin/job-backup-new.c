@@ -103,7 +103,7 @@ backup_find_device (BackupJob *b, const char *name, GError **error)
 {
   BackupDisk *bd;
 
-  b->disk = fleece_find_disk (plugin.fleece, name);
+  b->disk = command_find_active (name);
   if (b->disk != NULL)
     return true;
   bd = command_find_snapshot (name, &b->backup);

@@ -113,6 +113,10 @@ assert not chain()
 q.command("transaction", actions=both + [
     {"type": "checkpoint-create", "data": {"name": "c"}}])
 assert chain() == ["l1", "vda"]
+# The disk goes by the name of its active layer as well, where scripts go on with it.
+q.command("block-dirty-bitmap-add", node="l1", name="x")
+q.command("block-dirty-bitmap-remove", node="vda", name="x")
+q.command("block_resize", node_name="l1", size=SIZE)
 with open(vda, "rb") as f:
     image = f.read()
 assert "in use" in q.error("blockdev-del", node_name="l1")["desc"]
