@@ -86,7 +86,7 @@ is_welcome (const char *identity, const struct tls_peer *peer)
 bool
 conn_start_tls (struct conn *c, int64_t deadline)
 {
-  static struct log_bound failed, unwelcome;
+  static struct log_bound failed = { .most = 40 }, unwelcome = { .most = 40 };
   g_autoptr (TlsCreds) creds = terms_tls_creds (c->terms);
   g_autoptr (TlsSession) t = tls_session_new (creds);
   g_autofree char *text = NULL;

@@ -38,6 +38,11 @@ TOP_SRCDIR = os.environ.get("abs_top_srcdir",
 TOP_BUILDDIR = os.environ.get("abs_top_builddir", os.path.abspath(".."))
 SANITIZERS = os.environ.get("SANITIZERS", "no")
 SAN_PRELOAD = os.environ.get("SAN_PRELOAD", "")
+# LeakSanitizer 12 looks for leaks when a server with threads ends: it reads at a
+# wild address ("Tracer caught signal 11") or hangs, in 1 of 200 ends.  C and shell
+# tests look for leaks.
+os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + \
+    ":detect_leaks=0"
 
 NBDFLEECE = os.path.join(TOP_BUILDDIR, "server", "nbdfleece")
 FLEECECTL = os.path.join(TOP_BUILDDIR, "tools", "fleecectl")
