@@ -30,12 +30,24 @@ conn_is_parking (void)
   return atomic_load_explicit (&parking, memory_order_relaxed);
 }
 
+static void
+receive_briefly (struct conn *c)
+{
+  struct timeval soon = { .tv_usec = PARK_RECV_US };
+
+  setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
+}
+
 void
 conn_set_leader (struct conn *c, bool is_leader)
 {
   pthread_mutex_lock (&c->lock);
-  if (is_leader)
+  if (is_leader) {
     c->leader = pthread_self ();
+    /* conn_interrupt_locked may have found no leader. */
+    if (atomic_load (&c->closing) || conn_is_parking ())
+      receive_briefly (c);
+  }
   /* Whoever has lost the leadership may be late to say so. */
   if (is_leader || pthread_equal (c->leader, pthread_self ()))
     c->has_leader = is_leader;
@@ -50,11 +62,9 @@ conn_set_leader (struct conn *c, bool is_leader)
 void
 conn_interrupt_locked (struct conn *c)
 {
-  struct timeval soon = { .tv_usec = PARK_RECV_US };
-
   pthread_mutex_lock (&c->lock);
   if (c->has_leader) {
-    setsockopt (c->fd, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
+    receive_briefly (c);
     pthread_kill (c->leader, SIGURG);
   }
   pthread_mutex_unlock (&c->lock);

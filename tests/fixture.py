@@ -94,6 +94,20 @@ def popen(argv, **kwargs):
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, **kwargs)
 
 
+def show_stacks(pid):
+    """Where each thread of a process that hangs is, on stderr."""
+    if shutil.which("gdb"):
+        subprocess.run(["gdb", "-batch", "-nx", "-p", str(pid),
+                        "-ex", "thread apply all backtrace 30"],
+                       stdin=subprocess.DEVNULL, stdout=sys.stderr,
+                       stderr=subprocess.DEVNULL, timeout=60, check=False)
+        return
+    for task in sorted(os.listdir(f"/proc/{pid}/task")):
+        for name in ("comm", "wchan", "syscall", "stack"):
+            with open(f"/proc/{pid}/task/{task}/{name}") as f:
+                print(f"{task} {name}: {f.read().strip()}", file=sys.stderr)
+
+
 class Server:
     """A child process that serves NBD; .sock, .pid, .log."""
 
@@ -120,6 +134,7 @@ class Server:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             print(f"{self.name}: had to be killed", file=sys.stderr)
+            show_stacks(self.pid)
             self.process.kill()
             self.process.wait()
         return self.process.returncode in self.expected
