@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
@@ -82,6 +83,29 @@ log_prepare (const char *target, GError **error)
     g_set_error (error, g_quark_from_static_string ("nbdfleece-log"), 0,
                  "cannot open log file '%s': %s", target, g_strerror (errno));
   return file_fd != -1;
+}
+
+/* Not through a link of either kind: in a folder that is that user's, he could
+ * have made it lead to a file of root's that he wants. */
+static bool
+is_ours_alone (void)
+{
+  struct stat st, named;
+
+  return fstat (file_fd, &st) == 0 && lstat (file_path, &named) == 0 &&
+    S_ISREG (st.st_mode) && st.st_nlink == 1 && st.st_uid == geteuid () &&
+    named.st_dev == st.st_dev && named.st_ino == st.st_ino;
+}
+
+bool
+log_give_file (uid_t uid, gid_t gid, GError **error)
+{
+  if (file_fd == -1 || !is_ours_alone () || fchown (file_fd, uid, gid) == 0)
+    return true;
+  g_set_error (error, g_quark_from_static_string ("nbdfleece-log"), 0,
+               "cannot give log file '%s' to the user that serves: %s",
+               file_path, g_strerror (errno));
+  return false;
 }
 
 void

@@ -11,6 +11,7 @@
 
 #include <stdarg.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include <glib.h>
 
@@ -21,6 +22,10 @@ bool log_target_is_valid (const char *target);
 /* Open a file, so that what is wrong with it is known before the server goes
  * into the background.  Nothing goes there yet. */
 bool log_prepare (const char *target, GError **error);
+/* Whoever serves has to be able to open that file again.  Given to this user and
+ * group (-1: stays) is a regular file that is ours, as one is that log_prepare has
+ * made; anything else stays as it is.  false: that cannot be done. */
+bool log_give_file (uid_t uid, gid_t gid, GError **error);
 /* Messages go there from now on; to standard error, with a line that says so, if
  * there is no journal. */
 void log_set_target (const char *target);

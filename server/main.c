@@ -173,6 +173,16 @@ reload_access (void)
   return false;
 }
 
+static bool
+become_user (GError **error)
+{
+  uid_t uid;
+  gid_t gid;
+
+  privileges_get (&uid, &gid);
+  return log_give_file (uid, gid, error) && privileges_begin (error);
+}
+
 /* From the fork to the end. */
 static bool
 serve (const struct command_line *cl, Backend *b, const char *pidfile)
@@ -273,7 +283,7 @@ configure_and_serve (struct command_line *cl, Backend *b, const char *script)
   conn_init (&cl->settings);
   if (cl->pidfile)
     pidfile = g_canonicalize_filename (cl->pidfile, NULL);
-  if (!privileges_begin (&error)) {
+  if (!become_user (&error)) {
     log_error ("%s", error->message);
     goto fail;
   }

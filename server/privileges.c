@@ -25,6 +25,13 @@ privileges_are_set (void)
   return uid != (uid_t) -1 || gid != (gid_t) -1;
 }
 
+void
+privileges_get (uid_t *out_uid, gid_t *out_gid)
+{
+  *out_uid = uid;
+  *out_gid = gid;
+}
+
 bool
 privileges_set (const char *user, const char *group, GError **error)
 {

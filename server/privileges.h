@@ -10,6 +10,7 @@
 #define NBDFLEECE_PRIVILEGES_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include <glib.h>
 
@@ -17,6 +18,8 @@
 bool privileges_set (const char *user, const char *group, GError **error);
 /* Were any of them given? */
 bool privileges_are_set (void);
+/* As whom we are going to serve; -1: as now. */
+void privileges_get (uid_t *out_uid, gid_t *out_gid);
 
 bool privileges_begin (GError **error);
 bool privileges_drop (GError **error);
