@@ -6,6 +6,7 @@
 
 #include "access-file.h"
 #include "common/key-file-twice.h"
+#include "read-file.h"
 
 #define GROUP "allow "
 
@@ -85,9 +86,8 @@ parse (const char *data, size_t length, GError **error)
   g_autoptr (GKeyFile) file = g_key_file_new ();
   g_auto (GStrv) groups = NULL;
 
-  if (length > MAX_FILE || strlen (data) != length) {
-    g_set_error (error, ACCESS_ERROR, 0, "it has more than %d bytes, or a zero "
-                 "byte", MAX_FILE);
+  if (strlen (data) != length) {
+    g_set_error (error, ACCESS_ERROR, 0, "it has a zero byte");
     return NULL;
   }
   if (!g_key_file_load_from_data (file, data, length,
@@ -117,9 +117,10 @@ access_file_load (const char *path, GError **error)
 {
   g_autofree char *data = NULL, *absolute = NULL;
   g_autoptr (GPtrArray) rules = NULL, before = NULL;
-  size_t length;
+  size_t length = 0;
 
-  if (!g_file_get_contents (path, &data, &length, error))
+  data = read_file (path, MAX_FILE, &length, error);
+  if (data == NULL)
     return false;               /* names the file */
   rules = parse (data, length, error);
   if (rules == NULL) {
