@@ -619,6 +619,12 @@ access_may_connect (const Terms *terms, const struct access_peer *peer)
 }
 
 bool
+access_listener_offers (const Terms *terms, const char *export)
+{
+  return terms->rule == NULL || has_match (terms->rule->exports, export);
+}
+
+bool
 access_may_name (const Terms *terms, const struct access_peer *peer,
                  const char *export, bool *out_readonly)
 {

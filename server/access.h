@@ -91,6 +91,8 @@ TlsCreds *terms_tls_creds (const Terms *terms);
 
 /* false: whatever it asked for, it would get nothing. */
 bool access_may_connect (const Terms *terms, const struct access_peer *peer);
+/* Could anybody open an export of this name by that listener?  Its role aside. */
+bool access_listener_offers (const Terms *terms, const char *export);
 /* By name alone, which costs nothing and tells nothing about what exists.
  * *out_readonly is set if it may, but may not write. */
 bool access_may_name (const Terms *terms, const struct access_peer *peer,

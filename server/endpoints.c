@@ -289,8 +289,9 @@ endpoints_port (void)
 static bool
 offers (const struct endpoint *e, Backend *b, const char *export)
 {
-  return e->terms->role == ROLE_ANY ||
-    access_role_allows (e->terms->role, backend_export_kind (b, export));
+  return access_listener_offers (e->terms, export) &&
+    (e->terms->role == ROLE_ANY ||
+     access_role_allows (e->terms->role, backend_export_kind (b, export)));
 }
 
 void
@@ -299,6 +300,9 @@ endpoints_print_uris (Backend *b, bool readonly)
   struct nbdkit_exports *exports =
     backend_list_exports (b, readonly, false);
   size_t nr = exports ? exports_count (exports) : 0;
+  g_autofree char *fallback = nr > 0 ? NULL :
+    backend_default_export (b, readonly, false);
+  const char *behind = fallback ? fallback : "";
 
   for (guint i = 0; endpoints && i < endpoints->len; i++) {
     const struct endpoint *e = &g_array_index (endpoints, struct endpoint, i);
@@ -307,7 +311,9 @@ endpoints_print_uris (Backend *b, bool readonly)
       const char *name = nr > 0 ? exports_get (exports, j)->name : "";
       g_autofree char *uri = uri_make (&e->place, name);
 
-      if (nr == 0 || offers (e, b, name))
+      /* Of one that cannot be listed the kind is not known either. */
+      if (nr == 0 ? access_listener_offers (e->terms, behind) :
+          offers (e, b, name))
         printf ("%s\n", uri);
     }
   }
