@@ -99,9 +99,10 @@ set_family (Address *a, const char *value, GError **error)
   return true;
 }
 
+/* What a place has, whatever is there.  *out_known: is it one of these? */
 static bool
-set_option (Address *a, const char *option, const char *value,
-            GError **error)
+set_place_option (Address *a, const char *option, const char *value,
+                  bool *out_known, GError **error)
 {
   static const struct {
     const char *name;
@@ -111,13 +112,8 @@ set_option (Address *a, const char *option, const char *value,
     { "mode", ADDRESS_UNIX, "unix" }, { "owner", ADDRESS_UNIX, "unix" },
     { "family", ADDRESS_TCP, "tcp" },
   };
-  guint64 number;
-  bool known;
 
-  if (!terms_set (a->terms, option, value, &known, error))
-    return false;
-  if (known)
-    return true;
+  *out_known = true;
   for (size_t i = 0; i < G_N_ELEMENTS (of_kind); i++)
     if (strcmp (option, of_kind[i].name) == 0 && a->kind != of_kind[i].kind) {
       g_set_error (error, ACCESS_ERROR, 0, "only %s: has this option",
@@ -135,19 +131,62 @@ set_option (Address *a, const char *option, const char *value,
     return set_owner (a, value, error);
   if (strcmp (option, "family") == 0)
     return set_family (a, value, error);
-  if (strcmp (option, "max-connections") == 0) {
-    if (!g_ascii_string_to_unsigned (value, 10, 1, 100000, &number, error))
-      return false;
-    a->max_connections = number;
-    return true;
-  }
   if (strcmp (option, "selinux-label") == 0 && a->kind != ADDRESS_FD) {
     g_free (a->label);
     a->label = g_strdup (value);
     return true;
   }
-  g_set_error (error, ACCESS_ERROR, 0, "there is no such option");
-  return false;
+  *out_known = false;
+  return true;
+}
+
+static bool
+set_option (Address *a, const char *option, const char *value,
+            bool *out_known, GError **error)
+{
+  guint64 number;
+
+  if (!terms_set (a->terms, option, value, out_known, error))
+    return false;
+  if (*out_known)
+    return true;
+  if (strcmp (option, "max-connections") != 0)
+    return set_place_option (a, option, value, out_known, error);
+  *out_known = true;
+  if (!g_ascii_string_to_unsigned (value, 10, 1, 100000, &number, error))
+    return false;
+  a->max_connections = number;
+  return true;
+}
+
+typedef bool (*set_fn) (Address *a, const char *option, const char *value,
+                        bool *out_known, GError **error);
+
+/* From the second on. */
+static bool
+set_options (Address *a, GPtrArray *parts, set_fn set, GError **error)
+{
+  for (guint i = 1; i < parts->len; i++) {
+    char *option = parts->pdata[i], *equal = strchr (option, '=');
+    bool known;
+
+    if (equal == NULL) {
+      g_set_error (error, ACCESS_ERROR, 0, "option '%s' is not of the form "
+                   "OPTION=VALUE", option);
+      return false;
+    }
+    *equal = '\0';
+    if (!set (a, option, equal + 1, &known, error)) {
+      g_prefix_error (error, "option '%s': ", option);
+      return false;
+    }
+    if (!known) {
+      g_set_error (error, ACCESS_ERROR, 0, "option '%s': there is no such "
+                   "option", option);
+      return false;
+    }
+  }
+  return true;
 }
 
 /* HOST, HOST:PORT, :PORT, [ADDRESS], [ADDRESS]:PORT */
@@ -244,23 +283,43 @@ address_parse (const char *text, GError **error)
   g_autoptr (GPtrArray) parts = split (text);
   g_autoptr (Address) a = parse_place (parts->pdata[0], error);
 
-  if (a == NULL) {
+  if (a == NULL || !set_options (a, parts, set_option, error)) {
     g_prefix_error (error, "--listen '%s': ", text);
     return NULL;
   }
-  for (guint i = 1; i < parts->len; i++) {
-    char *option = parts->pdata[i], *equal = strchr (option, '=');
+  return g_steal_pointer (&a);
+}
 
-    if (equal == NULL) {
-      g_set_error (error, ACCESS_ERROR, 0, "--listen '%s': option '%s' is not "
-                   "of the form OPTION=VALUE", text, option);
-      return NULL;
-    }
-    *equal = '\0';
-    if (!set_option (a, option, equal + 1, error)) {
-      g_prefix_error (error, "--listen '%s': option '%s': ", text, option);
-      return NULL;
-    }
+static Address *
+parse_metrics_place (const char *text, GError **error)
+{
+  g_autoptr (Address) a = address_new (*text == '/' ? ADDRESS_UNIX
+                                       : ADDRESS_TCP);
+  g_autofree char *only_port = strchr (text, ':') ? NULL
+    : g_strconcat (":", text, NULL);
+
+  if (*text == '/')
+    a->path = g_strdup (text);
+  else if (*text == '\0' || strchr (text, '/')) {
+    g_set_error (error, ACCESS_ERROR, 0, "not an absolute path, HOST:PORT, or "
+                 "a PORT");
+    return NULL;
+  }
+  else if (!set_tcp (a, only_port ? only_port : text, error))
+    return NULL;
+  a->loopback = true;           /* there is no password */
+  return g_steal_pointer (&a);
+}
+
+Address *
+address_parse_metrics (const char *text, GError **error)
+{
+  g_autoptr (GPtrArray) parts = split (text);
+  g_autoptr (Address) a = parse_metrics_place (parts->pdata[0], error);
+
+  if (a == NULL || !set_options (a, parts, set_place_option, error)) {
+    g_prefix_error (error, "--metrics '%s': ", text);
+    return NULL;
   }
   return g_steal_pointer (&a);
 }

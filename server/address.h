@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* address.h - where to listen, and on what terms: the value of --listen.
+/* address.h - where to listen, and on what terms: the values of --listen and, of
+ * which this is a part, --metrics.
  *
  *   unix:PATH  tcp:[HOST][:PORT]  vsock:[CID]:PORT  fd:NUMBER-OR-NAME
  *
@@ -23,7 +24,8 @@ struct address {
   uid_t owner;                  /* unix; -1: whoever we are */
   gid_t group;
   char *label;                  /* SELinux's; NULL: the default */
-  char *host;                   /* tcp; NULL: all interfaces */
+  char *host;                   /* tcp; NULL: all interfaces, or */
+  bool loopback;                /* this machine's own addresses */
   char *port;                   /* tcp: number or service */
   int family;                   /* tcp: AF_UNSPEC, AF_INET, AF_INET6 */
   uint32_t cid;                 /* vsock; VMADDR_CID_ANY */
@@ -40,6 +42,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (Address, address_free)
 
 /* text: what follows --listen=.  Errors name the option and the value. */
 Address *address_parse (const char *text, GError **error);
+/* What follows --metrics=: an absolute path, HOST:PORT, or a PORT, with what
+ * --listen calls unix: and tcp: left out.  Options are those of the place. */
+Address *address_parse_metrics (const char *text, GError **error);
 
 /* An octal number up to 777. */
 bool address_parse_mode (const char *text, int *out);

@@ -210,8 +210,9 @@ bind_tcp (const Address *a, GArray *out, GError **error)
 {
   struct addrinfo hints = { .ai_family = a->family,
                             .ai_socktype = SOCK_STREAM,
-                            .ai_flags = AI_PASSIVE };
-  const char *host = a->host ? a->host : "all interfaces";
+                            .ai_flags = a->loopback ? 0 : AI_PASSIVE };
+  const char *host = a->host ? a->host
+    : a->loopback ? "this machine's own addresses" : "all interfaces";
   struct addrinfo *list, *ai;
   guint before = out->len;
   unsigned port = 0;
@@ -297,6 +298,16 @@ bind_address (const Address *a, GArray *out, GError **error)
   if (a->label != NULL)
     set_socket_label (NULL, NULL);
   return ok;
+}
+
+void
+bound_socket_remove_file (const struct bound_socket *s)
+{
+  struct stat st;
+
+  if (s->path && lstat (s->path, &st) == 0 &&
+      st.st_dev == s->dev && st.st_ino == s->ino)
+    unlink (s->path);
 }
 
 static int

@@ -38,7 +38,7 @@ struct command_line {
   const char *pidfile;
   const char *run, *exportname;
   const char *log;              /* NULL: not given */
-  const char *metrics;          /* NULL: not given */
+  Address *metrics;             /* NULL: not given */
   GPtrArray *debug_flags;       /* ends with NULL */
   const char *plugin;           /* NULL: the default one */
   char **parameters;            /* what follows, ends with NULL */

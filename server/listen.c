@@ -164,18 +164,6 @@ listen_add_uri (const char *uri, uint32_t max_connections, Terms *terms,
   return listen_add (a, NULL, error);
 }
 
-/* Somebody may have replaced the file meanwhile. */
-static void
-remove_socket_file (const struct listener *l)
-{
-  const struct bound_socket *s = &l->socket;
-  struct stat st;
-
-  if (s->path && lstat (s->path, &st) == 0 &&
-      st.st_dev == s->dev && st.st_ino == s->ino)
-    unlink (s->path);
-}
-
 static void
 listener_free (struct listener *l)
 {
@@ -199,7 +187,7 @@ listen_remove (int64_t id)
     /* Only listen_run may close it: it may be waiting for it in poll. */
     l->removed = true;
     shutdown (l->socket.fd, SHUT_RDWR);
-    remove_socket_file (l);
+    bound_socket_remove_file (&l->socket);
     found = true;
   }
   pthread_mutex_unlock (&lock);
@@ -326,7 +314,7 @@ close_all (bool remove_files)
     struct listener *l = g_ptr_array_index (listeners, i);
 
     if (remove_files && !l->removed)
-      remove_socket_file (l);
+      bound_socket_remove_file (&l->socket);
     listener_free (l);
   }
   if (listeners)

@@ -13,15 +13,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "common/stale-socket.h"
+#include "bind.h"
 #include "conn-internal.h"
 #include "log.h"
 #include "metrics.h"
 
-#define METRICS_ERROR (g_quark_from_static_string ("nbdfleece-metrics"))
-
 #define MAX_CLIENTS   8
-#define BACKLOG       64
 #define MAX_REQUEST   4096
 #define MAX_LISTENERS 8         /* addresses of one host name */
 #define DEADLINE_NS   (5 * INT64_C (1000000000))
@@ -38,11 +35,7 @@ struct client {
   size_t sent;
 };
 
-static int listeners[MAX_LISTENERS];
-static unsigned nr_listeners;
-static char *socket_path;       /* NULL: TCP */
-static dev_t socket_dev;
-static ino_t socket_ino;
+static GArray *listeners;        /* struct bound_socket; NULL: none */
 
 static struct Backend *backend;
 static pthread_t thread;
@@ -54,121 +47,37 @@ static unsigned nr_clients;
 
 /* --- listening --- */
 
-static bool
-fail (GError **error, const char *address, const char *why)
+bool
+metrics_listen (const Address *address, GError **error)
 {
-  g_set_error (error, METRICS_ERROR, 0, "--metrics '%s': %s", address, why);
-  return false;
-}
-
-static int
-bind_and_listen (int family, const struct sockaddr *addr, socklen_t size)
-{
-  int fd = socket (family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  int one = 1, err;
-
-  if (fd == -1)
-    return -1;
-  if (family != AF_UNIX)
-    setsockopt (fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (family == AF_INET6)
-    setsockopt (fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
-  if (bind (fd, addr, size) == 0 && listen (fd, BACKLOG) == 0)
-    return fd;
-  err = errno;
-  close (fd);
-  errno = err;
-  return -1;
-}
-
-static bool
-listen_unix (const char *path, GError **error)
-{
-  struct sockaddr_un addr = { .sun_family = AF_UNIX };
-  struct stat st;
-  int fd, r;
-
-  if (strlen (path) >= sizeof addr.sun_path)
-    return fail (error, path, "the path of a Unix socket is too long");
-  strcpy (addr.sun_path, path);
-  fd = bind_and_listen (AF_UNIX, (struct sockaddr *) &addr, sizeof addr);
-  if (fd == -1 && errno == EADDRINUSE) {
-    r = remove_stale_socket (&addr);
-    if (r != 0)
-      return fail (error, path, r == 1 ? "another server is listening there" :
-                   g_strerror (-r));
-    fd = bind_and_listen (AF_UNIX, (struct sockaddr *) &addr, sizeof addr);
+  listeners = g_array_new (FALSE, FALSE, sizeof (struct bound_socket));
+  if (!bind_address (address, listeners, error)) {
+    g_prefix_error (error, "--metrics: ");
+    return false;
   }
-  if (fd == -1)
-    return fail (error, path, g_strerror (errno));
-  listeners[nr_listeners++] = fd;
-  socket_path = g_strdup (path);
-  if (lstat (path, &st) == 0) {
-    socket_dev = st.st_dev;
-    socket_ino = st.st_ino;
+  if (listeners->len > MAX_LISTENERS) {
+    g_set_error (error, ACCESS_ERROR, 0, "--metrics: '%s' stands for more than "
+                 "%d addresses", address->host, MAX_LISTENERS);
+    return false;
   }
   return true;
 }
 
-static bool
-listen_tcp (const char *address, GError **error)
+static struct bound_socket *
+listener (unsigned i)
 {
-  const char *colon = strrchr (address, ':');
-  struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
-  g_autofree char *host = NULL;
-  struct addrinfo *list;
-  int err, last_errno = 0;
-
-  if (colon != NULL) {
-    bool in_brackets = *address == '[' && colon > address && colon[-1] == ']';
-
-    host = in_brackets ? g_strndup (address + 1, colon - address - 2) :
-      g_strndup (address, colon - address);
-  }
-  /* Without a host: this machine's own addresses, since there is no password. */
-  err = getaddrinfo (host && *host ? host : NULL, colon ? colon + 1 : address,
-                     &hints, &list);
-  if (err)
-    return fail (error, address, gai_strerror (err));
-  for (struct addrinfo *ai = list; ai && nr_listeners < MAX_LISTENERS;
-       ai = ai->ai_next) {
-    int fd = bind_and_listen (ai->ai_family, ai->ai_addr, ai->ai_addrlen);
-
-    if (fd != -1)
-      listeners[nr_listeners++] = fd;
-    else if (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL)
-      last_errno = errno;
-  }
-  freeaddrinfo (list);
-  if (last_errno != 0)
-    return fail (error, address, g_strerror (last_errno));
-  return nr_listeners > 0 ||
-    fail (error, address, "no address of this machine");
-}
-
-bool
-metrics_listen (const char *address, GError **error)
-{
-  if (*address == '/')
-    return listen_unix (address, error);
-  if (*address == '\0' || strchr (address, '/'))
-    return fail (error, address,
-                 "not an absolute path, HOST:PORT, or a PORT");
-  return listen_tcp (address, error);
+  return &g_array_index (listeners, struct bound_socket, i);
 }
 
 void
 metrics_close (void)
 {
-  struct stat st;
-
-  for (unsigned i = 0; i < nr_listeners; i++)
-    close (listeners[i]);
-  nr_listeners = 0;
-  if (socket_path != NULL && lstat (socket_path, &st) == 0 &&
-      st.st_dev == socket_dev && st.st_ino == socket_ino)
-    unlink (socket_path);
-  g_clear_pointer (&socket_path, g_free);
+  for (unsigned i = 0; listeners != NULL && i < listeners->len; i++) {
+    bound_socket_remove_file (listener (i));
+    close (listener (i)->fd);
+    g_free (listener (i)->path);
+  }
+  g_clear_pointer (&listeners, g_array_unref);
 }
 
 /* --- one client --- */
@@ -317,14 +226,14 @@ round_of (struct pollfd *pfds)
 
   /* From the last, so that indices stay. */
   for (unsigned i = had; i-- > 0;)
-    if (pfds[1 + nr_listeners + i].revents && !serve_client (clients_here[i]))
+    if (pfds[1 + listeners->len + i].revents && !serve_client (clients_here[i]))
       client_free (i);
   now = conn_now_ns ();
   while (nr_clients > 0 && now - clients_here[0]->came >= DEADLINE_NS)
     client_free (0);
-  for (unsigned i = 0; i < nr_listeners; i++)
+  for (unsigned i = 0; i < listeners->len; i++)
     if (pfds[1 + i].revents)
-      accept_one (listeners[i]);
+      accept_one (listener (i)->fd);
 }
 
 static void *
@@ -336,8 +245,8 @@ metrics_thread (void *arg)
     unsigned n = 0;
 
     pfds[n++] = (struct pollfd) { .fd = stop_fd, .events = POLLIN };
-    for (unsigned i = 0; i < nr_listeners; i++)
-      pfds[n++] = (struct pollfd) { .fd = listeners[i], .events = POLLIN };
+    for (unsigned i = 0; i < listeners->len; i++)
+      pfds[n++] = (struct pollfd) { .fd = listener (i)->fd, .events = POLLIN };
     for (unsigned i = 0; i < nr_clients; i++)
       pfds[n++] = (struct pollfd) {
         .fd = clients_here[i]->fd,
@@ -360,7 +269,7 @@ metrics_start (struct Backend *b)
 {
   int err;
 
-  if (nr_listeners == 0)
+  if (listeners == NULL)
     return true;
   backend = b;
   stop_fd = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -13,12 +13,13 @@
 
 #include <glib.h>
 
+#include "address.h"
+
 struct Backend;
 struct metacontext_metrics;
 
-/* Listen on address: the absolute path of a Unix socket, HOST:PORT, or a PORT of
- * this machine's own addresses.  Once, before the fork. */
-bool metrics_listen (const char *address, GError **error);
+/* Once, before the fork. */
+bool metrics_listen (const Address *address, GError **error);
 /* After the fork; nothing to do where nobody listens.  false: errno is set. */
 bool metrics_start (struct Backend *b);
 /* Before the plugin goes. */

@@ -196,6 +196,17 @@ add_listen (struct command_line *cl, const char *arg)
 }
 
 static void
+set_metrics (struct command_line *cl, const char *arg)
+{
+  g_autoptr (GError) error = NULL;
+
+  address_free (cl->metrics);
+  cl->metrics = address_parse_metrics (arg, &error);
+  if (cl->metrics == NULL)
+    usage_error ("%s", error->message);
+}
+
+static void
 set_port (struct command_line *cl, const char *arg)
 {
   /* A number, or the name of a service: getaddrinfo takes any number and cuts
@@ -249,7 +260,7 @@ set_one (struct command_line *cl, int value, const char *arg)
     cl->settings.max_connections =
       number ("number of connections", arg, 1, 100000);
     break;
-  case METRICS: cl->metrics = arg; break;
+  case METRICS: set_metrics (cl, arg); break;
   case NO_SR: cl->settings.no_structured_replies = true; break;
   case PRINT_URI: cl->print_uri = true; break;
   case RUN: cl->run = arg; break;
@@ -319,6 +330,7 @@ void
 command_line_clear (struct command_line *cl)
 {
   g_clear_pointer (&cl->listen, g_ptr_array_unref);
+  g_clear_pointer (&cl->metrics, address_free);
   g_clear_pointer (&cl->debug_flags, g_ptr_array_unref);
 }
 

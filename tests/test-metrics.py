@@ -6,6 +6,7 @@ for it is refused, and nobody can block it."""
 import os
 import re
 import socket
+import stat
 import subprocess
 
 import fixture
@@ -146,10 +147,39 @@ assert server.stop() and not os.path.exists(path)
 # TCP, and what cannot be.
 server = t.start_disks(f"disk=vda:{vda}", "--metrics=127.0.0.1:0")
 assert server.stop()
+server = t.start_disks(f"disk=vda:{vda}",
+                       f"--metrics={t.path('m')},mode=0620,owner=:{os.getgid()}")
+assert stat.S_IMODE(os.stat(t.path("m")).st_mode) == 0o620
+path = t.path("m")
+assert get()["fleece_disks"] == 1
+assert server.stop() and not os.path.exists(path)
+if os.geteuid() == 0:
+    server = t.start_disks(f"disk=vda:{vda}",
+                           f"--metrics={t.path('a,,b')},owner=4321:4322")
+    st = os.stat(t.path("a,b"))
+    assert (st.st_uid, st.st_gid) == (4321, 4322), st
+    assert server.stop()
+for bad, why in (("127.0.0.1:65536", "port '65536' is not"),
+                 ("65536", "port '65536' is not"), ("-1", "not known|not supp"),
+                 ("/m,mode=888", "'888' is not an octal number"),
+                 ("/m,mode", "not of the form OPTION=VALUE"),
+                 ("/m,owner=no-such-user", "there is no user"),
+                 ("/m,family=ipv4", "option 'family'"),
+                 ("1,mode=600", "option 'mode'"),
+                 ("1,family=ipx", "not ipv4 or ipv6"),
+                 ("/m,role=guest", "'role': there is no such option"),
+                 ("/m,max-connections=1", "there is no such option"),
+                 ("::1:9", "brackets")):
+    r = subprocess.run([fixture.NBDFLEECE, "-U", t.path("s"),
+                        f"--metrics={bad}", f"disk=vda:{vda}",
+                        f"state={t.state}"], capture_output=True, text=True,
+                       stdin=subprocess.DEVNULL)
+    assert r.returncode == 1 and "--metrics" in r.stderr and \
+        re.search(why, r.stderr), (bad, r)
 for bad in ("", "relative/path", "127.0.0.1:x", "no.such.host.invalid:1",
             "/" + "x" * 200, "192.0.2.1:9", t.tmpdir):
     r = subprocess.run([fixture.NBDFLEECE, "-U", t.path("s"),
                         f"--metrics={bad}", f"disk=vda:{vda}",
                         f"state={t.state}"], capture_output=True, text=True,
                        stdin=subprocess.DEVNULL)
-    assert r.returncode == 1 and f"--metrics '{bad}'" in r.stderr, (bad, r)
+    assert r.returncode == 1 and "--metrics" in r.stderr, (bad, r)
