@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,6 +16,7 @@
 #include "bitmap/catalog.h"
 #include "bitmap/fail-point.h"
 #include "bitmap/reserve.h"
+#include "bitmap/runtime.h"
 
 #define DATABASE_NAME "catalog.sqlite"
 /* 1 MiB of log at 16 KiB a page, not SQLite's 16: a state directory is small,
@@ -410,6 +412,50 @@ catalog_step_done (Catalog *cat, sqlite3_stmt *stmt, GError **error)
   if (rc == 1)
     sqlite3_reset (stmt);
   return rc >= 0;
+}
+
+/* Nothing is copied: bindings end with the step. */
+static void
+bind (sqlite3_stmt *stmt, const char *types, va_list ap)
+{
+  for (int i = 0; types[i] != '\0'; i++) {
+    if (types[i] == 'i')
+      sqlite3_bind_int64 (stmt, i + 1, va_arg (ap, int64_t));
+    else if (types[i] == 't')
+      sqlite3_bind_text (stmt, i + 1, va_arg (ap, const char *), -1,
+                         SQLITE_STATIC);
+    else if (types[i] == 'n')
+      sqlite3_bind_blob (stmt, i + 1, va_arg (ap, const uint8_t *),
+                         RUNTIME_NONCE_BYTES, SQLITE_STATIC);
+    else {
+      GBytes *bytes = va_arg (ap, GBytes *);
+
+      if (bytes != NULL)
+        sqlite3_bind_blob64 (stmt, i + 1, g_bytes_get_data (bytes, NULL),
+                             g_bytes_get_size (bytes), SQLITE_STATIC);
+    }
+  }
+}
+
+bool
+catalog_run (Catalog *cat, const char *sql, GError **error, const char *types,
+             ...)
+{
+  sqlite3_stmt *stmt;
+  va_list ap;
+  bool ok = false;
+
+  catalog_lock (cat);
+  stmt = catalog_stmt (cat, sql, error);
+  if (stmt != NULL) {
+    va_start (ap, types);
+    bind (stmt, types, ap);
+    va_end (ap);
+    ok = catalog_step_done (cat, stmt, error);
+    sqlite3_clear_bindings (stmt);
+  }
+  catalog_unlock (cat);
+  return ok;
 }
 
 int64_t

@@ -65,6 +65,11 @@ void catalog_unlock (Catalog *cat);
  * outermost unlock resets it, so a loop over rows may be left early.
  * sql must be a string literal (compared by address first). */
 sqlite3_stmt *catalog_stmt (Catalog *cat, const char *sql, GError **error);
+/* Run a statement that returns no row.  sql: a literal; types: a letter for
+ * each of ?1, ?2, ...: i: int64_t; t: const char *, b: GBytes *, n: const
+ * uint8_t * (RUNTIME_NONCE_BYTES), for all of which NULL is SQL's NULL. */
+bool catalog_run (Catalog *cat, const char *sql, GError **error,
+                  const char *types, ...);
 /* Step a statement that returns no row; resets it. */
 bool catalog_step_done (Catalog *cat, sqlite3_stmt *stmt, GError **error);
 /* 1: a row, 0: done, -1: error.  Reset happens by itself at 0 and -1. */

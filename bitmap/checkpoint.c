@@ -103,20 +103,6 @@ query_int (Catalog *cat, const char *sql, const char *a, const char *b,
   return rc;
 }
 
-/* A statement with one or two integers. */
-static bool
-exec_int (Catalog *cat, const char *sql, int64_t a, int64_t b, GError **error)
-{
-  sqlite3_stmt *stmt = catalog_stmt (cat, sql, error);
-
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, a);
-  if (sqlite3_bind_parameter_count (stmt) > 1)
-    sqlite3_bind_int64 (stmt, 2, b);
-  return catalog_step_done (cat, stmt, error);
-}
-
 static bool
 find_checkpoint (Catalog *cat, const char *name, int64_t *out_id,
                  GError **error)
@@ -214,18 +200,11 @@ static bool
 insert_checkpoint_row (Catalog *cat, const Checkpoint *ckpt, int64_t *out_id,
                        GError **error)
 {
-  sqlite3_stmt *stmt = catalog_stmt (cat,
+  bool ok = catalog_run (cat,
     "INSERT INTO checkpoint (name, description, parent, creation_time)"
-    " VALUES (?1, ?2, (SELECT current_checkpoint FROM meta), ?3)", error);
-  bool ok;
+    " VALUES (?1, ?2, (SELECT current_checkpoint FROM meta), ?3)", error,
+    "tti", ckpt->name, ckpt->description, ckpt->creation_time);
 
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_text (stmt, 1, ckpt->name, -1, SQLITE_STATIC);
-  sqlite3_bind_text (stmt, 2, ckpt->description, -1, SQLITE_STATIC);
-  sqlite3_bind_int64 (stmt, 3, ckpt->creation_time);
-  ok = catalog_step_done (cat, stmt, error);
-  sqlite3_clear_bindings (stmt);
   if (ok)
     *out_id = catalog_last_id (cat);
   return ok;
@@ -235,19 +214,11 @@ static bool
 insert_disk_row (Catalog *cat, int64_t checkpoint, const CheckpointDisk *cd,
                  GError **error)
 {
-  sqlite3_stmt *stmt = catalog_stmt (cat,
+  bool ok = catalog_run (cat,
     "INSERT INTO checkpoint_disk (checkpoint, disk, bitmap, boundary)"
-    " SELECT ?1, id, ?3, ?4 FROM disk WHERE name = ?2", error);
-  bool ok;
+    " SELECT ?1, id, ?3, ?4 FROM disk WHERE name = ?2", error, "itti",
+    checkpoint, cd->disk, cd->bitmap, (int64_t) cd->boundary);
 
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, checkpoint);
-  sqlite3_bind_text (stmt, 2, cd->disk, -1, SQLITE_STATIC);
-  sqlite3_bind_text (stmt, 3, cd->bitmap, -1, SQLITE_STATIC);
-  sqlite3_bind_int64 (stmt, 4, (int64_t) cd->boundary);
-  ok = catalog_step_done (cat, stmt, error);
-  sqlite3_clear_bindings (stmt);
   if (ok && catalog_changes (cat) == 0) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_NOT_FOUND,
                  "disk '%s' not found", cd->disk);
@@ -278,8 +249,8 @@ insert_rows (Catalog *cat, const Checkpoint *ckpt, GError **error)
   for (guint i = 0; i < ckpt->disks->len; i++)
     if (!insert_disk_row (cat, id, g_ptr_array_index (ckpt->disks, i), error))
       return false;
-  return exec_int (cat, "UPDATE meta SET current_checkpoint = ?1", id, 0,
-                   error);
+  return catalog_run (cat, "UPDATE meta SET current_checkpoint = ?", error, "i",
+                      id);
 }
 
 bool
@@ -302,22 +273,14 @@ static bool
 put_checkpoint_row (Catalog *cat, const Checkpoint *ckpt, int64_t *out_id,
                     GError **error)
 {
-  sqlite3_stmt *stmt = catalog_stmt (cat,
+  bool ok = catalog_run (cat,
     "INSERT INTO checkpoint (name, description, parent, creation_time)"
     " VALUES (?1, ?2, (SELECT id FROM checkpoint WHERE name = ?3), ?4)"
     " ON CONFLICT (name) DO UPDATE SET description = excluded.description,"
     "   parent = excluded.parent, creation_time = excluded.creation_time",
-    error);
-  bool ok;
+    error, "ttti", ckpt->name, ckpt->description, ckpt->parent,
+    ckpt->creation_time);
 
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_text (stmt, 1, ckpt->name, -1, SQLITE_STATIC);
-  sqlite3_bind_text (stmt, 2, ckpt->description, -1, SQLITE_STATIC);
-  sqlite3_bind_text (stmt, 3, ckpt->parent, -1, SQLITE_STATIC);
-  sqlite3_bind_int64 (stmt, 4, ckpt->creation_time);
-  ok = catalog_step_done (cat, stmt, error);
-  sqlite3_clear_bindings (stmt);
   return ok && find_checkpoint (cat, ckpt->name, out_id, error);
 }
 
@@ -363,8 +326,8 @@ redefine_rows (Catalog *cat, const Checkpoint *ckpt, GError **error)
 
   if (!check_parent (cat, ckpt, error) ||
       !put_checkpoint_row (cat, ckpt, &id, error) ||
-      !exec_int (cat, "DELETE FROM checkpoint_disk WHERE checkpoint = ?1", id,
-                 0, error))
+      !catalog_run (cat, "DELETE FROM checkpoint_disk WHERE checkpoint = ?",
+                    error, "i", id))
     return false;
   for (guint i = 0; i < ckpt->disks->len; i++) {
     const CheckpointDisk *cd = g_ptr_array_index (ckpt->disks, i);
@@ -374,10 +337,10 @@ redefine_rows (Catalog *cat, const Checkpoint *ckpt, GError **error)
         !insert_disk_row (cat, id, cd, error))
       return false;
   }
-  return exec_int (cat,
+  return catalog_run (cat,
     "UPDATE meta SET current_checkpoint = ?1"
     " WHERE current_checkpoint IS NULL OR current_checkpoint ="
-    "   (SELECT parent FROM checkpoint WHERE id = ?1)", id, 0, error);
+    "   (SELECT parent FROM checkpoint WHERE id = ?1)", error, "i", id);
 }
 
 bool
@@ -542,21 +505,20 @@ find_descendants (Catalog *cat, int64_t id, GArray *ids, GPtrArray *names,
 static bool
 delete_row (Catalog *cat, int64_t id, GError **error)
 {
-  return exec_int (cat, "DELETE FROM checkpoint WHERE id = ?1", id, 0, error);
+  return catalog_run (cat, "DELETE FROM checkpoint WHERE id = ?", error, "i",
+                      id);
 }
 
 /* Its children, and the current pointer, go to its parent. */
 static bool
 delete_one (Catalog *cat, int64_t id, GError **error)
 {
-  return exec_int (cat,
-                   "UPDATE checkpoint SET parent ="
-                   " (SELECT parent FROM checkpoint WHERE id = ?1)"
-                   " WHERE parent = ?1", id, 0, error) &&
-    exec_int (cat,
-              "UPDATE meta SET current_checkpoint ="
-              " (SELECT parent FROM checkpoint WHERE id = ?1)"
-              " WHERE current_checkpoint = ?1", id, 0, error) &&
+  return catalog_run (cat, "UPDATE checkpoint SET parent ="
+                      " (SELECT parent FROM checkpoint WHERE id = ?1)"
+                      " WHERE parent = ?1", error, "i", id) &&
+    catalog_run (cat, "UPDATE meta SET current_checkpoint ="
+                 " (SELECT parent FROM checkpoint WHERE id = ?1)"
+                 " WHERE current_checkpoint = ?1", error, "i", id) &&
     delete_row (cat, id, error);
 }
 
@@ -579,8 +541,8 @@ delete_rows (Catalog *cat, const char *name, CheckpointDelete how,
   if (how == CHECKPOINT_DELETE_CHILDREN) {
     g_array_set_size (ids, ids->len - 1);       /* itself comes last */
     g_ptr_array_set_size (names, (gint) names->len - 1);
-    if (!exec_int (cat, "UPDATE meta SET current_checkpoint = ?1", id, 0,
-                   error))
+    if (!catalog_run (cat, "UPDATE meta SET current_checkpoint = ?", error, "i",
+                      id))
       return false;
   }
   /* Deepest first: so current, if in there, climbs to what is left. */

@@ -174,57 +174,32 @@ merge_run (EpochLog *log, GArray *run, ChangeSet **out_set, GError **error)
 }
 
 static bool
-exec_ids (EpochLog *log, const char *sql, uint64_t a, uint64_t b,
-          GError **error)
-{
-  sqlite3_stmt *stmt = catalog_stmt (log->cat, sql, error);
-
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, log->disk);
-  sqlite3_bind_int64 (stmt, 2, (int64_t) a);
-  sqlite3_bind_int64 (stmt, 3, (int64_t) b);
-  return catalog_step_done (log->cat, stmt, error);
-}
-
-static bool
 replace_rows (EpochLog *log, GArray *run, const ChangeSet *set,
               GError **error)
 {
   uint64_t first = g_array_index (run, Row, 0).id;
   const Row *last = &g_array_index (run, Row, run->len - 1);
   g_autoptr (GBytes) blob = NULL;
-  sqlite3_stmt *stmt;
-  bool ok;
 
   if (set != NULL) {
     blob = change_set_serialize (set, error);
     if (blob == NULL)
       return false;
   }
-  stmt = catalog_stmt (log->cat,
-    "UPDATE epoch SET size = ?3, granularity = ?4, all_dirty = ?5,"
-    " count = ?6, blob = ?7 WHERE disk = ?1 AND id = ?2", error);
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, log->disk);
-  sqlite3_bind_int64 (stmt, 2, (int64_t) first);
-  sqlite3_bind_int64 (stmt, 3, (int64_t) last->size);
-  sqlite3_bind_int64 (stmt, 4, set != NULL ? change_set_granularity (set)
-                      : last->granularity);
-  sqlite3_bind_int (stmt, 5, set == NULL);
-  sqlite3_bind_int64 (stmt, 6, set != NULL ? (int64_t) change_set_count (set)
-                      : 0);
-  if (blob != NULL)
-    sqlite3_bind_blob64 (stmt, 7, g_bytes_get_data (blob, NULL),
-                         g_bytes_get_size (blob), SQLITE_STATIC);
-  ok = catalog_step_done (log->cat, stmt, error);
-  sqlite3_clear_bindings (stmt);
-  return ok &&
-    exec_ids (log, "DELETE FROM epoch WHERE disk = ?1 AND id > ?2"
-              " AND id <= ?3", first, last->id, error) &&
-    exec_ids (log, "UPDATE epoch SET prev = ?2 WHERE disk = ?1"
-              " AND prev = ?3", first, last->id, error);
+  return catalog_run (log->cat,
+    "UPDATE epoch SET size = ?, granularity = ?, all_dirty = ?, count = ?,"
+    " blob = ? WHERE disk = ? AND id = ?", error, "iiiibii",
+    (int64_t) last->size, (int64_t) (set != NULL ? change_set_granularity (set)
+                                     : last->granularity),
+    (int64_t) (set == NULL), (int64_t) (set != NULL ? change_set_count (set)
+                                        : 0), blob, log->disk, (int64_t) first)
+    &&
+    catalog_run (log->cat, "DELETE FROM epoch WHERE disk = ? AND id > ?"
+                 " AND id <= ?", error, "iii", log->disk, (int64_t) first,
+                 (int64_t) last->id) &&
+    catalog_run (log->cat, "UPDATE epoch SET prev = ? WHERE disk = ?"
+                 " AND prev = ?", error, "iii", (int64_t) first, log->disk,
+                 (int64_t) last->id);
 }
 
 /* The epoch behind, if it is in memory. */

@@ -54,16 +54,11 @@ static bool
 add_disk (Catalog *cat, const char *name, uint32_t granularity, int64_t *out_id,
           GError **error)
 {
-  sqlite3_stmt *stmt = catalog_stmt (cat,
-    "INSERT INTO disk (name, granularity, size, device, inode, mtime_ns,"
-    "                  clean, next_epoch)"
-    " VALUES (?1, ?2, 0, 0, 0, 0, 0, 1)", error);
-
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_text (stmt, 1, name, -1, SQLITE_STATIC);
-  sqlite3_bind_int64 (stmt, 2, granularity);
-  if (!catalog_step_done (cat, stmt, error))
+  if (!catalog_run (cat,
+        "INSERT INTO disk (name, granularity, size, device, inode, mtime_ns,"
+        "                  clean, next_epoch)"
+        " VALUES (?, ?, 0, 0, 0, 0, 0, 1)", error, "ti", name,
+        (int64_t) granularity))
     return false;
   *out_id = catalog_last_id (cat);
   return true;
@@ -73,21 +68,12 @@ static bool
 update_disk (Catalog *cat, int64_t disk, uint32_t granularity,
              const DiskIdentity *identity, bool clean, GError **error)
 {
-  sqlite3_stmt *stmt = catalog_stmt (cat,
-    "UPDATE disk SET granularity = ?2, size = ?3, device = ?4, inode = ?5,"
-    "   mtime_ns = ?6, clean = ?7, birth_ns = ?8 WHERE id = ?1", error);
-
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, disk);
-  sqlite3_bind_int64 (stmt, 2, granularity);
-  sqlite3_bind_int64 (stmt, 3, (int64_t) identity->size);
-  sqlite3_bind_int64 (stmt, 4, (int64_t) identity->device);
-  sqlite3_bind_int64 (stmt, 5, (int64_t) identity->inode);
-  sqlite3_bind_int64 (stmt, 6, identity->mtime_ns);
-  sqlite3_bind_int (stmt, 7, clean);
-  sqlite3_bind_int64 (stmt, 8, identity->birth_ns);
-  return catalog_step_done (cat, stmt, error);
+  return catalog_run (cat,
+    "UPDATE disk SET granularity = ?, size = ?, device = ?, inode = ?,"
+    "   mtime_ns = ?, clean = ?, birth_ns = ? WHERE id = ?", error, "iiiiiiii",
+    (int64_t) granularity, (int64_t) identity->size,
+    (int64_t) identity->device, (int64_t) identity->inode, identity->mtime_ns,
+    (int64_t) clean, identity->birth_ns, disk);
 }
 
 static bool
@@ -235,7 +221,6 @@ add_all_dirty (Catalog *cat, int64_t disk, uint64_t prev, const Epoch *like,
 static bool
 mend_ids (Catalog *cat, const DiskRow *row, bool *out_mixed, GError **error)
 {
-  sqlite3_stmt *stmt;
   uint64_t last;
 
   if (!last_epoch (cat, row->id, &last, error))
@@ -243,13 +228,8 @@ mend_ids (Catalog *cat, const DiskRow *row, bool *out_mixed, GError **error)
   *out_mixed = last >= row->next_epoch;
   if (!*out_mixed)
     return true;
-  stmt = catalog_stmt (cat, "UPDATE disk SET next_epoch = ?2 WHERE id = ?1",
-                       error);
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, row->id);
-  sqlite3_bind_int64 (stmt, 2, (int64_t) last + 1);
-  return catalog_step_done (cat, stmt, error);
+  return catalog_run (cat, "UPDATE disk SET next_epoch = ? WHERE id = ?", error,
+                      "ii", (int64_t) last + 1, row->id);
 }
 
 /* Why not even the rows and maps are of one piece. */

@@ -147,18 +147,8 @@ bool
 epoch_put_disk_size (Catalog *cat, int64_t disk, uint64_t size,
                      GError **error)
 {
-  sqlite3_stmt *stmt;
-  bool ok = false;
-
-  catalog_lock (cat);
-  stmt = catalog_stmt (cat, "UPDATE disk SET size = ?2 WHERE id = ?1", error);
-  if (stmt != NULL) {
-    sqlite3_bind_int64 (stmt, 1, disk);
-    sqlite3_bind_int64 (stmt, 2, (int64_t) size);
-    ok = catalog_step_done (cat, stmt, error);
-  }
-  catalog_unlock (cat);
-  return ok;
+  return catalog_run (cat, "UPDATE disk SET size = ? WHERE id = ?", error, "ii",
+                      (int64_t) size, disk);
 }
 
 /* A counter in the disk's row, not max (id) + 1: ids must not come again when
@@ -260,19 +250,9 @@ make_prepared (EpochLog *log, uint64_t size, uint32_t granularity,
 static void
 delete_row (EpochLog *log, uint64_t id)
 {
-  sqlite3_stmt *stmt;
-
-  catalog_lock (log->cat);
-  stmt = catalog_stmt (log->cat,
-                       "DELETE FROM epoch WHERE disk = ?1 AND id = ?2 AND"
-                       " state = 'prepared'", NULL);
-  if (stmt != NULL) {
-    sqlite3_bind_int64 (stmt, 1, log->disk);
-    sqlite3_bind_int64 (stmt, 2, (int64_t) id);
-    /* If it stays, it stands for "everything changed". */
-    catalog_step_done (log->cat, stmt, NULL);
-  }
-  catalog_unlock (log->cat);
+  /* If it stays, it stands for "everything changed". */
+  catalog_run (log->cat, "DELETE FROM epoch WHERE disk = ? AND id = ?"
+               " AND state = 'prepared'", NULL, "ii", log->disk, (int64_t) id);
 }
 
 Epoch *
@@ -578,20 +558,13 @@ epoch_log_store (EpochLog *log, GError **error)
 bool
 epoch_log_forget_before (EpochLog *log, uint64_t keep_from, GError **error)
 {
-  sqlite3_stmt *stmt;
-  bool ok = false;
+  bool ok;
 
   catalog_lock (log->cat);
   FAIL_POINT ("C-forget");
-  stmt = catalog_stmt (log->cat,
-                       "DELETE FROM epoch WHERE disk = ?1 AND id < ?2"
-                       " AND state = 'sealed'", error);
-  if (stmt != NULL) {
-    sqlite3_bind_int64 (stmt, 1, log->disk);
-    sqlite3_bind_int64 (stmt, 2, (int64_t) MIN (keep_from,
-                                                (uint64_t) INT64_MAX));
-    ok = catalog_step_done (log->cat, stmt, error);
-  }
+  ok = catalog_run (log->cat, "DELETE FROM epoch WHERE disk = ? AND id < ?"
+                    " AND state = 'sealed'", error, "ii", log->disk,
+                    (int64_t) MIN (keep_from, (uint64_t) INT64_MAX));
   if (ok) {
     pthread_mutex_lock (&log->mutex);
     log->forgotten_before = MAX (log->forgotten_before, keep_from);

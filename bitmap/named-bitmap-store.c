@@ -221,23 +221,11 @@ named_bitmap_find_user (Catalog *cat, int64_t disk, char **out_name,
 /* --- writing */
 
 static bool
-exec_int (Catalog *cat, const char *sql, int64_t a, GError **error)
-{
-  sqlite3_stmt *stmt = catalog_stmt (cat, sql, error);
-
-  if (stmt == NULL)
-    return false;
-  if (sqlite3_bind_parameter_count (stmt) > 0)
-    sqlite3_bind_int64 (stmt, 1, a);
-  return catalog_step_done (cat, stmt, error);
-}
-
-static bool
 drop_unused_blobs (Catalog *cat, GError **error)
 {
-  return exec_int (cat, "DELETE FROM change_blob WHERE NOT EXISTS"
-                   " (SELECT 1 FROM bitmap_blob"
-                   "  WHERE bitmap_blob.blob = change_blob.id)", 0, error);
+  return catalog_run (cat, "DELETE FROM change_blob WHERE NOT EXISTS"
+                      " (SELECT 1 FROM bitmap_blob"
+                      "  WHERE bitmap_blob.blob = change_blob.id)", error, "");
 }
 
 /* snapshot: that keeps it; 0: it is a live one. */
@@ -296,16 +284,9 @@ put_interval (Catalog *cat, int64_t id, const BitmapInterval *iv,
 static bool
 put_blob (Catalog *cat, int64_t id, const BitmapBlob *blob, GError **error)
 {
-  sqlite3_stmt *stmt = catalog_stmt (cat,
-    "INSERT INTO bitmap_blob (bitmap, blob, granularity)"
-    " VALUES (?1, ?2, ?3)", error);
-
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, id);
-  sqlite3_bind_int64 (stmt, 2, blob->id);
-  sqlite3_bind_int64 (stmt, 3, blob->granularity);
-  return catalog_step_done (cat, stmt, error);
+  return catalog_run (cat,
+    "INSERT INTO bitmap_blob (bitmap, blob, granularity) VALUES (?, ?, ?)",
+    error, "iii", id, blob->id, (int64_t) blob->granularity);
 }
 
 static bool
@@ -352,10 +333,10 @@ put_all (Catalog *cat, NamedBitmap *bm, GError **error)
   FAIL_POINT ("N-put");
   if ((bm->id == 0 && !name_is_free (cat, bm, error)) ||
       !put_row (cat, bm, 0, error) ||
-      !exec_int (cat, "DELETE FROM bitmap_interval WHERE bitmap = ?1", bm->id,
-                 error) ||
-      !exec_int (cat, "DELETE FROM bitmap_blob WHERE bitmap = ?1", bm->id,
-                 error))
+      !catalog_run (cat, "DELETE FROM bitmap_interval WHERE bitmap = ?", error,
+                    "i", bm->id) ||
+      !catalog_run (cat, "DELETE FROM bitmap_blob WHERE bitmap = ?", error, "i",
+                    bm->id))
     return false;
   FAIL_POINT ("N-parts");
   if (!put_parts (cat, bm, error))
@@ -387,7 +368,7 @@ named_bitmap_delete (Catalog *cat, int64_t id, GError **error)
   if (!catalog_begin (cat, error))
     return false;
   FAIL_POINT ("N-delete");
-  if (!exec_int (cat, "DELETE FROM bitmap WHERE id = ?1", id, error) ||
+  if (!catalog_run (cat, "DELETE FROM bitmap WHERE id = ?", error, "i", id) ||
       !drop_unused_blobs (cat, error)) {
     catalog_rollback (cat);
     return false;
@@ -435,7 +416,7 @@ delete_transient (Catalog *cat, int64_t disk, const GArray *keep,
     int64_t id = g_array_index (ids, int64_t, i);
 
     if (!contains (keep, id) &&
-        !exec_int (cat, "DELETE FROM bitmap WHERE id = ?1", id, error))
+        !catalog_run (cat, "DELETE FROM bitmap WHERE id = ?", error, "i", id))
       return false;
   }
   return ids != NULL && drop_unused_blobs (cat, error);
@@ -460,55 +441,32 @@ named_bitmap_store_blob (Catalog *cat, const ChangeSet *set,
                          int64_t *out_blob, GError **error)
 {
   g_autoptr (GBytes) blob = change_set_serialize (set, error);
-  sqlite3_stmt *stmt;
-  bool ok = false;
+  bool ok;
 
   if (blob == NULL)
     return false;
   catalog_lock (cat);
-  stmt = catalog_stmt (cat, "INSERT INTO change_blob (blob) VALUES (?1)",
-                       error);
-  if (stmt != NULL) {
-    sqlite3_bind_blob64 (stmt, 1, g_bytes_get_data (blob, NULL),
-                         g_bytes_get_size (blob), SQLITE_STATIC);
-    ok = catalog_step_done (cat, stmt, error);
-    sqlite3_clear_bindings (stmt);
-    if (ok)
-      *out_blob = catalog_last_id (cat);
-  }
+  ok = catalog_run (cat, "INSERT INTO change_blob (blob) VALUES (?)", error,
+                    "b", blob);
+  if (ok)
+    *out_blob = catalog_last_id (cat);
   catalog_unlock (cat);
   return ok;
 }
 
 /* --- all of a disk's */
 
-/* A statement with a disk and up to two more integers. */
-static bool
-exec_disk (Catalog *cat, const char *sql, int64_t disk, int64_t b, int64_t c,
-           GError **error)
-{
-  sqlite3_stmt *stmt = catalog_stmt (cat, sql, error);
-
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, disk);
-  sqlite3_bind_int64 (stmt, 2, b);
-  if (sqlite3_bind_parameter_count (stmt) > 2)
-    sqlite3_bind_int64 (stmt, 3, c);
-  return catalog_step_done (cat, stmt, error);
-}
-
 static bool
 freeze_rows (Catalog *cat, int64_t disk, int64_t snapshot, int64_t boundary,
              GError **error)
 {
-  return exec_disk (cat,
+  return catalog_run (cat,
     "INSERT INTO bitmap (disk, snapshot, name, granularity, persistent,"
     "                    recording, inconsistent, size)"
     " SELECT disk, ?2, name, granularity, persistent, 0, inconsistent, size"
     "   FROM bitmap WHERE disk = ?1 AND snapshot IS NULL",
-    disk, snapshot, 0, error) &&
-  exec_disk (cat,
+    error, "ii", disk, snapshot) &&
+  catalog_run (cat,
     "INSERT INTO bitmap_interval (bitmap, disk, from_epoch, to_epoch,"
     "                             granularity)"
     " SELECT kept.id, i.disk, i.from_epoch,"
@@ -519,15 +477,15 @@ freeze_rows (Catalog *cat, int64_t disk, int64_t snapshot, int64_t boundary,
     "   JOIN bitmap_interval AS i ON i.bitmap = live.id"
     "   WHERE live.disk = ?1 AND live.snapshot IS NULL"
     "     AND NOT (i.disk = ?1 AND i.from_epoch >= ?3)",
-    disk, snapshot, boundary, error) &&
-  exec_disk (cat,
+    error, "iii", disk, snapshot, boundary) &&
+  catalog_run (cat,
     "INSERT INTO bitmap_blob (bitmap, blob, granularity)"
     " SELECT kept.id, r.blob, r.granularity"
     "   FROM bitmap AS live"
     "   JOIN bitmap AS kept ON kept.snapshot = ?2 AND kept.name = live.name"
     "   JOIN bitmap_blob AS r ON r.bitmap = live.id"
     "   WHERE live.disk = ?1 AND live.snapshot IS NULL",
-    disk, snapshot, 0, error);
+    error, "ii", disk, snapshot);
 }
 
 bool
@@ -544,22 +502,6 @@ named_bitmap_freeze (Catalog *cat, int64_t disk, int64_t snapshot,
   return catalog_commit (cat, error);
 }
 
-static bool
-delete_kept (Catalog *cat, int64_t snapshot, const char *name, GError **error)
-{
-  sqlite3_stmt *stmt = catalog_stmt (cat,
-    "DELETE FROM bitmap WHERE snapshot = ?1 AND name = ?2", error);
-  bool ok;
-
-  if (stmt == NULL)
-    return false;
-  sqlite3_bind_int64 (stmt, 1, snapshot);
-  sqlite3_bind_text (stmt, 2, name, -1, SQLITE_STATIC);
-  ok = catalog_step_done (cat, stmt, error);
-  sqlite3_clear_bindings (stmt);
-  return ok;
-}
-
 bool
 named_bitmap_keep (Catalog *cat, int64_t snapshot, const char *name,
                    NamedBitmap *bm, GError **error)
@@ -568,7 +510,8 @@ named_bitmap_keep (Catalog *cat, int64_t snapshot, const char *name,
 
   if (!catalog_begin (cat, error))
     return false;
-  ok = delete_kept (cat, snapshot, name, error);
+  ok = catalog_run (cat, "DELETE FROM bitmap WHERE snapshot = ? AND name = ?",
+                    error, "it", snapshot, name);
   if (ok && bm != NULL) {
     bm->id = 0;
     ok = put_row (cat, bm, snapshot, error) && put_parts (cat, bm, error);
@@ -588,9 +531,9 @@ named_bitmap_shrink (Catalog *cat, int64_t disk, uint64_t size,
 
   catalog_lock (cat);
   FAIL_POINT ("N-shrink");
-  ok = exec_disk (cat, "UPDATE bitmap SET size = min (size, ?2)"
-                  " WHERE disk = ?1 AND snapshot IS NULL", disk,
-                  (int64_t) size, 0, error);
+  ok = catalog_run (cat, "UPDATE bitmap SET size = min (size, ?)"
+                    " WHERE disk = ? AND snapshot IS NULL", error, "ii",
+                    (int64_t) size, disk);
   catalog_unlock (cat);
   return ok;
 }

@@ -75,25 +75,16 @@ store_add_overlay (Catalog *cat, int64_t disk_id, const char *name,
                    const char *file, uint64_t capacity, bool keep, bool zero,
                    uint64_t tag, int64_t *out_id, GError **error)
 {
-  sqlite3_stmt *stmt;
-  bool ok = false;
+  bool ok;
 
   catalog_lock (cat);
-  stmt = catalog_stmt (cat, "INSERT INTO overlay (disk, name, file, capacity,"
-                       " state, keep, zero, tag)"
-                       " VALUES (?, ?, ?, ?, 'planned', ?, ?, ?)", error);
-  if (stmt != NULL) {
-    sqlite3_bind_int64 (stmt, 1, disk_id);
-    sqlite3_bind_text (stmt, 2, name, -1, SQLITE_TRANSIENT);
-    sqlite3_bind_text (stmt, 3, file, -1, SQLITE_TRANSIENT);
-    sqlite3_bind_int64 (stmt, 4, (int64_t) capacity);
-    sqlite3_bind_int64 (stmt, 5, keep);
-    sqlite3_bind_int64 (stmt, 6, zero);
-    sqlite3_bind_int64 (stmt, 7, (int64_t) tag);
-    ok = catalog_step_done (cat, stmt, error);
-    if (ok)
-      *out_id = catalog_last_id (cat);
-  }
+  ok = catalog_run (cat, "INSERT INTO overlay (disk, name, file, capacity,"
+                    " state, keep, zero, tag)"
+                    " VALUES (?, ?, ?, ?, 'planned', ?, ?, ?)", error,
+                    "ittiiii", disk_id, name, file, (int64_t) capacity,
+                    (int64_t) keep, (int64_t) zero, (int64_t) tag);
+  if (ok)
+    *out_id = catalog_last_id (cat);
   catalog_unlock (cat);
   return ok;
 }
@@ -117,61 +108,38 @@ store_check_overlay_file (Catalog *cat, const char *file, GError **error)
   return rc == 0;
 }
 
-/* A statement with one text (NULL: null), blob or number, and the row's id. */
-static bool
-update (Catalog *cat, const char *sql, const char *text, const uint8_t *blob,
-        int64_t id, GError **error)
-{
-  sqlite3_stmt *stmt;
-  bool ok = false;
-
-  catalog_lock (cat);
-  stmt = catalog_stmt (cat, sql, error);
-  if (stmt != NULL) {
-    sqlite3_bind_int64 (stmt, 1, id);
-    if (text != NULL)
-      sqlite3_bind_text (stmt, 2, text, -1, SQLITE_TRANSIENT);
-    if (blob != NULL)
-      sqlite3_bind_blob (stmt, 2, blob, RUNTIME_NONCE_BYTES,
-                         SQLITE_TRANSIENT);
-    ok = catalog_step_done (cat, stmt, error);
-  }
-  catalog_unlock (cat);
-  return ok;
-}
-
 bool
 store_set_overlay_file (Catalog *cat, int64_t id, const char *file,
                         GError **error)
 {
-  return update (cat, "UPDATE overlay SET file = ?2 WHERE id = ?1", file, NULL,
-                 id, error);
+  return catalog_run (cat, "UPDATE overlay SET file = ? WHERE id = ?", error,
+                      "ti", file, id);
 }
 
 bool
 store_set_overlay_nonce (Catalog *cat, int64_t id, const uint8_t *nonce,
                          GError **error)
 {
-  return update (cat, "UPDATE overlay SET nonce = ?2 WHERE id = ?1", NULL,
-                 nonce, id, error);
+  return catalog_run (cat, "UPDATE overlay SET nonce = ? WHERE id = ?", error,
+                      "ni", nonce, id);
 }
 
 bool
 store_set_overlay_state (Catalog *cat, int64_t id, OverlayState state,
                          GError **error)
 {
-  bool ok = update (cat, "UPDATE overlay SET state = ?2 WHERE id = ?1",
-                    state_names[state], NULL, id, error);
+  bool ok = catalog_run (cat, "UPDATE overlay SET state = ? WHERE id = ?",
+                         error, "ti", state_names[state], id);
 
   if (ok && state == OVERLAY_DETACHED)
-    ok = update (cat, "UPDATE overlay SET place = 0 WHERE id = ?1", NULL, NULL,
-                 id, error);
+    ok = catalog_run (cat, "UPDATE overlay SET place = 0 WHERE id = ?", error,
+                      "i", id);
   /* On top of all that are there. */
   if (ok && (state == OVERLAY_PREPARED || state == OVERLAY_LIVE))
-    ok = update (cat, "UPDATE overlay SET place ="
-                 " (SELECT max (place) + 1 FROM overlay AS o"
-                 "  WHERE o.disk = overlay.disk)"
-                 " WHERE id = ?1 AND place = 0", NULL, NULL, id, error);
+    ok = catalog_run (cat, "UPDATE overlay SET place ="
+                      " (SELECT max (place) + 1 FROM overlay AS o"
+                      "  WHERE o.disk = overlay.disk)"
+                      " WHERE id = ? AND place = 0", error, "i", id);
   return ok;
 }
 
@@ -179,8 +147,8 @@ bool
 store_set_overlay_name (Catalog *cat, int64_t id, const char *name,
                         GError **error)
 {
-  return update (cat, "UPDATE overlay SET name = ?2 WHERE id = ?1", name, NULL,
-                 id, error);
+  return catalog_run (cat, "UPDATE overlay SET name = ? WHERE id = ?", error,
+                      "ti", name, id);
 }
 
 bool
@@ -192,15 +160,14 @@ store_set_overlay_anonymous (Catalog *cat, int64_t id, GError **error)
 bool
 store_set_overlay_keep (Catalog *cat, int64_t id, GError **error)
 {
-  return update (cat, "UPDATE overlay SET keep = 1 WHERE id = ?1", NULL, NULL,
-                 id, error);
+  return catalog_run (cat, "UPDATE overlay SET keep = 1 WHERE id = ?", error,
+                      "i", id);
 }
 
 bool
 store_delete_overlay (Catalog *cat, int64_t id, GError **error)
 {
-  return update (cat, "DELETE FROM overlay WHERE id = ?1", NULL, NULL, id,
-                 error);
+  return catalog_run (cat, "DELETE FROM overlay WHERE id = ?", error, "i", id);
 }
 
 bool
@@ -256,24 +223,11 @@ store_set_image (Catalog *cat, int64_t disk_id, const char *image,
                  const char *before, uint64_t inode, int64_t birth_ns,
                  GError **error)
 {
-  sqlite3_stmt *stmt;
-  bool ok = false;
-
-  catalog_lock (cat);
   /* device: a file, see FORMAT. */
-  stmt = catalog_stmt (cat, "UPDATE disk SET image = ?2, image_before = ?3,"
-                       " device = 1, inode = ?4, birth_ns = ?5"
-                       " WHERE id = ?1", error);
-  if (stmt != NULL) {
-    sqlite3_bind_int64 (stmt, 1, disk_id);
-    sqlite3_bind_text (stmt, 2, image, -1, SQLITE_TRANSIENT);
-    sqlite3_bind_text (stmt, 3, before, -1, SQLITE_TRANSIENT);
-    sqlite3_bind_int64 (stmt, 4, (int64_t) inode);
-    sqlite3_bind_int64 (stmt, 5, birth_ns);
-    ok = catalog_step_done (cat, stmt, error);
-  }
-  catalog_unlock (cat);
-  return ok;
+  return catalog_run (cat, "UPDATE disk SET image = ?, image_before = ?,"
+                      " device = 1, inode = ?, birth_ns = ? WHERE id = ?",
+                      error, "ttiii", image, before, (int64_t) inode, birth_ns,
+                      disk_id);
 }
 
 bool

@@ -6,36 +6,6 @@
 
 #include "fleece/fleece-internal.h"
 
-/* Bind and run a statement of integers and texts; types: 'i' int64_t, 't' const
- * char *, 'n' a nonce (NULL is fine for both). */
-static bool
-run_sql (Catalog *cat, const char *sql, GError **error, const char *types, ...)
-{
-  sqlite3_stmt *stmt;
-  va_list ap;
-  bool ok = false;
-
-  catalog_lock (cat);
-  stmt = catalog_stmt (cat, sql, error);
-  if (stmt != NULL) {
-    va_start (ap, types);
-    for (int i = 0; types[i] != '\0'; i++) {
-      if (types[i] == 'i')
-        sqlite3_bind_int64 (stmt, i + 1, va_arg (ap, int64_t));
-      else if (types[i] == 'n')
-        sqlite3_bind_blob (stmt, i + 1, va_arg (ap, const uint8_t *),
-                           RUNTIME_NONCE_BYTES, SQLITE_TRANSIENT);
-      else
-        sqlite3_bind_text (stmt, i + 1, va_arg (ap, const char *), -1,
-                           SQLITE_TRANSIENT);
-    }
-    va_end (ap);
-    ok = catalog_step_done (cat, stmt, error);
-  }
-  catalog_unlock (cat);
-  return ok;
-}
-
 bool
 store_check_layer_file (Catalog *cat, const char *file, GError **error)
 {
@@ -63,10 +33,10 @@ store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
   bool ok;
 
   catalog_lock (cat);
-  ok = run_sql (cat, "INSERT INTO layer (disk, file, size, state, durable,"
-                " keep) VALUES (?, ?, ?, 'retired', ?, ?)", error, "itiii",
-                disk_id, file, (int64_t) size, (int64_t) durable,
-                (int64_t) keep);
+  ok = catalog_run (cat, "INSERT INTO layer (disk, file, size, state, durable,"
+                    " keep) VALUES (?, ?, ?, 'retired', ?, ?)", error, "itiii",
+                    disk_id, file, (int64_t) size, (int64_t) durable,
+                    (int64_t) keep);
   if (ok)
     *out_id = catalog_last_id (cat);
   catalog_unlock (cat);
@@ -77,49 +47,49 @@ bool
 store_set_layer_nonce (Catalog *cat, int64_t id, const uint8_t *nonce,
                        GError **error)
 {
-  return run_sql (cat, "UPDATE layer SET nonce = ? WHERE id = ?", error, "ni",
-                  nonce, id);
+  return catalog_run (cat, "UPDATE layer SET nonce = ? WHERE id = ?", error,
+                      "ni", nonce, id);
 }
 
 bool
 store_set_layer_prepared (Catalog *cat, int64_t id, const uint8_t *nonce,
                           GError **error)
 {
-  return run_sql (cat, "UPDATE layer SET state = 'prepared', nonce = ?"
-                  " WHERE id = ?", error, "ni", nonce, id);
+  return catalog_run (cat, "UPDATE layer SET state = 'prepared', nonce = ?"
+                      " WHERE id = ?", error, "ni", nonce, id);
 }
 
 bool
 store_set_layer_file (Catalog *cat, int64_t id, const char *file,
                       GError **error)
 {
-  return run_sql (cat, "UPDATE layer SET file = ? WHERE id = ?", error, "ti",
-                  file, id);
+  return catalog_run (cat, "UPDATE layer SET file = ? WHERE id = ?", error,
+                      "ti", file, id);
 }
 
 bool
 store_set_layer_live (Catalog *cat, int64_t id, GError **error)
 {
-  return run_sql (cat, "UPDATE layer SET state = 'live' WHERE id = ?", error,
-                  "i", id);
+  return catalog_run (cat, "UPDATE layer SET state = 'live' WHERE id = ?",
+                      error, "i", id);
 }
 
 bool
 store_delete_layer (Catalog *cat, int64_t id, GError **error)
 {
   /* Broken snapshots may still point at it. */
-  return run_sql (cat, "UPDATE snapshot SET layer = NULL WHERE layer = ?",
-                  error, "i", id) &&
-    run_sql (cat, "DELETE FROM layer WHERE id = ?", error, "i", id);
+  return catalog_run (cat, "UPDATE snapshot SET layer = NULL WHERE layer = ?",
+                      error, "i", id) &&
+    catalog_run (cat, "DELETE FROM layer WHERE id = ?", error, "i", id);
 }
 
 bool
 store_retire_layer (Catalog *cat, int64_t id, GError **error)
 {
-  return run_sql (cat, "UPDATE snapshot SET layer = NULL WHERE layer = ?",
-                  error, "i", id) &&
-    run_sql (cat, "UPDATE layer SET state = 'retired', nonce = NULL"
-             " WHERE id = ?", error, "i", id);
+  return catalog_run (cat, "UPDATE snapshot SET layer = NULL WHERE layer = ?",
+                      error, "i", id) &&
+    catalog_run (cat, "UPDATE layer SET state = 'retired', nonce = NULL"
+                 " WHERE id = ?", error, "i", id);
 }
 
 static const char *
@@ -136,14 +106,14 @@ store_add_snapshot (Catalog *cat, Snapshot *snap, int64_t disk_id,
   bool ok;
 
   catalog_lock (cat);
-  ok = run_sql (cat, "INSERT INTO snapshot (disk, name, boundary, layer, size,"
-                " state, created, on_error, scratch_limit, durable,"
-                " cbw_timeout)"
-                " VALUES (?, ?, ?, ?, ?, 'prepared', ?, ?, ?, ?, ?)", error,
-                "itiiiitiii", disk_id, snap->name, (int64_t) snap->boundary,
-                layer_id, (int64_t) snap->size, snap->created,
-                on_error_name (snap->on_error), (int64_t) snap->limit_bytes,
-                (int64_t) snap->durable, (int64_t) snap->cbw_timeout);
+  ok = catalog_run (cat, "INSERT INTO snapshot (disk, name, boundary, layer,"
+                    " size, state, created, on_error, scratch_limit, durable,"
+                    " cbw_timeout)"
+                    " VALUES (?, ?, ?, ?, ?, 'prepared', ?, ?, ?, ?, ?)", error,
+                    "itiiiitiii", disk_id, snap->name, (int64_t) snap->boundary,
+                    layer_id, (int64_t) snap->size, snap->created,
+                    on_error_name (snap->on_error), (int64_t) snap->limit_bytes,
+                    (int64_t) snap->durable, (int64_t) snap->cbw_timeout);
   if (ok)
     snap->id = catalog_last_id (cat);
   catalog_unlock (cat);
@@ -153,31 +123,32 @@ store_add_snapshot (Catalog *cat, Snapshot *snap, int64_t disk_id,
 bool
 store_set_snapshot_live (Catalog *cat, Snapshot *snap, GError **error)
 {
-  return run_sql (cat, "UPDATE snapshot SET state = 'live'"
-                  " WHERE id = ? AND state = 'prepared'", error, "i", snap->id);
+  return catalog_run (cat, "UPDATE snapshot SET state = 'live'"
+                      " WHERE id = ? AND state = 'prepared'", error, "i",
+                      snap->id);
 }
 
 bool
 store_set_snapshot_state (Catalog *cat, int64_t id, SnapshotState state,
                           const char *reason, GError **error)
 {
-  return run_sql (cat, "UPDATE snapshot SET state = ?, reason = ?"
-                  " WHERE id = ?", error, "tti", snapshot_state_name (state),
-                  reason, id);
+  return catalog_run (cat, "UPDATE snapshot SET state = ?, reason = ?"
+                      " WHERE id = ?", error, "tti",
+                      snapshot_state_name (state), reason, id);
 }
 
 bool
 store_delete_prepared (Catalog *cat, int64_t disk_id, const char *name,
                        GError **error)
 {
-  return run_sql (cat, "DELETE FROM snapshot WHERE disk = ? AND name = ?"
-                  " AND state = 'prepared'", error, "it", disk_id, name);
+  return catalog_run (cat, "DELETE FROM snapshot WHERE disk = ? AND name = ?"
+                      " AND state = 'prepared'", error, "it", disk_id, name);
 }
 
 bool
 store_delete_snapshot (Catalog *cat, int64_t id, GError **error)
 {
-  return run_sql (cat, "DELETE FROM snapshot WHERE id = ?", error, "i", id);
+  return catalog_run (cat, "DELETE FROM snapshot WHERE id = ?", error, "i", id);
 }
 
 static void
