@@ -72,6 +72,7 @@ def wait_until(what, condition):
     end = time.monotonic() + 60
     while not condition():
         if time.monotonic() > end:
+            show_servers()
             fail(f"gave up waiting: {what}")
         time.sleep(0.02)
 
@@ -108,8 +109,16 @@ def show_stacks(pid):
                 print(f"{task} {name}: {f.read().strip()}", file=sys.stderr)
 
 
+def show_servers():
+    for server in Server.all:
+        if server.process.poll() is None:
+            print(f"--- {server.name}", file=sys.stderr)
+            show_stacks(server.pid)
+
+
 class Server:
     """A child process that serves NBD; .sock, .pid, .log."""
+    all = []
 
     def __init__(self, fixture, name, argv, sock, pidfile, env=None):
         self.name = name
@@ -120,6 +129,7 @@ class Server:
         self.pid = self.process.pid
         self.expected = {0}
         fixture.servers.append(self)
+        Server.all.append(self)
         wait_until(f"{name} to be ready", lambda:
                    self.process.poll() is not None or
                    (os.path.exists(pidfile) and os.path.getsize(pidfile)))
@@ -151,6 +161,8 @@ class Qmp:
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
+        # No speed check: a server that hangs shall be looked at.
+        self.socket.settimeout(300)
         self.socket.connect(path)
         self.file = self.socket.makefile("rwb")
         self.events = []
@@ -165,7 +177,11 @@ class Qmp:
             pass
 
     def read(self):
-        line = self.file.readline()
+        try:
+            line = self.file.readline()
+        except TimeoutError:
+            show_servers()
+            raise
         if not line:
             raise EOFError("control socket closed")
         return json.loads(line)
