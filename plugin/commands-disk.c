@@ -12,6 +12,7 @@
 #include "plugin/node.h"
 #include "plugin/plugin.h"
 #include "plugin/restore.h"
+#include "plugin/transaction.h"
 #include "plugin/snapshot-node.h"
 
 /* Whoever is connected keeps the size that he was told: NBD has no way to tell
@@ -22,6 +23,9 @@ command_block_resize (struct qmp_session *session, json_t *args,
 {
   const char *device = qmp_get_str (args, "device");
   const char *node = qmp_get_str (args, "node-name");
+  /* Held: no job begins, and nobody who has read a bitmap writes it back with what
+   * it had of the size before. */
+  G_GNUC_UNUSED g_autoptr (Transaction) t = transaction_new ();
   g_autoptr (Disk) disk = NULL;
   g_autofree char *job = NULL, *restore = NULL;
 
