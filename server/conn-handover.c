@@ -91,7 +91,8 @@ close_handshakes_locked (void)
     struct conn *c = g_ptr_array_index (clients.conns, i);
 
     pthread_mutex_lock (&c->lock);
-    if (!c->has_leader) {
+    /* Not has_leader, which goes and comes when the leadership is stolen. */
+    if (c->served_name == NULL) {
       atomic_store (&c->closing, true);
       shutdown (c->fd, SHUT_RDWR);
     }

@@ -100,6 +100,7 @@ struct conn {
   unsigned slow_batches;        /* in a row */
   unsigned tick;                /* seconds that receiving blocks */
   int64_t silent_since;         /* 0: it has just sent something */
+  int64_t asking_since;         /* refused only, and nothing in flight; 0: not */
 
   /* Under the lock of the list of connections: when somebody last looked
    * whether it moves, see conn_drop_stalled. */
@@ -138,9 +139,14 @@ void conn_finish (struct conn *c);
  * after a short wait. */
 bool conn_is_parking (void);
 /* All are to leave: read what is there without waiting, refuse it, and end.
- * conn_is_drained: it has lasted too long; in_request: a part of one is here. */
+ * conn_is_drained: that has lasted too long, from *since on, which is set if it is
+ * 0; in_request: a part of one is here. */
 bool conn_is_draining (void);
-bool conn_is_drained (bool in_request);
+bool conn_is_drained (int64_t *since, bool in_request);
+/* All are to leave: how long options are answered from the first on that gets
+ * NBD_REP_ERR_SHUTDOWN; and whether nothing is received any more. */
+#define CONN_SEE_OFF_NS INT64_C (200000000)
+bool conn_handshakes_are_over (void);
 /* This thread is the leader now; or nobody is. */
 void conn_set_leader (struct conn *c, bool is_leader);
 
@@ -171,7 +177,7 @@ bool conn_is_waited_for (const struct conn *c);
  * once a second. */
 void conn_drop_stalled (void);
 
-/* Receive exactly length bytes.  deadline: CLOCK_MONOTONIC in ns, 0: none.
+/* In the handshake: receive exactly length bytes.  deadline: CLOCK_MONOTONIC in ns, 0: none.
  * false: end of stream, error, or too late. */
 bool conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline);
 /* Send all of it, under send_lock; iov is used up.  false: the client is gone,

@@ -80,6 +80,23 @@ conn_receive (struct conn *c, void *buf, size_t n, bool dont_wait)
   return receive_raw (c, buf, n, dont_wait);
 }
 
+/* It may go on sending without a pause. */
+static bool
+is_too_late (int64_t deadline)
+{
+  return (deadline && conn_now_ns () > deadline) || conn_handshakes_are_over ();
+}
+
+static bool
+fail_too_late (struct conn *c)
+{
+  if (!atomic_load (&c->closing))
+    limit_enforced (c, LIMIT_HANDSHAKE_TIMEOUT, "client dropped: it has not "
+                    "chosen an export within %u seconds",
+                    c->settings->handshake_timeout);
+  return false;
+}
+
 bool
 conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline)
 {
@@ -87,14 +104,12 @@ conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline)
   ssize_t r;
 
   while (length > 0) {
+    if (is_too_late (deadline))
+      return fail_too_late (c);
     r = conn_receive (c, p, length, deadline != 0);
     if (r == -1 && errno == EAGAIN && deadline) {
-      if (!wait_for (c, POLLIN, deadline)) {
-        limit_enforced (c, LIMIT_HANDSHAKE_TIMEOUT, "client dropped: it has "
-                        "not chosen an export within %u seconds",
-                        c->settings->handshake_timeout);
-        return false;
-      }
+      if (!wait_for (c, POLLIN, deadline))
+        return fail_too_late (c);
       continue;
     }
     if (r <= 0)
@@ -112,6 +127,8 @@ conn_receive_tls (struct conn *c, TlsSession *t, int64_t deadline)
   void *input = tls_input (t, &room);
   ssize_t r;
 
+  if (is_too_late (deadline))
+    return false;
   while ((r = receive_raw (c, input, room, deadline != 0)) == -1 &&
          errno == EAGAIN && deadline)
     if (!wait_for (c, POLLIN, deadline))

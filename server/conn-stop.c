@@ -2,9 +2,22 @@
 /* conn-stop.c - the end of the server: finish and answer what has begun, refuse
  * what comes after it, and see the clients off.
  *
- * A client in transmission is read from until nothing more is waiting there, or
- * for a second where it goes on asking, and gets ESHUTDOWN for all of it.  In the
- * handshake it gets NBD_REP_ERR_SHUTDOWN.
+ * A client in transmission gets ESHUTDOWN for what it asks while requests of its
+ * own are in the plugin, and then for what is waiting in its socket: until nothing
+ * is there, or for a second where it goes on asking.  That second does not begin
+ * before its last request has ended: a call of the plugin that keeps the leader (no
+ * other thread can take over with -t1, or where the plugin wants one call at a
+ * time) may take longer than that, and what has come meanwhile would be lost.  It
+ * ends, since nothing is begun any more.
+ *
+ * A client in the handshake gets NBD_REP_ERR_SHUTDOWN for an option, and is closed
+ * a moment after the first: what was on the way, and an ABORT, are still answered.
+ * One that sends nothing is left alone while others are in transmission: they keep
+ * the server anyway, and it may still ask.  Once none is (served_name tells, which
+ * unlike has_leader does not go and come when the leadership is stolen), its stream
+ * ends.  That alone would not stop one that sends without a pause over TCP, where
+ * a socket that was shut down for reading still gives what is there: therefore
+ * handshakes_end.
  */
 #include <config.h>
 
@@ -19,8 +32,6 @@
 #define SECOND_NS INT64_C (1000000000)
 /* How often to look at clients that do not leave. */
 #define LOOK_NS (SECOND_NS / 10)
-/* For options that are on the way. */
-#define HANDSHAKE_NS (SECOND_NS / 5)
 /* Requests of a client that does not heed ESHUTDOWN; one that is not complete. */
 #define ASKING_NS SECOND_NS
 #define COMPLETING_NS (2 * SECOND_NS)
@@ -29,6 +40,8 @@
 
 /* CLOCK_MONOTONIC; 0: not yet. */
 static atomic_int_fast64_t began;
+/* When nothing more is received from those in the handshake. */
+static atomic_int_fast64_t handshakes_end;
 
 bool
 conn_is_draining (void)
@@ -37,10 +50,21 @@ conn_is_draining (void)
 }
 
 bool
-conn_is_drained (bool in_request)
+conn_is_drained (int64_t *since, bool in_request)
 {
-  return conn_now_ns () - atomic_load_explicit (&began, memory_order_relaxed) >
-    (in_request ? COMPLETING_NS : ASKING_NS);
+  int64_t now = conn_now_ns ();
+
+  if (*since == 0)
+    *since = now;
+  return now - *since > (in_request ? COMPLETING_NS : ASKING_NS);
+}
+
+bool
+conn_handshakes_are_over (void)
+{
+  int64_t end = atomic_load_explicit (&handshakes_end, memory_order_relaxed);
+
+  return end != 0 && conn_now_ns () > end;
 }
 
 /* Wait a little, at most.  false: all are gone. */
@@ -69,18 +93,28 @@ begin_locked (int64_t now)
     conn_interrupt_locked (clients.conns->pdata[i]);
 }
 
-/* Those who choose no export. */
-static void
-end_handshakes_locked (void)
+static bool
+is_served (struct conn *c)
 {
-  for (guint i = 0; i < clients.conns->len; i++) {
-    struct conn *c = clients.conns->pdata[i];
+  bool served;
 
-    pthread_mutex_lock (&c->lock);
-    if (!c->has_leader)
-      shutdown (c->fd, SHUT_RD);
-    pthread_mutex_unlock (&c->lock);
-  }
+  pthread_mutex_lock (&c->lock);
+  served = c->served_name != NULL;
+  pthread_mutex_unlock (&c->lock);
+  return served;
+}
+
+/* Those who choose no export, if nobody else is there any more. */
+static void
+end_handshakes_locked (int64_t now)
+{
+  for (guint i = 0; i < clients.conns->len; i++)
+    if (is_served (clients.conns->pdata[i]))
+      return;
+  if (atomic_load (&handshakes_end) == 0)
+    atomic_store (&handshakes_end, now + CONN_SEE_OFF_NS);
+  for (guint i = 0; i < clients.conns->len; i++)
+    shutdown (((struct conn *) clients.conns->pdata[i])->fd, SHUT_RD);
 }
 
 /* Those who do not take their last replies. */
@@ -110,8 +144,8 @@ conn_stop_all (void)
   do {
     any = wait_locked ();
     now = conn_now_ns ();
-    if (any && now - start >= HANDSHAKE_NS)
-      end_handshakes_locked ();
+    if (any && now - start >= CONN_SEE_OFF_NS)
+      end_handshakes_locked (now);
     if (any)
       end_stalled_locked (now);
   } while (any && now < end && !quit_at_once ());

@@ -20,6 +20,7 @@ struct option {
   uint32_t length;
   GByteArray *out;              /* replies, sent when the handler returns */
   int64_t deadline;
+  bool told;                    /* that the server ends */
 };
 
 /* Add to the replies of the option. */

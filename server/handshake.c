@@ -157,21 +157,32 @@ static const struct option_handler {
     on_extended_headers },
 };
 
+/* The server ends.  The first to be told so has a moment left: in it an ABORT
+ * is answered, as is what was sent before the client knew. */
+static enum verdict
+refuse_shutdown (struct option *opt)
+{
+  int64_t leave = conn_now_ns () + CONN_SEE_OFF_NS;
+
+  if (!opt->told && (opt->deadline == 0 || opt->deadline > leave))
+    opt->deadline = leave;
+  opt->told = true;
+  return option_refuse (opt, NBD_REP_ERR_SHUTDOWN,
+                        "the server is shutting down");
+}
+
 static enum verdict
 handle_option (struct conn *c, struct option *opt)
 {
   if (option_needs_tls (c, opt))
     return opt->number == NBD_OPT_EXPORT_NAME ? CLOSE :
       option_refuse (opt, NBD_REP_ERR_TLS_REQD, "TLS has to be started first");
+  if (atomic_load (&c->closing) && opt->number != NBD_OPT_ABORT)
+    return opt->number == NBD_OPT_EXPORT_NAME ? CLOSE : refuse_shutdown (opt);
   for (size_t i = 0; i < G_N_ELEMENTS (handlers); i++) {
     if (handlers[i].number != opt->number)
       continue;
     log_debug ("option NBD_OPT_%s, %u bytes", handlers[i].name, opt->length);
-    if (atomic_load (&c->closing) && opt->number == NBD_OPT_EXPORT_NAME)
-      return CLOSE;
-    if (atomic_load (&c->closing) && opt->number != NBD_OPT_ABORT)
-      return option_refuse (opt, NBD_REP_ERR_SHUTDOWN,
-                            "the server is shutting down");
     if (!handlers[i].takes_data && opt->length > 0)
       return option_refuse (opt, NBD_REP_ERR_INVALID, "option takes no data");
     return handlers[i].handle (c, opt);

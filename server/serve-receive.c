@@ -89,19 +89,35 @@ in_request (const struct lane *l)
   return l->pos < l->have || l->awaits_payload;
 }
 
-/* No more is to be served: whether to read on nevertheless, to refuse it.  That
- * is done while replies are due. */
+/* Nothing of c's is with another thread.  The leader's own calls are over. */
 static bool
-shall_leave (struct conn *c, bool is_drained)
+is_alone (struct conn *c)
 {
-  bool in_flight;
+  bool alone;
 
-  if (!conn_is_draining ())
-    return true;
   pthread_mutex_lock (&c->lock);
-  in_flight = c->in_flight > 0;
+  alone = c->in_flight == 0;
   pthread_mutex_unlock (&c->lock);
-  return is_drained && !in_flight;
+  return alone;
+}
+
+/* No more is to be served: whether to read on nevertheless, to refuse it.  That is
+ * done while replies are due, and then until nothing is there; *out_alone: from
+ * now on that will do.  It is looked at before something is received: what a
+ * client sends before it has its last reply is then there to be found, whoever is
+ * quicker. */
+static bool
+shall_refuse (struct conn *c, struct lane *l, bool *out_alone)
+{
+  /* closing was set after what conn_is_draining looks at. */
+  atomic_thread_fence (memory_order_acquire);
+  if (!conn_is_draining ())
+    return false;
+  *out_alone = is_alone (c);
+  if (*out_alone)
+    return !conn_is_drained (&c->asking_since, in_request (l));
+  c->asking_since = 0;
+  return true;
 }
 
 /* Nothing has come for a while.  false: it has lasted too long. */
@@ -120,6 +136,7 @@ bool
 lane_fill (struct conn *c, struct lane *l, size_t n, bool exact)
 {
   while (l->have - l->pos < n) {
+    bool closing, alone = false;
     size_t end;
     ssize_t r;
 
@@ -133,8 +150,8 @@ lane_fill (struct conn *c, struct lane *l, size_t n, bool exact)
     end = exact ? l->pos + n : RX_SIZE;
     steal_idle (c);
     serve_flush (c, l);
-    if (atomic_load_explicit (&c->closing, memory_order_relaxed) &&
-        shall_leave (c, conn_is_drained (in_request (l))))
+    closing = atomic_load_explicit (&c->closing, memory_order_relaxed);
+    if (closing && !shall_refuse (c, l, &alone))
       return false;
     if (conn_is_parking ()) {
       c->parked = true;
@@ -142,10 +159,9 @@ lane_fill (struct conn *c, struct lane *l, size_t n, bool exact)
     }
     r = receive (c, l->rx + l->have, end - l->have);
     if (r == -1 && errno == EAGAIN) {
-      if (conn_is_parking ())
-        continue;
-      if (is_ending (c) ? shall_leave (c, !in_request (l)) :
-          !is_silent (c, l))
+      if (alone && !in_request (l))
+        return false;
+      if (!is_ending (c) && !is_silent (c, l))
         return false;
       continue;
     }
@@ -185,6 +201,8 @@ discard (struct conn *c, struct lane *l, uint64_t length)
 static bool
 receive_payload (struct conn *c, const struct op *op, size_t have)
 {
+  int64_t since = 0;
+
   while (have < op->rq.length) {
     ssize_t r;
 
@@ -193,7 +211,7 @@ receive_payload (struct conn *c, const struct op *op, size_t have)
       keep_request (c, op, op->data, have);
       return false;
     }
-    if (conn_is_draining () && conn_is_drained (true))
+    if (conn_is_draining () && conn_is_drained (&since, true))
       return false;
     r = receive (c, op->data + have, op->rq.length - have);
     if (r == -1 && errno == EAGAIN) {
