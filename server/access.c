@@ -458,6 +458,21 @@ terms_parse (const char *text)
   return g_steal_pointer (&terms);
 }
 
+/* Else everybody would be rejected. */
+static bool
+check_identity (const Terms *terms, GError **error)
+{
+  g_autoptr (TlsCreds) creds = terms->identity ? terms_tls_creds (terms) : NULL;
+
+  if (creds == NULL || tls_creds_knows_peers (creds))
+    return true;
+  g_set_error (error, ACCESS_ERROR, 0, "option 'tls-identity' needs %s, or keys "
+               "of users: without, no client shows a certificate",
+               terms->certificates ? "'tls-verify-peer=on'" :
+               "--tls-verify-peer");
+  return false;
+}
+
 bool
 terms_load_keys (Terms *terms, GError **error)
 {
@@ -480,10 +495,10 @@ terms_load_keys (Terms *terms, GError **error)
   if (has_own) {
     terms->keys = tls_keys_new (terms->certificates, terms->psk,
                                 terms->verify_peer, error);
-    return terms->keys != NULL;
+    return terms->keys != NULL && check_identity (terms, error);
   }
   if (tls_mode () != TLS_OFF)
-    return true;
+    return check_identity (terms, error);
   g_set_error (error, ACCESS_ERROR, 0, "option 'tls' needs certificates or "
                "keys: --tls-certificates or --tls-psk, or the listener's own");
   return false;

@@ -114,6 +114,11 @@ refused("option 'tls' needs certificates", listener("tls=on"))
 for more in ((), ("tls=off",), ("tls=on", "tls-psk=" + good)):
     refused("'tls-identity' needs tls=require", listener(
         "tls-identity=alice", *more))
+# Certificates that clients need not show: nobody would be alice.
+refused("'tls-identity' needs 'tls-verify-peer=on'", listener(
+    "tls=require", "tls-identity=alice", "tls-certificates=" + keys.server))
+refused("'tls-identity' needs --tls-verify-peer", listener(
+    "tls=require", "tls-identity=alice"), "--tls-certificates=" + keys.server)
 
 # Default folders, of somebody who is not root: nothing is there, or something.
 text = subprocess.run([fixture.NBDFLEECE, "--dump-config"], text=True,
