@@ -79,6 +79,7 @@ conn_main (void *arg)
 
   thread_context.conn = c;
   thread_context.plugin_name = backend_name (c->b);
+  thread_context.in_handshake = true;
   log_debug ("client connected (%s)", *c->peer ? c->peer : "unknown");
   c->entered = backend_enter (c->b);
   if (c->entered && !atomic_load (&c->closing) &&

@@ -9,12 +9,15 @@
 #ifndef NBDFLEECE_CONTEXT_H
 #define NBDFLEECE_CONTEXT_H
 
+#include <stdbool.h>
+
 struct conn;
 
 struct thread_context {
   struct conn *conn;            /* NULL: not serving a client */
   const char *plugin_name;      /* for the log; set with conn */
   const char *export_name;      /* of the handle in use; NULL: none yet */
+  bool in_handshake;            /* of conn: anybody may cause what is logged */
   int error;                    /* by nbdkit_set_error; 0: not called */
 };
 

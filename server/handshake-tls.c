@@ -27,6 +27,7 @@ forget (struct conn *c)
 enum verdict
 on_starttls (struct conn *c, struct option *opt)
 {
+  static struct log_bound bound = { .most = 40 };
   char byte;
   g_autoptr (TlsCreds) creds = terms_tls_creds (c->terms);
 
@@ -39,8 +40,8 @@ on_starttls (struct conn *c, struct option *opt)
     return option_refuse (opt, NBD_REP_ERR_INVALID,
                           "TLS has been started already");
   if (recv (conn_fd (c), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
-    log_error ("client dropped: it has sent plain text behind "
-               "NBD_OPT_STARTTLS");
+    log_error_bounded (&bound, "client dropped: it has sent plain text behind "
+                       "NBD_OPT_STARTTLS");
     return CLOSE;
   }
   forget (c);

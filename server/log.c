@@ -329,19 +329,34 @@ log_may (struct log_bound *bound, unsigned *left_out)
 }
 
 void
-log_error_bounded (struct log_bound *bound, const char *fs, ...)
+log_verror_bounded (struct log_bound *bound, const char *fs, va_list args)
 {
-  g_autofree char *text = NULL;
+  g_autofree char *text = NULL, *shown = NULL;
+  int saved_errno = errno;
   unsigned left_out;
-  va_list args;
 
   if (!log_may (bound, &left_out))
     return;
-  va_start (args, fs);
-  text = g_strdup_vprintf (fs, args);
-  va_end (args);
+  errno = saved_errno;          /* for %m */
+  text = g_strchomp (g_strdup_vprintf (fs, args));
   if (left_out > 0)
-    log_error ("%s (%u such messages were left out before)", text, left_out);
+    shown = g_strdup_printf ("%s (%u such messages were left out before)", text,
+                             left_out);
   else
-    log_error ("%s", text);
+    shown = g_steal_pointer (&text);
+  if (g_str_has_prefix (shown, WARNING))
+    log_error (WARNING "%s", shown + strlen (WARNING));
+  else
+    log_error ("%s", shown);
+  errno = saved_errno;
+}
+
+void
+log_error_bounded (struct log_bound *bound, const char *fs, ...)
+{
+  va_list args;
+
+  va_start (args, fs);
+  log_verror_bounded (bound, fs, args);
+  va_end (args);
 }

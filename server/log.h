@@ -47,6 +47,8 @@ bool log_may (struct log_bound *bound, unsigned *left_out);
 /* If so, with how many were not. */
 void log_error_bounded (struct log_bound *bound, const char *fs, ...)
   __attribute__ ((format (printf, 2, 3)));
+void log_verror_bounded (struct log_bound *bound, const char *fs, va_list args)
+  __attribute__ ((format (printf, 2, 0)));
 
 void log_debug_always (const char *fs, ...)
   __attribute__ ((format (printf, 1, 2)));

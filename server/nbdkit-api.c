@@ -23,10 +23,18 @@
 #include "quit.h"
 #include "single.h"
 
+/* In the handshake whoever gets that far makes the plugin say something, of
+ * exports that are not there above all, as often as he likes; later on only those
+ * who may have the export. */
 void
 nbdkit_verror (const char *fs, va_list args)
 {
-  log_verror (fs, args);
+  static struct log_bound bound = { .most = 40 };      /* names differ */
+
+  if (thread_context.in_handshake)
+    log_verror_bounded (&bound, fs, args);
+  else
+    log_verror (fs, args);
 }
 
 void
@@ -35,7 +43,7 @@ nbdkit_error (const char *fs, ...)
   va_list args;
 
   va_start (args, fs);
-  log_verror (fs, args);
+  nbdkit_verror (fs, args);
   va_end (args);
 }
 

@@ -429,6 +429,7 @@ lead (struct conn *c)
 void
 conn_serve (struct conn *c)
 {
+  thread_context.in_handshake = false;
   c->lane = lane_new ();
   if (c->lane == NULL) {
     log_error ("out of memory for a connection");
