@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 
 import fixture
 
@@ -262,10 +263,27 @@ for tracking, warns in (
         ({"clean": False, "recovery": "all-dirty", "reason": "r",
           "over-reported": 0, "bad-sectors": 0}, True)):
     disks = [{"device": "vda", "inserted": {"tracking": tracking}}]
-    status, out, _ = ctl(scripted(disks, [], [], [], [], []), "status")
+    status, out, _ = ctl(scripted(disks, [], [], [], [], [], []), "status")
     assert status == 0
     assert ("warning: disk 'vda'" in out, "no warnings" in out,
             "exact" in out.splitlines()[1]) == (warns, not warns, not warns), out
+
+
+# Layers above the image are counted, open restores are shown.
+disks = [{"device": "vda", "inserted": {"layers": [{}, {}, {}]}}]
+restore = {"id": "r1", "base": "zero", "creation-time": int(time.time()) - 60,
+           "disks": [{"disk": "vda", "export": "vda@r1", "served": True,
+                      "clients": 2}]}
+status, out, _ = ctl(scripted(disks, [], [restore], [], [], [], []), "status")
+assert out.splitlines()[1].split()[-1] == "2", out
+assert [line.split() for line in out.splitlines() if "vda@r1" in line][0][:3] \
+    == ["r1", "vda@r1", "zero"], out
+assert "no warnings" in out, out
+restore["creation-time"] -= 3 * 86400
+restore["disks"][0]["served"] = False
+status, out, _ = ctl(scripted(disks, [], [restore], [], [], [], []), "status")
+assert "warning: restore 'r1' has been open for 3d " in out, out
+assert "warning: restore 'r1': its disk 'vda' is not served" in out, out
 
 
 def checkpoint(name, parent=None, current=False, **kwargs):

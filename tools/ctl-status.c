@@ -19,7 +19,8 @@ static const struct arg_spec no_options[] = { { NULL } };
 
 struct status {
   struct ctl *ctl;
-  json_t *disks, *backups, *checkpoints, *jobs, *block_jobs, *clients;
+  json_t *disks, *backups, *restores, *checkpoints, *jobs, *block_jobs;
+  json_t *clients;
   json_t *warnings;             /* strings, not escaped */
 };
 
@@ -85,25 +86,55 @@ check_backup_disk (struct status *s, const json_t *disk)
           name_of (disk, "export"), 100.0 * used / limit);
 }
 
+/* Seconds since a backup or a restore was begun; -1: not known. */
+static int64_t
+age_of (const json_t *object)
+{
+  int64_t created =
+    json_integer_value (json_object_get (object, "creation-time"));
+  int64_t now = g_get_real_time () / G_USEC_PER_SEC;
+
+  return created > 0 && created <= now ? now - created : -1;
+}
+
+static void
+check_age (struct status *s, const char *what, const json_t *object)
+{
+  int64_t age = age_of (object);
+
+  if (age > BACKUP_WARN_SECONDS) {
+    g_autofree char *text = human_duration (age);
+
+    warn (s, "%s '%s' has been open for %s", what, name_of (object, "id"),
+          text);
+  }
+}
+
 static void
 check_backups (struct status *s)
 {
-  int64_t now = g_get_real_time () / G_USEC_PER_SEC;
   const json_t *backup, *disk;
   size_t i, j;
 
   json_array_foreach (s->backups, i, backup) {
-    json_int_t created =
-      json_integer_value (json_object_get (backup, "creation-time"));
-
     json_array_foreach (json_object_get (backup, "disks"), j, disk)
       check_backup_disk (s, disk);
-    if (created > 0 && now - created > BACKUP_WARN_SECONDS) {
-      g_autofree char *age = human_duration (now - created);
+    check_age (s, "backup", backup);
+  }
+}
 
-      warn (s, "backup '%s' has been open for %s", name_of (backup, "id"),
-            age);
-    }
+static void
+check_restores (struct status *s)
+{
+  const json_t *restore, *disk;
+  size_t i, j;
+
+  json_array_foreach (s->restores, i, restore) {
+    json_array_foreach (json_object_get (restore, "disks"), j, disk)
+      if (!json_is_true (json_object_get (disk, "served")))
+        warn (s, "restore '%s': its disk '%s' is not served",
+              name_of (restore, "id"), name_of (disk, "disk"));
+    check_age (s, "restore", restore);
   }
 }
 
@@ -161,12 +192,34 @@ check_jobs (struct status *s)
 
 /* --- tables --- */
 
+/* Those above the image, which is listed with them if there are any. */
+static char *
+layers_text (const json_t *inserted)
+{
+  size_t n = json_array_size (json_object_get (inserted, "layers"));
+
+  return g_strdup_printf ("%zu", n > 0 ? n - 1 : 0);
+}
+
+static char *
+age_text (const json_t *object)
+{
+  return age_of (object) >= 0 ? human_duration (age_of (object)) : NULL;
+}
+
+static char *
+clients_text (const json_t *disk)
+{
+  return g_strdup_printf ("%lld", (long long) json_integer_value (
+                            json_object_get (disk, "clients")));
+}
+
 static void
 print_disks (const struct status *s)
 {
   static const char *const titles[] =
     { "DISK", ">SIZE", ">USED", "TRACKING", ">SNAPSHOTS", ">SCRATCH",
-      ">BITMAPS", NULL };
+      ">BITMAPS", ">LAYERS", NULL };
   g_autoptr (Table) table = table_new (titles);
   const json_t *disk;
   size_t i;
@@ -187,6 +240,7 @@ print_disks (const struct status *s)
     table_cell_take (table, ctl_get_size (tracking, "scratch-bytes"));
     table_cell_take (table, g_strdup_printf (
       "%zu", json_array_size (json_object_get (inserted, "dirty-bitmaps"))));
+    table_cell_take (table, layers_text (inserted));
   }
   table_print (table);
 }
@@ -210,25 +264,38 @@ print_backups (const struct status *s)
     { "BACKUP", "EXPORT", "STATE", ">OPEN FOR", ">SCRATCH", ">LEFT",
       ">CLIENTS", NULL };
   g_autoptr (Table) table = table_new (titles);
-  int64_t now = g_get_real_time () / G_USEC_PER_SEC;
   const json_t *backup, *disk;
   size_t i, j;
 
   json_array_foreach (s->backups, i, backup)
     json_array_foreach (json_object_get (backup, "disks"), j, disk) {
-      json_int_t created =
-        json_integer_value (json_object_get (backup, "creation-time"));
-
       table_cell (table, ctl_get (backup, "id"));
       table_cell (table, ctl_get (disk, "export"));
       table_cell (table, ctl_get (disk, "state"));
-      table_cell_take (table, created > 0 && created <= now
-                       ? human_duration (now - created) : NULL);
+      table_cell_take (table, age_text (backup));
       table_cell_take (table, ctl_get_size (disk, "scratch-used"));
       table_cell_take (table, left_text (disk));
-      table_cell_take (table, g_strdup_printf (
-        "%lld", (long long) json_integer_value (json_object_get (disk,
-                                                                 "clients"))));
+      table_cell_take (table, clients_text (disk));
+    }
+  table_print (table);
+}
+
+static void
+print_restores (const struct status *s)
+{
+  static const char *const titles[] =
+    { "RESTORE", "EXPORT", "BASE", ">OPEN FOR", ">CLIENTS", NULL };
+  g_autoptr (Table) table = table_new (titles);
+  const json_t *restore, *disk;
+  size_t i, j;
+
+  json_array_foreach (s->restores, i, restore)
+    json_array_foreach (json_object_get (restore, "disks"), j, disk) {
+      table_cell (table, ctl_get (restore, "id"));
+      table_cell (table, ctl_get (disk, "export"));
+      table_cell (table, ctl_get (restore, "base"));
+      table_cell_take (table, age_text (restore));
+      table_cell_take (table, clients_text (disk));
     }
   table_print (table);
 }
@@ -281,6 +348,10 @@ print_all (const struct status *s)
   else
     puts ("no backup is open");
   putchar ('\n');
+  if (json_array_size (s->restores) > 0) {
+    print_restores (s);
+    putchar ('\n');
+  }
   if (json_array_size (s->checkpoints) > 0)
     print_checkpoints (s);
   else
@@ -316,6 +387,7 @@ ask (struct status *s)
   } queries[] = {
     { "query-block", &s->disks },
     { "query-backups", &s->backups },
+    { "query-restores", &s->restores },
     { "checkpoint-list", &s->checkpoints },
     { "query-jobs", &s->jobs },
     { "query-block-jobs", &s->block_jobs },
@@ -344,18 +416,20 @@ status (struct ctl *ctl)
 
     check_disks (&s);
     check_backups (&s);
+    check_restores (&s);
     check_checkpoints (&s);
     check_jobs (&s);
-    all = json_pack ("{s:O, s:O, s:O, s:O, s:O, s:O}", "disks", s.disks,
-                     "backups", s.backups, "checkpoints", s.checkpoints,
-                     "jobs", s.jobs, "clients", s.clients,
-                     "warnings", s.warnings);
+    all = json_pack ("{s:O, s:O, s:O, s:O, s:O, s:O, s:O}", "disks", s.disks,
+                     "backups", s.backups, "restores", s.restores,
+                     "checkpoints", s.checkpoints, "jobs", s.jobs, "clients",
+                     s.clients, "warnings", s.warnings);
     if (!ctl_print_json (ctl, all))
       print_all (&s);
     json_decref (all);
   }
   json_decref (s.disks);
   json_decref (s.backups);
+  json_decref (s.restores);
   json_decref (s.checkpoints);
   json_decref (s.jobs);
   json_decref (s.block_jobs);
@@ -365,7 +439,8 @@ status (struct ctl *ctl)
 }
 
 const struct verb status_verbs[] = {
-  { "status", "", 0, 0, "disks, backups, checkpoints, jobs, clients, warnings",
+  { "status", "", 0, 0, "disks, backups, restores, checkpoints, jobs, clients,"
+    " warnings",
     no_options, status },
   { NULL }
 };
