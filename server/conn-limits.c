@@ -6,6 +6,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -113,27 +114,49 @@ conn_set_rates (struct conn *c)
     c->listener_rate = rate_of_listener (c->listener, limits->listener_rate);
 }
 
+/* Wait so long; false: sooner, as nobody shall wait any more.  In steps: the
+ * server may be told to end, or this client to leave.  One that has hung up
+ * would wait for nothing, and keep a connection from others. */
+static bool
+wait_ns (struct conn *c, int64_t ns)
+{
+  int64_t until = conn_now_ns () + ns, left;
+
+  while ((left = until - conn_now_ns ()) > 0) {
+    struct timespec step = { .tv_nsec = MIN (left, RATE_STEP_NS) };
+    struct pollfd pfd = { .fd = c->fd };
+
+    if (conn_is_parking () || conn_is_closing (c))
+      return false;
+    if (ppoll (&pfd, 1, &step, NULL) == 1) {
+      atomic_store (&c->dead, true);
+      return false;
+    }
+  }
+  return !conn_is_closing (c);
+}
+
 void
 conn_wait_for_rates (struct conn *c, enum rate_direction direction,
                      uint64_t bytes)
 {
-  int64_t own = c->rate ? rate_take (c->rate, direction, bytes) : 0;
-  int64_t shared = c->listener_rate ?
-    rate_take (c->listener_rate, direction, bytes) : 0;
-  int64_t until = conn_now_ns () + MAX (own, shared), left;
+  uint64_t slice = MIN (rate_slice (c->rate), rate_slice (c->listener_rate));
+  bool own_met = false, shared_met = false, go_on = !conn_is_closing (c);
 
-  if (own > 0)
-    limit_count (LIMIT_RATE);
-  if (shared > 0)
-    limit_count (LIMIT_LISTENER_RATE);
-  /* In steps: the server may be told to end, or this client to leave. */
-  while ((left = until - conn_now_ns ()) > 0 && !conn_is_parking () &&
-         !atomic_load_explicit (&c->closing, memory_order_relaxed) &&
-         !atomic_load_explicit (&c->dead, memory_order_relaxed)) {
-    struct timespec step = { .tv_nsec = MIN (left, RATE_STEP_NS) };
+  while (bytes > 0 && go_on) {
+    uint64_t n = MIN (bytes, slice);
+    int64_t own = rate_take (c->rate, direction, n);
+    int64_t shared = rate_take (c->listener_rate, direction, n);
 
-    nanosleep (&step, NULL);
+    own_met = own_met || own > 0;
+    shared_met = shared_met || shared > 0;
+    go_on = wait_ns (c, MAX (own, shared));
+    bytes -= n;
   }
+  if (own_met)
+    limit_count (LIMIT_RATE);
+  if (shared_met)
+    limit_count (LIMIT_LISTENER_RATE);
 }
 
 void

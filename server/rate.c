@@ -11,6 +11,11 @@
 #define SECOND_NS INT64_C (1000000000)
 /* What a client that was idle may move at once: this part of a second's. */
 #define BURST_PART 8
+/* A slice is this part of a second's, but not less than so many bytes.  With
+ * 100 clients that all have large requests under way, a small one waits for a
+ * second. */
+#define SLICE_PART 100
+#define SLICE_MIN 4096
 
 struct Rate {
   uint64_t bytes;               /* in a second */
@@ -74,11 +79,20 @@ rate_unref (Rate *rate)
   }
 }
 
+uint64_t
+rate_slice (const Rate *rate)
+{
+  return rate == NULL ? UINT64_MAX : MAX (rate->bytes / SLICE_PART, SLICE_MIN);
+}
+
 int64_t
 rate_take (Rate *rate, enum rate_direction direction, uint64_t bytes)
 {
-  double now = conn_now_ns (), wait;
+  double now, wait;
 
+  if (rate == NULL)
+    return 0;
+  now = conn_now_ns ();
   pthread_mutex_lock (&rate->lock);
   if (rate->paid[direction] < now - SECOND_NS / BURST_PART)
     rate->paid[direction] = now - SECOND_NS / BURST_PART;
