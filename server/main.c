@@ -190,6 +190,7 @@ serve (const struct command_line *cl, Backend *b, const char *pidfile)
   g_autoptr (GError) error = NULL;
   bool ok = backend_after_fork (b);
 
+  quit_is_heeded ();
   if (ok && !steal_start ()) {
     log_error ("cannot start a thread: %m");
     ok = false;
@@ -289,6 +290,7 @@ configure_and_serve (struct command_line *cl, Backend *b, const char *script)
   }
   if (!backend_get_ready (b))
     goto fail;
+  quit_leaves_files ();
   ok = reexec_inherited () || endpoints_open (cl);
   if (ok && cl->metrics && !metrics_listen (cl->metrics, &error)) {
     log_error ("%s", error->message);
@@ -388,7 +390,7 @@ main (int argc, char **argv)
     command_line_clear (&cl);
     return EXIT_SUCCESS;
   }
-  if (!quit_init () ||
+  if (!quit_init (reexec_inherited () != NULL) ||
       (cl.exit_with_parent && !process_exit_with_parent ())) {
     log_error ("cannot set up signals: %m");
     return EXIT_FAILURE;

@@ -15,6 +15,22 @@
 static atomic_bool requested, at_once;
 static int event = -1;
 
+/* What a signal does; it only ever goes up. */
+enum stage { ENDS_PROCESS, ENDS_PROCESS_NEXT_TIME, REQUESTS };
+static _Atomic (enum stage) stage = ENDS_PROCESS;
+
+void
+quit_leaves_files (void)
+{
+  atomic_store (&stage, ENDS_PROCESS_NEXT_TIME);
+}
+
+void
+quit_is_heeded (void)
+{
+  atomic_store (&stage, REQUESTS);
+}
+
 void
 quit_request (void)
 {
@@ -57,6 +73,7 @@ static void
 on_signal (int signum)
 {
   int saved_errno = errno;
+  enum stage now_in = atomic_load (&stage);
   int_fast64_t none = 0, now;
   struct timespec ts;
 
@@ -65,6 +82,11 @@ on_signal (int signum)
   if (!atomic_compare_exchange_strong (&first[signum], &none, now) &&
       now - none > MOMENT_NS)
     atomic_store (&at_once, true);
+  if (now_in == ENDS_PROCESS ||
+      (now_in == ENDS_PROCESS_NEXT_TIME && atomic_load (&at_once))) {
+    signal (signum, SIG_DFL);
+    raise (signum);             /* comes when this returns */
+  }
   quit_request ();
   errno = saved_errno;
 }
@@ -88,7 +110,7 @@ set_mask (int how)
 }
 
 bool
-quit_init (void)
+quit_init (bool leaves_files)
 {
   /* Handlers rather than a blocked mask and signalfd: a mask would be inherited
    * by what plugins execute (the sh plugin's scripts). */
@@ -99,6 +121,8 @@ quit_init (void)
                                .sa_flags = SA_RESTART };
   struct sigaction ignore = { .sa_handler = SIG_IGN };
 
+  if (leaves_files)
+    quit_leaves_files ();
   event = eventfd (0, EFD_CLOEXEC | EFD_NONBLOCK);
   return event != -1 &&
     sigaction (SIGINT, &sa, NULL) == 0 &&

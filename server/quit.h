@@ -5,9 +5,18 @@
 
 #include <stdbool.h>
 
-/* Before anything else; SIGINT, SIGQUIT and SIGTERM request it from then on,
- * SIGHUP is for reload.h, SIGPIPE is ignored, SIGURG only wakes a thread.  false: errno is set. */
-bool quit_init (void);
+/* Before anything else; SIGINT, SIGQUIT and SIGTERM are for this module from
+ * then on, SIGHUP is for reload.h, SIGPIPE is ignored, SIGURG only wakes a
+ * thread.  false: errno is set.
+ *
+ * While the server starts nobody looks at a request, and the plugin may take
+ * its time: those signals end the process, at once or, where leaves_files, when
+ * one comes again more than a moment later. */
+bool quit_init (bool leaves_files);
+/* From now on there are files to be removed at the end. */
+void quit_leaves_files (void);
+/* From now on requests are looked at. */
+void quit_is_heeded (void);
 
 /* Async-signal-safe, from any thread, any number of times. */
 void quit_request (void);

@@ -532,7 +532,7 @@ LLVMFuzzerInitialize (int *argc, char ***argv)
     mode = TLS_ON;
   limits_set_defaults (&settings.limits);
   log_set_target ("null");
-  if (!quit_init ())
+  if (!quit_init (false))
     abort ();
   terms = terms_new ();
   conn_init (&settings);
