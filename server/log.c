@@ -51,22 +51,35 @@ log_target_is_valid (const char *target)
   return *target == '/' || parse_target (target) != TO_FILE;
 }
 
+/* -1: sets *out_why, which is valid until the next call.  The server never
+ * waits for whoever reads from a pipe: not for him to come, and lines that he
+ * does not take are lost. */
 static int
-open_file (void)
+open_file (const char **out_why)
 {
-  return open (file_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY,
-               0640);
+  int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, fd;
+  struct stat st;
+
+  fd = open (file_path, flags | O_NONBLOCK, 0640);
+  if (fd == -1)
+    *out_why = errno == ENXIO ? "it is a pipe that nobody reads from, or a "
+      "socket" : g_strerror (errno);
+  else if (fstat (fd, &st) == 0 && !S_ISFIFO (st.st_mode))
+    fcntl (fd, F_SETFL, flags & ~O_NONBLOCK);
+  return fd;
 }
 
 /* It has been moved away, and shall be there again. */
 static bool
 reopen_file (void)
 {
-  int fd = open_file ();
+  const char *why = NULL;
+  int fd = open_file (&why);
   bool ok = fd != -1 && dup3 (fd, file_fd, O_CLOEXEC) != -1;
 
   if (!ok)
-    log_error ("cannot open log file '%s' again: %m", file_path);
+    log_error ("cannot open log file '%s' again: %s", file_path,
+               why ? why : g_strerror (errno));
   if (fd != -1)
     close (fd);
   return ok;
@@ -75,13 +88,15 @@ reopen_file (void)
 bool
 log_prepare (const char *target, GError **error)
 {
+  const char *why;
+
   if (parse_target (target) != TO_FILE)
     return true;
   file_path = g_strdup (target);
-  file_fd = open_file ();
+  file_fd = open_file (&why);
   if (file_fd == -1)
     g_set_error (error, g_quark_from_static_string ("nbdfleece-log"), 0,
-                 "cannot open log file '%s': %s", target, g_strerror (errno));
+                 "cannot open log file '%s': %s", target, why);
   return file_fd != -1;
 }
 

@@ -3,6 +3,7 @@
 """--log: a file, opened again on SIGHUP; the journal, or a clear word where there
 is none.  Lines of a connection carry its number, and no name makes a second
 line."""
+import fcntl
 import os
 import re
 import signal
@@ -58,6 +59,26 @@ server.process.send_signal(signal.SIGHUP)
 fixture.wait_until("the failure in the old file", lambda:
                    f"cannot open log file '{log}' again: Is a directory" in
                    read(old))
+os.rmdir(log)
+os.mkfifo(log)
+server.process.send_signal(signal.SIGHUP)
+fixture.wait_until("the pipe to be refused", lambda:
+                   f"cannot open log file '{log}' again: it is a pipe" in
+                   read(old))
+# Nor is it waited for at the start; nor is a reader, who is slow.
+command = [fixture.NBDFLEECE, "-v", "-U", "-", f"--log={log}", TEST_PLUGIN,
+           "--run", 'for i in $(seq 20); do nbdinfo "$uri"; done']
+r = subprocess.run(command, capture_output=True, text=True,
+                   stdin=subprocess.DEVNULL)
+assert r.returncode == 1 and f"log file '{log}': it is a pipe" in r.stderr, r
+reader = os.open(log, os.O_RDWR)
+fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+r = subprocess.run(command, capture_output=True, text=True,
+                   stdin=subprocess.DEVNULL)
+assert r.returncode == 0, r
+assert b": debug: " in os.read(reader, 4096)
+os.close(reader)
+os.unlink(log)
 fail_to_open(server, "still")
 assert "'still'" in read(old)
 assert server.stop()
