@@ -6,7 +6,8 @@ replacements of the server in between; see histories.py.
     crash-commands.py [ROUNDS]          # default: the short form
 
 SEED in the environment repeats what the clients ask for; how their commands
-meet is up to the machine.
+meet is up to the machine.  ADMIN there: what history_admin.py does, some words of
+"resize layers restore"; else another part of that in each life.
 """
 import os
 import random
@@ -16,10 +17,13 @@ import sys
 
 import fixture
 import histories
+from history_admin import Admin
 from history_client import Client
 
 CLIENTS = 8
 COMMANDS = 12                   # of each client, a round
+ADMIN = (["resize", "layers", "restore"], ["resize"], ["layers"], ["restore"],
+         ["layers", "restore"], [])
 KINDS = ("none", "kill", "kill", "stop", "quit", "reexec")
 ROUNDS_A_LIFE = 12              # then all is removed, and nothing may be left
 
@@ -28,7 +32,8 @@ def end_jobs(q):
     """Those that a restart has interrupted are there again, paused; after the
     server has replaced itself they go on."""
     for j in q.command("query-jobs"):
-        q.execute("job-cancel", id=j["id"])     # if it has not ended
+        if not j["id"].startswith("restore-"):
+            q.execute("job-cancel", id=j["id"])     # if it has not ended
 
     def ended():
         for j in q.command("query-jobs"):
@@ -50,6 +55,10 @@ class Life:
         self.shared = histories.Shared()
         self.clients = [Client(t, n, seed, self.guest, self.shared, stats)
                         for n in range(CLIENTS)]
+        kinds = os.environ.get("ADMIN", None)
+        kinds = self.rnd.choice(ADMIN) if kinds is None else kinds.split()
+        print("#", *kinds, flush=True)
+        self.admin = Admin(t, kinds, seed, self.guest, self.shared, stats)
         self.start()
         sockets = self.nr_sockets()
         # Whatever is made at the first use is made now.
@@ -62,7 +71,10 @@ class Life:
 
     def start(self):
         self.server = self.t.start_disks(*self.args)
-        self.guest.connect(self.t)
+        self.connect_guest()
+
+    def connect_guest(self):
+        self.guest.connect(self.t, self.admin.again)
 
     def interrupt(self, kind):
         total = sum(c.done for c in self.clients)
@@ -85,19 +97,21 @@ class Life:
     def round(self, kind):
         print(f"# {kind}", flush=True)
         self.guest.start()
-        for c in self.clients:
+        for c in self.clients + [self.admin]:
             c.start(COMMANDS)
         if kind != "none":
             self.interrupt(kind)
-        for c in self.clients:
+        for c in self.clients + [self.admin]:
             c.thread.join()
         self.guest.pause()
-        for c in self.clients:
+        for c in self.clients + [self.admin]:
             if c.error:
                 raise c.error
         if kind in ("kill", "stop", "quit"):
             self.t.servers.remove(self.server)
             self.start()
+        elif self.guest.lost:           # amid a change of the admin's
+            self.connect_guest()
         self.verify(kind)
         self.stats["rounds"] += 1
         self.stats["end: " + kind] += 1
@@ -111,6 +125,7 @@ class Life:
         now = self.guest.now()
         seen = histories.Seen(self.t, q)
         assert seen.disks == self.guest.state(now.a), "a write is lost"
+        self.admin.resolve(q, seen.read)
         for c in self.clients:
             c.resolve(seen, now, restarted=kind not in ("none", "reexec"))
         self.shared.check(seen)
@@ -150,6 +165,7 @@ class Life:
     def empty(self):
         """All is removed, and all is as it was at first."""
         q = self.t.qmp()
+        self.admin.forget(q)
         for c in self.clients:
             c.forget(q)
         for name in histories.SHARED:

@@ -24,6 +24,7 @@ sent, b had been sent when its reply came; its cut is after k of them, a <= k
 v.a - 1 and may have w.a ... v.b - 1.
 """
 import collections
+import contextlib
 import copy
 import random
 import threading
@@ -41,8 +42,13 @@ DISKS = ("vda", "vdb")
 GRANULARITIES = (4096, 8192, 65536, 1 << 18)
 SHARED = ("s0", "s1", "s2")
 SHARED_DISK = "vda"
+# Of what bitmaps have, so that no granule is cut in two.
+SIZES = tuple(range(8 * 64, 20 * 64 + 1, 64))
 Window = collections.namedtuple("Window", "a b")
+# What changes the disks: {disk: {block: who wrote it}}, and a new size.
 Write = collections.namedtuple("Write", "disk at n zero")
+Restore = collections.namedtuple("Restore", "id blocks")
+Resize = collections.namedtuple("Resize", "disk old new")
 
 
 def data_of(number):
@@ -55,8 +61,12 @@ ZERO = bytes(BLOCK)
 def rounded(blocks, granule):
     out = set()
     for g in {b // granule for b in blocks}:
-        out.update(range(g * granule, min((g + 1) * granule, BLOCKS)))
+        out.update(range(g * granule, (g + 1) * granule))
     return out
+
+
+class Gone(Exception):
+    """The server, amid a command or before it."""
 
 
 class Guest:
@@ -70,22 +80,33 @@ class Guest:
         self.sent = self.done = 0       # numbers of writes
         self.lost = True
         self.thread = None
+        self.lock = threading.Lock()    # one change at a time
+        self.size = dict.fromkeys(DISKS, BLOCKS)
         self.going = threading.Event()
         # What the disks hold after every STEP writes.
         self.states = [{d: [0] * BLOCKS for d in DISKS}]
 
     STEP = 128
 
-    def connect(self, t):
-        self.handles = {}
-        for d in DISKS:
-            self.handles[d] = nbd.NBD()
-            self.handles[d].connect_uri(t.uri(d))
+    def connect(self, t, again):
+        """again (change): make one, that is neither a write nor answered."""
+        if self.done < self.sent:
+            change = self.log[self.done]
+            if not isinstance(change, Write):
+                again(change)
+                self.changed(change)
+        self.open(t)
         self.lost = False
         if self.done < self.sent:
             self.send(self.log[self.done], self.done)
             self.done += 1
         self.hot = 0
+
+    def open(self, t):
+        self.t, self.handles = t, {}
+        for d in DISKS:
+            self.handles[d] = nbd.NBD()
+            self.handles[d].connect_uri(t.uri(d))
 
     def send(self, w, number):
         h = self.handles[w.disk]
@@ -94,9 +115,39 @@ class Guest:
         else:
             h.pwrite(data_of(number) * w.n, w.at * BLOCK)
 
+    def change(self, change, do):
+        """Another change than a write, by do (); Gone: see connect ()."""
+        with self.lock:
+            if self.lost:
+                raise Gone()
+            self.log.append(change)
+            self.sent += 1
+            try:
+                do()
+            except BaseException:
+                self.lost = True
+                raise
+            self.changed(change)
+            if isinstance(change, Resize):
+                try:
+                    self.open(self.t)
+                except nbd.Error:
+                    self.lost = True
+
+    def changed(self, change):
+        if isinstance(change, Resize):
+            self.size[change.disk] = change.new
+            self.hot = 0
+        self.done += 1
+
     def write(self):
+        with self.lock:
+            if not self.lost:
+                self._write()
+
+    def _write(self):
         if self.sent % self.BURST == 0:
-            self.hot = self.rnd.randrange(BLOCKS - 24)
+            self.hot = self.rnd.randrange(min(self.size.values()) - 24)
         w = Write(self.rnd.choice(DISKS), self.hot + self.rnd.randrange(16),
                   self.rnd.choice((1, 1, 1, 2, 8)), self.rnd.random() < 0.1)
         self.log.append(w)
@@ -130,28 +181,64 @@ class Guest:
         assert self.sent == self.done
         return Window(self.sent, self.sent)
 
-    def written(self, disk, first, end):
+    def written(self, disk, first, end, until=None):
+        """Blocks that something recording has of this disk; until: what is cut off
+        from there on may be there.  What a disk grew by is written."""
         out = set()
-        for w in self.log[first:end]:
-            if w.disk == disk:
-                out.update(range(w.at, w.at + w.n))
+        for k in range(first, end):
+            self._record(out, disk, k, until is None or k < until)
         return out
 
-    def state(self, k):
-        """Numbers + 1 of who wrote each block, 0 for zeroes, after k writes."""
-        def apply(state, i):
-            w = self.log[i]
-            state[w.disk][w.at:w.at + w.n] = [0 if w.zero else i + 1] * w.n
+    def _record(self, out, disk, k, cut):
+        w = self.log[k]
+        if isinstance(w, Restore):
+            out.update(w.blocks.get(disk, ()))
+        elif w.disk != disk:
+            return
+        elif isinstance(w, Write):
+            out.update(range(w.at, w.at + w.n))
+        elif w.new > w.old:
+            out.update(range(w.old, w.new))
+        elif cut:
+            out.difference_update(range(w.new, w.old))
 
+    def resized(self, blocks, disk, at, w, must):
+        """What becomes of the blocks of a bitmap, from one window to another.  What
+        the disk grows by is dirty in each."""
+        for k in range(at.a, w.b):
+            r, sure = self.log[k], at.b <= k < w.a
+            if not isinstance(r, Resize) or r.disk != disk:
+                continue
+            if r.new > r.old:
+                if sure or not must:
+                    blocks = blocks | set(range(r.old, r.new))
+            elif sure or must:
+                blocks = {b for b in blocks if b < r.new}
+        return blocks
+
+    def apply(self, state, k):
+        w = self.log[k]
+        if isinstance(w, Restore):
+            for disk, blocks in w.blocks.items():
+                for at, who in blocks.items():
+                    state[disk][at] = who
+        elif isinstance(w, Resize):
+            del state[w.disk][w.new:]
+            state[w.disk] += [0] * (w.new - w.old)
+        else:
+            state[w.disk][w.at:w.at + w.n] = [0 if w.zero else k + 1] * w.n
+
+    def state(self, k):
+        """Numbers + 1 of who wrote each block, 0 for zeroes, after k changes."""
         while len(self.states) * self.STEP <= k:
             state = {d: list(b) for d, b in self.states[-1].items()}
             first = (len(self.states) - 1) * self.STEP
             for i in range(first, first + self.STEP):
-                apply(state, i)
+                self.apply(state, i)
             self.states.append(state)
         state = {d: list(b) for d, b in self.states[k // self.STEP].items()}
         for i in range(k // self.STEP * self.STEP, k):
-            apply(state, i)
+            self.apply(state, i)
         return state
 
     def find_cut(self, window, seen):
@@ -161,8 +248,7 @@ class Guest:
             if all(state[d] == blocks for d, blocks in seen.items()):
                 return k
             if k < window.b:
-                w = self.log[k]
-                state[w.disk][w.at:w.at + w.n] = [0 if w.zero else k + 1] * w.n
+                self.apply(state, k)
         return None
 
 
@@ -178,49 +264,62 @@ def parse(data):
 class Record:
     """What a bitmap or checkpoint of one disk must and may have."""
 
-    def __init__(self, guest, disk, granule=1):
+    def __init__(self, guest, disk, at, granule=1, disabled=False):
         self.guest, self.disk, self.granule = guest, disk, granule
+        # Of this window, and of what it records since another.
         self.must, self.may = set(), set()
-        self.start = None               # the window it records from
+        self.at = at
+        self.start = None if disabled else at
 
     def __deepcopy__(self, memo):
-        new = Record(self.guest, self.disk, self.granule)
-        new.must, new.may, new.start = set(self.must), set(self.may), self.start
-        return new
+        return copy.copy(self)          # its sets are never changed
+
+    def _base(self, w):
+        return self.guest.resized(self.must, self.disk, self.at, w, True), \
+            self.guest.resized(self.may, self.disk, self.at, w, False)
 
     def upto(self, w):
         """(must, may) at the cut of a command."""
-        must, may = self.must, self.may
+        must, may = self._base(w)
         if self.start:
-            must = must | self.guest.written(self.disk, self.start.b, w.a)
-            may = may | self.guest.written(self.disk, self.start.a, w.b)
+            since = self.guest.written(self.disk, self.start.b, w.a)
+            must = must | self.guest.resized(since, self.disk,
+                                             Window(w.a, w.a), w, True)
+            may = may | self.guest.written(self.disk, self.start.a, w.b, w.a)
         return rounded(must, self.granule), rounded(may, self.granule)
 
+    def set(self, must, may, w):
+        self.must, self.may, self.at = must, may, w
+
     def stop(self, w):
-        self.must, self.may = self.upto(w)
+        self.set(*self.upto(w), w)
         self.start = None
 
     def clear(self, w):
-        self.must, self.may = set(), set()
+        self.set(set(), set(), w)
         if self.start:
             self.start = w
 
     def merge(self, source, w):
-        must, may = source
-        self.must = rounded(self.must | must, self.granule)
-        self.may = rounded(self.may | may, self.granule)
+        must, may = self._base(w)
+        self.set(rounded(must | source[0], self.granule),
+                 rounded(may | source[1], self.granule), w)
 
     def wrong(self, seen, w, coarse=1):
         must, may = self.upto(w)
-        if not must <= seen:
-            return f"says less than the truth: {sorted(must - seen)[:20]}"
-        if not seen <= rounded(may, coarse):
-            return f"says more: {sorted(seen - rounded(may, coarse))[:20]}"
+        wrong, how = must - seen, "less than the truth"
+        if not wrong:
+            wrong, how = seen - rounded(may, coarse), "more"
+        if wrong:
+            sizes = [(k, r) for k, r in enumerate(self.guest.log)
+                     if isinstance(r, Resize) and r.disk == self.disk]
+            return f"says {how}: {sorted(wrong)[:20]}, at {w}, recorded from " \
+                f"{self.start}, changed {self.at}; {sizes}"
         return None
 
     def settle(self, seen, w):
         """From now on it is what it was seen to be."""
-        self.must, self.may = set(seen), set(seen)
+        self.set(set(seen), set(seen), w)
         if self.start:
             self.start = w
 
@@ -360,9 +459,10 @@ class Seen:
                     blocks.update(range(at // BLOCK,
                                         -(-(at + length) // BLOCK)))
                 at += length
-            assert at == SIZE, (context, at)
+            assert at == size, (context, at)
             out[context] = blocks
-        h.block_status(SIZE, 0, add)
+        size = h.get_size()
+        h.block_status(size, 0, add)
         assert set(out) == set(contexts), (contexts, set(out))
         return out
 
@@ -375,10 +475,13 @@ class Seen:
 
     def _read(self, export, contexts=()):
         h = self._open(export, contexts)
-        blocks = parse(h.pread(SIZE, 0))
+        blocks = parse(h.pread(h.get_size(), 0))
         maps = self._maps(h, contexts) if contexts else {}
         h.shutdown()
         return blocks, maps
+
+    def read(self, export):
+        return self._read(export)[0]
 
     def _disk(self, d):
         context = [c for c in d["contexts"] if c.startswith("qemu:")]
@@ -420,10 +523,47 @@ class Seen:
         assert current == bool(known), f"{current} are current"
 
 
+class Sizes:
+    """Many may want that they stay, or one changes them."""
+
+    def __init__(self):
+        self.change = False             # does anybody, ever?
+        self.cond = threading.Condition()
+        self.keepers = 0
+        self.wanted = False
+
+    @contextlib.contextmanager
+    def kept(self, really=True):
+        if really:
+            with self.cond:
+                self.cond.wait_for(lambda: not self.wanted)
+                self.keepers += 1
+        try:
+            yield
+        finally:
+            if really:
+                with self.cond:
+                    self.keepers -= 1
+                    self.cond.notify_all()
+
+    @contextlib.contextmanager
+    def changing(self):
+        with self.cond:
+            self.wanted = True
+            self.cond.wait_for(lambda: self.keepers == 0)
+        try:
+            yield
+        finally:
+            with self.cond:
+                self.wanted = False
+                self.cond.notify_all()
+
+
 class Shared:
     """Bitmaps that all clients add, change and remove."""
 
     def __init__(self):
+        self.sizes = Sizes()
         self.clock = 0
         self.lock = threading.Lock()
         self.calls = {n: [] for n in SHARED}

@@ -8,17 +8,13 @@ import threading
 import time
 
 import fixture
-from histories import (BLOCK, BLOCKS, COARSE, DISKS, GRANULARITIES, SHARED,
-                       SHARED_DISK, SIZE, Backup, Bitmap, Model, Record,
+from histories import (BLOCK, COARSE, DISKS, GRANULARITIES, SHARED,
+                       SHARED_DISK, SIZE, Backup, Bitmap, Gone, Model, Record,
                        Window, parse)
 from linearizability import Call
 
 PREFIX = "block-dirty-bitmap-"
 BUSY = "is currently in use by another operation and cannot be used"
-
-
-class Gone(Exception):
-    """The server, amid a command or before it."""
 
 
 class Client:
@@ -60,7 +56,9 @@ class Client:
             while nr_commands > 0:
                 before = self.done
                 self.q.events.clear()
-                self.rnd.choice(self.OPS)(self)
+                op = self.rnd.choice(self.OPS)
+                with self.shared.sizes.kept(op in self.SIZED):
+                    op(self)
                 nr_commands -= max(self.done - before, 1)
             self.q.close()
         except Gone:
@@ -75,10 +73,24 @@ class Client:
             self.q = fixture.Qmp(self.t.control)
         except (EOFError, OSError, ValueError):
             raise Gone()
+        self.add_target()
+
+    def add_target(self):
         reply = self.execute("blockdev-add", {
             "driver": "file", "node-name": f"n{self.nr}",
             "filename": self.target})
         assert "return" in reply or "Duplicate" in reply["error"]["desc"], reply
+
+    def fit_target(self):
+        """A target has its disk's size."""
+        size = self.guest.size[self.disk] * BLOCK
+        if os.path.getsize(self.target) != size:
+            self.chain = False
+            reply = self.execute("blockdev-del", {"node-name": f"n{self.nr}"})
+            assert "return" in reply, reply
+            os.truncate(self.target, 0)
+            os.truncate(self.target, size)
+            self.add_target()
 
     def execute(self, command, arguments):
         try:
@@ -127,14 +139,16 @@ class Client:
                         disabled=disabled)
 
             def effect(model, w):
-                record = Record(self.guest, disk, granularity // BLOCK)
-                record.start = None if disabled else w
+                record = Record(self.guest, disk, w, granularity // BLOCK,
+                                disabled)
                 model.bitmaps[key] = Bitmap(record, persistent)
             return kind, data, effect, \
                 "Bitmap already exists" if key in model.bitmaps else None
         error = None if key in model.bitmaps else "not found"
         if kind == "merge":
-            sources = [(self.rnd.choice(DISKS), self.rnd.randrange(3))
+            # Of one size.
+            disks = (disk,) if self.shared.sizes.change else DISKS
+            sources = [(self.rnd.choice(disks), self.rnd.randrange(3))
                        for _ in range(self.rnd.randrange(3))]
             sources = [(d, f"m{self.nr}.{i}") for d, i in sources]
             del data["name"]
@@ -248,10 +262,8 @@ class Client:
         disks = self.rnd.choice((DISKS, DISKS, DISKS[:1], DISKS[1:]))
 
         def effect(model, w):
-            records = {d: Record(self.guest, d) for d in disks}
-            for r in records.values():
-                r.start = w
-            model.checkpoints[name] = records
+            model.checkpoints[name] = {d: Record(self.guest, d, w)
+                                       for d in disks}
         return {"name": name, "disks": [{"disk": d} for d in disks]}, effect
 
     def checkpoint(self):
@@ -296,11 +308,11 @@ class Client:
                 "disks": [{"disk": self.disk, "target": f"n{self.nr}"}]}
         if len(self.model.checkpoints) >= 4:
             return
+        self.fit_target()
 
         def effect(model, w):
-            record = Record(self.guest, self.disk)
-            record.start = w
-            model.checkpoints[name] = {self.disk: record}
+            model.checkpoints[name] = {
+                self.disk: Record(self.guest, self.disk, w)}
         before = self.guest.done
         self.pending = [lambda model: effect(
             model, Window(before, self.guest.sent))]
@@ -330,10 +342,11 @@ class Client:
             return
         key = disk, name = self.rnd.choice(mine)
         id = self.new_name("j")
-        every = set(range(BLOCKS))
+        every = set(range(self.guest.size[disk]))
+        now = Window(self.guest.done, self.guest.done)  # its size stays
 
         def effect(model):
-            model.bitmaps[key].record.merge((every, every), None)
+            model.bitmaps[key].record.merge((every, every), now)
         self.pending = [effect]
         reply = self.execute(PREFIX + "populate", {
             "job-id": id, "node": disk, "name": name, "pattern": "all",
@@ -412,10 +425,10 @@ class Client:
         """While others write, cut and end theirs, ours does not change."""
         id, backup = self.rnd.choice(list(self.model.backups.items()))
         disk = self.rnd.choice(backup.disks)
-        at = self.rnd.randrange(BLOCKS - 64) * BLOCK
         try:
             h = fixture.nbd.NBD()
             h.connect_uri(self.t.uri(f"{disk}@{id}"))
+            at = self.rnd.randrange(h.get_size() // BLOCK - 64) * BLOCK
             first = h.pread(64 * BLOCK, at)
             again = h.pread(64 * BLOCK, at)
             h.shutdown()
@@ -460,6 +473,7 @@ class Client:
 
     def job(self):
         """A copy, and increments on top of it, each at its own instant."""
+        self.fit_target()
         name, id = f"m{self.nr}.job", self.new_name("j")
         key = self.disk, name
         data = {"device": self.disk, "target": f"n{self.nr}", "job-id": id,
@@ -481,8 +495,7 @@ class Client:
             window = Window(before, self.guest.sent)
         else:
             def effect(model, w):
-                record = Record(self.guest, self.disk, 1)
-                record.start = w
+                record = Record(self.guest, self.disk, w)
                 model.bitmaps[key] = Bitmap(record, True)
             _, window = self.call("transaction", {"actions": [
                 {"type": PREFIX + "add", "data": {
@@ -520,6 +533,7 @@ class Client:
     OPS = (one_bitmap,) * 8 + (transaction,) * 4 + (shared_bitmap,) * 4 + \
         (checkpoint,) * 3 + (backup,) * 4 + \
         (export, query, job, job, redefine, push, populate)
+    SIZED = export, job, push, populate         # while no size changes
 
     # --- afterwards
 
