@@ -9,6 +9,7 @@
  */
 #include <config.h>
 
+#include "bitmap/fail-point.h"
 #include "fleece/cut-internal.h"
 #include "fleece/overlay-internal.h"
 
@@ -76,8 +77,10 @@ overlay_cut_prepare (CutPart *p, Segment *seg, GError **error)
   p->overlay = overlay_prepare (disk, p->req->overlay, p->overlay_path,
                                 p->overlay_id, p->req->overlay_keep, false,
                                 disk->size, error);
-  if (p->overlay == NULL ||
-      !store_set_overlay_state (disk->fleece->cat, p->overlay_id,
+  if (p->overlay == NULL)
+    return false;
+  FAIL_POINT ("O-row");
+  if (!store_set_overlay_state (disk->fleece->cat, p->overlay_id,
                                 OVERLAY_PREPARED, error))
     return false;
   p->overlay->below = seg->file;
@@ -104,6 +107,7 @@ overlay_cut_flip (CutPart *p, uint64_t counter)
 
   if (ov == NULL)
     return;
+  FAIL_POINT ("O-first");
   ov->first_counter = counter;
   pthread_mutex_lock (&stack->lock);
   overlay_stack_publish (stack, chain_new (atomic_load (&stack->chain), ov, 0,

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bitmap/fail-point.h"
 #include "fleece/overlay-internal.h"
 
 /* Preserved at once, at most. */
@@ -259,8 +260,10 @@ make (Disk *disk, const OverlayOptions *o, int64_t id, const char *path,
                           error);
   if (*out != NULL &&
       store_set_overlay_state (cat, id, OVERLAY_DETACHED, error) &&
-      (commit == NULL || commit (opaque, error)))
+      (commit == NULL || commit (opaque, error))) {
+    FAIL_POINT ("V-made");
     return catalog_commit (cat, error);
+  }
   catalog_rollback (cat);
   return false;
 }
@@ -276,12 +279,15 @@ overlay_new (Disk *disk, const OverlayOptions *options,
   bool ok;
 
   pthread_mutex_lock (&disk->cut_lock);
+  FAIL_POINT ("V-plan");
   ok = plan_alone (disk, options, &id, &path, error);
+  FAIL_POINT ("V-planned");
   if (ok) {
     ok = make (disk, options, id, path, commit, opaque, &ov, error);
     if (!ok)
       overlay_unprepare (disk, ov, id, path, false);
   }
+  FAIL_POINT ("V-begun");
   if (ok) {
     atomic_store (&ov->state, OVERLAY_DETACHED);
     atomic_store (&ov->settled, true);
@@ -314,8 +320,10 @@ retire (Overlay *ov, bool (*commit) (void *, GError **), void *opaque,
     return false;
   if (store_set_overlay_anonymous (cat, ov->id, error) &&
       store_set_overlay_state (cat, ov->id, OVERLAY_GONE, error) &&
-      (commit == NULL || commit (opaque, error)))
+      (commit == NULL || commit (opaque, error))) {
+    FAIL_POINT ("V-retire");
     return catalog_commit (cat, error);
+  }
   catalog_rollback (cat);
   return false;
 }
@@ -366,6 +374,7 @@ admit (Overlay *ov, GError **error)
     }
     offset += n;
   }
+  FAIL_POINT ("V-admitted");
   if (err == 0)
     err = overlay_map_sync (ov->map);
   if (err < 0)
@@ -404,8 +413,10 @@ record (Fleece *f, Overlay **ov, size_t nr, bool (*commit) (void *, GError **),
     return false;
   for (size_t i = 0; ok && i < nr; i++)
     ok = store_set_overlay_state (f->cat, ov[i]->id, OVERLAY_LIVE, error);
-  if (ok && (commit == NULL || commit (opaque, error)))
+  if (ok && (commit == NULL || commit (opaque, error))) {
+    FAIL_POINT ("V-record");
     return catalog_commit (f->cat, error);
+  }
   catalog_rollback (f->cat);
   return false;
 }
@@ -418,6 +429,7 @@ flip (Fleece *f, Overlay **ov, size_t nr)
 {
   uint64_t counter;
 
+  FAIL_POINT ("V-recorded");
   pthread_mutex_lock (&f->flip_lock);
   counter = atomic_load (&f->cut_counter) + 1;
   for (size_t i = 0; i < nr; i++) {
@@ -446,6 +458,7 @@ settle (Overlay *ov)
 {
   Disk *disk = ov->disk;
 
+  FAIL_POINT ("V-settle");
   forget (ov);
   if (disk_drain (disk, disk->fleece->drain_timeout_ms, NULL) &&
       ov->below->ops->sync (ov->below) == 0)

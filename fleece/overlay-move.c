@@ -15,6 +15,7 @@
 
 #include <errno.h>
 
+#include "bitmap/fail-point.h"
 #include "fleece/overlay-move.h"
 
 /* --- begin */
@@ -275,6 +276,7 @@ settle_commit (OverlayMove *move, GError **error)
 {
   int err = 0;
 
+  FAIL_POINT ("O-settle");
   if (move->active) {
     atomic_store (&move->settling, true);
     if (!flip_and_drain (move->disk, error))
@@ -292,6 +294,7 @@ settle_commit (OverlayMove *move, GError **error)
                  move->disk->name, g_strerror (-move->failed_err));
     return false;
   }
+  FAIL_POINT ("O-target");
 #ifndef BROKEN_OVERLAY_COMMIT_SYNC       /* see test-crash-controls.sh */
   err = move->target->ops->sync (move->target);
 #endif
@@ -351,10 +354,13 @@ finish_commit (OverlayMove *move, GError **error)
     return false;
   }
   move->in_doubt = true;
+  FAIL_POINT ("O-commit");
   if (!catalog_commit (cat, error))
     return false;
   move->in_doubt = false;
+  FAIL_POINT ("O-chain");
   publish (disk, chain_new (move->chain, NULL, move->first, move->end));
+  FAIL_POINT ("O-flip");
   if (move->active)
     disk_flip_to (disk, atomic_load (&disk->newest)->layer, move->target,
                   move->target_overlay, disk->size);
@@ -416,6 +422,7 @@ finish_stream (OverlayMove *move, GError **error)
                                           move->end);
   int err = 0;
 
+  FAIL_POINT ("O-copied");
 #ifndef BROKEN_OVERLAY_STREAM_SYNC       /* see test-crash-controls.sh */
   err = overlay_map_sync (move->into->map);
 #endif
@@ -429,9 +436,11 @@ finish_stream (OverlayMove *move, GError **error)
     catalog_rollback (cat);
     return false;
   }
+  FAIL_POINT ("O-commit");
   /* Both chains read the same: it does not matter if it is there after all. */
   if (!catalog_commit (cat, error))
     return false;
+  FAIL_POINT ("O-chain");
   publish (disk, chain_new (move->chain, NULL, move->first, move->end));
   drop_layers (disk, gone);
   return true;

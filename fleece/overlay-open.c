@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "bitmap/checkpoint.h"
+#include "bitmap/fail-point.h"
 #include "bitmap/sector.h"
 #include "fleece/overlay-internal.h"
 
@@ -222,11 +223,14 @@ overlay_prepare (Disk *disk, const char *name, const char *path, int64_t id,
   /* Ids come again when somebody puts back an old state directory. */
   if (strcmp (own, path) == 0)
     remove_files (ov->storage, path, false);
+  FAIL_POINT ("O-files");
   if (!create_files (ov, size, error))
     return NULL;
   runtime_draw_nonce (ov->nonce);
   home = map_home (ov, row->tag, row->capacity, map_name);
+  FAIL_POINT ("O-map");
   ov->map = overlay_map_create (&home, error);
+  FAIL_POINT ("O-nonce");
   if (ov->map != NULL && sync_files (ov, error) &&
       store_set_overlay_nonce (cat, id, ov->nonce, error)) {
     ov->keep_map = true;
@@ -246,8 +250,10 @@ overlay_remove (Overlay *ov)
   g_autoptr (GError) error = NULL;
   int err;
 
+  FAIL_POINT ("O-remove");
   ov->keep_map = false;
   err = remove_files (ov->storage, ov->path, ov->keep || ov->file_given_away);
+  FAIL_POINT ("O-forget");
   /* Writes that hang, and old chains, may have it open for a while. */
   if (err == 0 && !ov->keep && !ov->file_given_away)
     ov->file->ops->punch (ov->file, 0, atomic_load (&ov->file->size));

@@ -74,7 +74,12 @@ class Life:
         self.connect_guest()
 
     def connect_guest(self):
-        self.guest.connect(self.t, self.admin.again)
+        def again(change):
+            q = self.t.qmp()
+            end_jobs(q)                 # no size changes under them
+            self.admin.again(q, change)
+            q.close()
+        self.guest.connect(self.t, again)
 
     def interrupt(self, kind):
         total = sum(c.done for c in self.clients)

@@ -15,6 +15,9 @@ adversarial: sometimes only the images reach the disk, sometimes only the
 scratch files or what tells of them.  The runtime directory may be no tmpfs but
 on the disk that fails: then it must never be believed.
 
+In half of the cases the disks have layers over them, which come, and go by commits
+and streams, while guests write; the shutdown comes amid these too.
+
 Both file systems may say what is not so while they are shut down: see
 crash-fs.py.
 """
@@ -36,6 +39,8 @@ WINDOW = 20 << 20               # where the guest writes: the rest is precision
 SYNC_FILE_RANGE = 7             # wait, write, wait
 # How often the runtime directory is no tmpfs.
 UNTRUSTED = float(os.environ.get("CRASH_UNTRUSTED", 0.15))
+# How often there are layers.
+LAYERED = float(os.environ.get("CRASH_LAYERED", 0.5))
 LAYOUTS = ("one", "split-base", "split-state", "split-both")
 
 
@@ -93,10 +98,69 @@ def lose_power(rig, rnd, shut, all_fs):
     return rig.crash_runtime()
 
 
+def chains(rig):
+    """{disk: layers, top first, and itself}."""
+    return {b["device"]: [n["node-name"] for n in
+                          b["inserted"].get("layers", [])] or [b["device"]]
+            for b in rig.q.command("query-block")}
+
+
+def jobs(rig):
+    return {j["id"]: j["status"] for j in rig.q.command("query-jobs")}
+
+
+def change_layers(rig, rnd):
+    """One more, or the data of some begin to move, and may be through or not."""
+    disk, chain = rnd.choice(list(chains(rig).items()))
+    if len(chain) == 1 or (len(chain) < 4 and rnd.random() < 0.4):
+        name = f"l{rnd.getrandbits(40)}"
+        rig.q.command("blockdev-add", driver="layer", node_name=name)
+        rig.q.command("blockdev-snapshot", node=chain[0], overlay=name)
+        return
+    base = rnd.randrange(1, len(chain))
+    top = rnd.randrange(base)
+    if base - top > 1 and rnd.random() < 0.4:
+        rig.q.command("block-stream", job_id="move", device=chain[top],
+                      base_node=chain[base])
+    else:
+        rig.q.command("block-commit", job_id="move", device=disk,
+                      top_node=chain[top], base_node=chain[base])
+    for _ in range(rnd.choice((0, 1, 5, 20, 20))):
+        status = jobs(rig).get("move")
+        if status is None:
+            break
+        if status == "ready":
+            rig.q.execute("job-complete", id="move")
+        rig.guest.run(0.02)
+    while "move" in jobs(rig) and rnd.random() < 0.5:
+        rig.q.execute("job-cancel", id="move")
+        rig.guest.run(0.01)
+
+
+def flatten(rig):
+    """No layers: the images are all that there is."""
+    def done():
+        status = jobs(rig).get("move")
+        if status == "ready":
+            rig.q.execute("job-complete", id="move")
+        rig.guest.run(0.02)
+        return status is None
+
+    # The last start has ended what was moving.
+    for disk, chain in chains(rig).items():
+        if len(chain) > 1:
+            rig.q.command("block-commit", job_id="move", device=disk)
+            fixture.wait_until("a commit", done)
+    assert all(len(c) == 1 for c in chains(rig).values()), chains(rig)
+    rig.layered = False
+
+
 def one_loss(rig, rnd, shut, all_fs):
     rig.guest.run(rnd.uniform(0, 0.15))
     adversary = writeback(rig, rnd)
     try:
+        while rig.layered and rnd.random() < 0.7 and not jobs(rig):
+            change_layers(rig, rnd)
         rig.guest.run(rnd.uniform(0.02, 0.2))
         if rnd.random() < 0.4:
             rig.backup("any")
@@ -106,8 +170,11 @@ def one_loss(rig, rnd, shut, all_fs):
     kept = lose_power(rig, rnd, shut, all_fs)
     while rnd.random() < 0.2:
         rig.interrupt_recovery()
-    rig.take_what_is_left()
+    if not rig.layered:
+        rig.take_what_is_left()
     rig.start()
+    if rig.layered:             # what was in flight may be there, or not yet
+        rig.take_what_is_left()
     rig.check_snapshots(power=True, kept=kept)
     rig.backup("exact" if kept else "region")
     rig.check_snapshots()
@@ -130,6 +197,7 @@ def campaign(t, rnd, kind, layout, losses, total, by_workload):
                             runtime=on_disk if rnd.random() < UNTRUSTED
                             else None,
                             args=["scratch-reserve=0"], power=True)
+            rig.layered = rnd.random() < LAYERED
             try:
                 # The disks exist before the guest comes.
                 subprocess.run(["sync", "-f", base.dir], check=True)
@@ -139,6 +207,10 @@ def campaign(t, rnd, kind, layout, losses, total, by_workload):
                 for _ in range(min(4, losses - done)):
                     one_loss(rig, rnd, shut, all_fs)
                     done += 1
+                total["layers"] = total.get("layers", 0) + \
+                    (rig.layered and rig.stats["crashes"])
+                if rig.layered:
+                    flatten(rig)
                 rig.finish()
             except BaseException:
                 print(f"# {kind}, {layout}, workload {workload}, after {done} "
@@ -173,7 +245,8 @@ def main():
     for n, (kind, layout) in enumerate(cases):
         share = losses * (n + 1) // len(cases) - losses * n // len(cases)
         campaign(t, rnd, kind, layout, share, total, by_workload)
-    print(f"power loss: {total['crashes']} crashes, {total['lost_blocks']} "
+    print(f"power loss: {total['crashes']} crashes, {total['layers']} of them "
+          f"with layers, {total['lost_blocks']} "
           f"lost blocks, {total['recoveries_killed']} recoveries killed, "
           f"{total['exact']} exact maps, snapshots {total['snapshots_kept']} "
           f"intact and {total['snapshots_lost']} reported lost")

@@ -491,6 +491,7 @@ class Rig:
         self.runtime = runtime or os.path.join(self.shm, "r")
         self.args = list(args)
         self.server = None
+        self.layered = False            # images alone do not tell
         self.errors_are_fine = False    # its disk is dying
         self.replicas = [None] * len(sizes)
         self.cuts = [None] * len(sizes)
@@ -624,6 +625,8 @@ class Rig:
         return out, maps
 
     def image(self, i):
+        if self.layered:
+            return self.read(self.names[i])[0]
         with open(self.images[i], "rb") as f:
             return f.read()
 

@@ -269,9 +269,8 @@ class Admin:
 
     # --- afterwards
 
-    def again(self, change):
-        """What a guest's change is that was not answered."""
-        q = self.t.qmp()
+    def again(self, q, change):
+        """A change that was not answered."""
         if isinstance(change, Resize):
             q.command("block_resize", node_name=change.disk,
                       size=change.new * BLOCK)
@@ -280,7 +279,6 @@ class Admin:
                 q.command("restore-end", id=change.id, action="apply")
                 self.stats["restores applied again"] += 1
             self.pending = None
-        q.close()
 
     def resolve(self, q, read):
         """read (export): its blocks."""

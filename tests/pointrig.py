@@ -183,6 +183,7 @@ class Rig(crash.Rig):
         self.anchor = None              # a Cut: the chain since then is checked
         self.resizing = None            # (disk, size)
         self.cut_begun = None
+        self.resolve_layers = None      # as a start has left them
         self.recovered = False
         self.reply = None               # to the last call ()
 
@@ -478,11 +479,15 @@ class Rig(crash.Rig):
         os.mkdir(self.runtime, 0o700)
         self.over_report()
 
+    def check_images(self):
+        for i, journal in enumerate(self.journals):
+            journal.check_acked(self.image(i))
+
     def recover(self, kept, survive=None):
         if self.resizing:
             self.size_resolved()
-        for i, journal in enumerate(self.journals):
-            journal.check_acked(self.image(i))
+        if not self.layered:
+            self.check_images()
         if not kept:
             self.lose_runtime()
         self.guest_may_fail = False
@@ -490,6 +495,9 @@ class Rig(crash.Rig):
             self.over_report()
         self.carries = False
         self.start()
+        if self.layered:
+            self.resolve_layers()
+            self.check_images()
         self.check_sizes()
         if self.bitmaps.pending is not None:
             self.bitmaps_resolved(exact=self.exact)
