@@ -277,8 +277,53 @@ def export_name(p):
     assert r.error(BLOCK_STATUS, 0, 4096) == 0
 
 
+@case("proto.md: NBD_OPT_LIST_META_CONTEXT",
+      "before structured replies: a list or ERR_INVALID, and nothing else")
+def list_before_structured(p):
+    r = p.connect()
+    for query in ((), (BASE,)):
+        replies = r.replies(LIST_META, meta_data("a", *query))
+        assert replies[-1][0] in (ACK, ERR_INVALID)
+        if replies[-1][0] == ACK:
+            assert BASE.encode() in [d[4:] for _, d in replies[:-1]]
+    r.negotiate_structured()
+    r.go("a")
+    assert r.error(BLOCK_STATUS, 0, 4096) == EINVAL
+
+
+@case("proto.md: Metadata querying",
+      "what is no name of a context: nothing, or ERR_INVALID")
+def not_a_name(p):
+    r = p.negotiate("structured")
+    for number in (LIST_META, SET_META):
+        for query in ("base", "", ":", ":allocation", "qemu", "a" * 4096,
+                      "base:allocation2", "BASE:ALLOCATION", " " + BASE):
+            replies = r.replies(number, meta_data("a", query))
+            assert replies in ([(ACK, b"")],) or \
+                replies[-1][0] in (ERR_INVALID, ERR_TOO_BIG), (query, replies)
+    r.go("a")
+    assert r.error(BLOCK_STATUS, 0, 4096) == EINVAL
+
+
+@case("proto.md: Conventions",
+      "names have 4096 bytes at most, and no NUL: refused, and in step")
+def bad_strings(p):
+    r = p.negotiate("structured")
+    for number in (LIST_META, SET_META):
+        for data in (meta_data("a", "base:" + "x" * 5000),
+                     meta_data("x" * 5000, BASE)):
+            assert r.kind(number, data) & 0x80000000, number
+        for data in (meta_data("a", BASE + "\0"), meta_data("a\0", BASE)):
+            replies = r.replies(number, data)
+            assert replies[-1][0] & 0x80000000 or len(replies) == 1, replies
+    assert names(r, SET_META, "a", BASE) == [BASE]
+    r.go("a")
+    assert r.error(BLOCK_STATUS, 0, 4096) == 0
+
+
 t = fixture.Fixture()
 run(t, Fleece(t), peers(t, {
+    "bad_strings": "overlooks a query that is too long",
     "trailing_bytes": "ignores them, and is out of step",
 }, {
     "trailing_bytes": "ignores them",

@@ -63,6 +63,24 @@ def after_structured(p):
     assert r.alive()
 
 
+@case("extended headers: NBD_OPT_EXTENDED_HEADERS",
+      "contexts selected before: status of type 6, or none selected any more")
+def after_set_meta(p):
+    r = p.connect()
+    r.negotiate_structured()
+    replies = r.replies(SET_META, meta_data("a", BASE))
+    assert [k for k, _ in replies] == [META_CONTEXT, ACK]
+    r.negotiate_extended()
+    r.go("a")
+    if r.eflags & STATUS_PAYLOAD:
+        ident, = struct.unpack(">I", replies[0][1][:4])
+        assert status(r, 0, 4096)[ident]
+    else:
+        error = r.error(BLOCK_STATUS, 0, 4096)
+        assert error in (0, EINVAL)
+    assert r.alive()
+
+
 @case("extended headers: NBD_OPT_EXPORT_NAME", "not allowed afterwards")
 def export_name(p):
     r = p.negotiate("extended")

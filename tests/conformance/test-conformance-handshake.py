@@ -320,8 +320,43 @@ def export_name_structured(p):
     assert r.alive()
 
 
+@case("proto.md: Conventions",
+      "EXPORT_NAME with what is no name: the end, not another export")
+def export_name_malformed(p):
+    for name in (b"a\0", b"a\0b", b"x" * 4097, b"x" * 100000):
+        r = p.connect()
+        r.option(EXPORT_NAME, name)
+        assert r.at_end(), name[:10]
+    p.alive()
+
+
+@case("proto.md: Option reply types", "the text of an error is a string")
+def option_error_text(p):
+    r = p.connect()
+    for number, data in ((99, b""), (LIST, b"x"), (INFO, go_data("nosuch")),
+                         (INFO, b""), (STRUCTURED_REPLY, b"x"),
+                         (INFO, go_data("\x1b[2J\n" * 500))):
+        (kind, text), = r.replies(number, data)
+        assert kind & 0x80000000
+        assert b"\0" not in text and len(text) <= 4096
+        text.decode("utf-8")
+
+
+@case("proto.md: NBD_OPT_GO", "after a refusal in full, any option")
+def options_after_refusals(p):
+    r = p.connect()
+    for number, data in ((GO, go_data("nosuch")), (GO, b""), (99, b"x")):
+        assert r.kind(number, data) & 0x80000000
+    r.negotiate_structured()
+    assert r.kind(GO, go_data("nosuch")) == ERR_UNKNOWN
+    r.go("a")
+    assert r.eflags & SEND_DF and r.alive()
+
+
 t = fixture.Fixture()
-run(t, Peer(t), peers(t, {}, {
+run(t, Peer(t), peers(t, {
+    "export_name_malformed": "takes it for what is before the NUL",
+}, {
     "many_options": "closes after 32",
     "list_exports": "answers LIST once only",
 }))

@@ -144,6 +144,61 @@ def unknown_flag(p):
             assert r.call(READ, 0, 512) == (0, data)
 
 
+@case("proto.md: Command flags", "a flag of another command: EINVAL")
+def flag_elsewhere(p):
+    own = {READ: DF, WRITE_ZEROES: NO_HOLE}
+    r = p.transmission()
+    data = fill(r, 0, b"data", 512)
+    for command in (READ, WRITE, FLUSH, TRIM, WRITE_ZEROES):
+        for flag in (NO_HOLE, DF):
+            if own.get(command) == flag:
+                continue
+            length = 0 if command == FLUSH else 512
+            payload = b"x" * 512 if command == WRITE else b""
+            assert r.error(command, 0, length, flag, payload) == EINVAL, \
+                (command, flag)
+    assert r.call(READ, 0, 512) == (0, data)
+
+
+@case("proto.md: NBD_CMD_FLUSH", "with a range: refused or not, but in step")
+def flush_range(p):
+    for mode in MODES:
+        r = p.transmission(mode)
+        for offset, length in ((512, 0), (0, 512), (1 << 63, 1 << 31)):
+            assert r.error(FLUSH, offset, length) in (0, EINVAL)
+        assert r.alive()
+
+
+@case("proto.md: NBD_CMD_DISC", "it is the end whatever it carries")
+def disc_odd(p):
+    for mode in MODES:
+        for offset, length, flags in ((0, 0, FUA), (512, 4096, 0),
+                                      (1 << 63, 0xffffffff, 0xffff)):
+            r = p.transmission(mode)
+            r.send(request(DISC, offset, length, 7, flags))
+            assert r.at_end()
+
+
+@case("proto.md: Request types", "length 0 at the end, and past it: in step")
+def length_zero_at_end(p):
+    for mode in MODES:
+        r = p.transmission(mode)
+        for command in (READ, WRITE, TRIM, WRITE_ZEROES, CACHE):
+            for offset in (SIZE, SIZE + 1, (1 << 64) - 1):
+                assert r.error(command, offset, 0) in (0, EINVAL, ENOSPC), \
+                    (command, offset)
+        assert r.alive()
+
+
+@case("proto.md: NBD_CMD_CACHE", "also where it is not offered: in step")
+def cache_anyway(p):
+    for mode in MODES:
+        r = p.transmission(mode)
+        for length in (512, SIZE):
+            assert r.error(CACHE, 0, length) in (0, EINVAL)
+        assert r.alive()
+
+
 @case("proto.md: NBD_CMD_FLAG_DF", "EINVAL where replies are simple")
 def df_simple(p):
     r = p.transmission("simple")
@@ -170,6 +225,10 @@ def fua(p):
     for command in (READ, TRIM, WRITE_ZEROES):
         assert r.error(command, 0, 512, FUA) == 0, command
     assert r.error(FLUSH, 0, 0, FUA) == 0
+    if r.eflags & SEND_CACHE:
+        assert r.error(CACHE, 0, 512, FUA) == 0
+    r = p.transmission("structured", "base:allocation")
+    assert r.error(BLOCK_STATUS, 0, 512, FUA) == 0
 
 
 @case("proto.md: Request message", "a wrong magic ends the session")
