@@ -98,7 +98,8 @@ class Admin:
         arguments = {"node_name": disk, "size": size * BLOCK}
         if self.pending and disk in self.pending.blocks:
             reply = self.execute("block_resize", **arguments)
-            assert "restore" in reply["error"]["desc"], reply
+            # Others' jobs may be in the way as well.
+            assert "in use by" in reply["error"]["desc"], reply
             return
         with self.shared.sizes.changing():
             self.guest.change(Resize(disk, self.guest.size[disk], size),
