@@ -4,7 +4,7 @@
  *
  * Phases: handshake (one thread), transmission (a leader and workers), gone.
  * Locks, in the order they may be taken: the list of connections (conn.c), the
- * monitor's list (steal.c), lock, send_lock.
+ * monitor's list (steal.c), lock.
  */
 #ifndef NBDFLEECE_CONN_INTERNAL_H
 #define NBDFLEECE_CONN_INTERNAL_H
@@ -76,11 +76,13 @@ struct conn {
   Handle *handle;               /* selected by SET_META_CONTEXT or GO */
   Handle *probe;                /* open for the duration of one option */
   /* Under lock. */
-  unsigned in_flight;           /* requests on other threads than the leader's */
+  unsigned in_flight;           /* requests that other threads than the leader
+                                   had, until their replies are sent */
   size_t in_flight_bytes;       /* buffers they own */
-  pthread_cond_t room;          /* one of them has finished */
+  /* For the leader: one of them has finished, or its own replies are sent. */
+  pthread_cond_t room;
 
-  pthread_mutex_t send_lock;    /* whole replies are sent under it */
+  _Atomic (struct outgoing *) unsent;   /* see conn-queue.c */
 
   /* Transmission: see serve.c. */
   bool can_steal;               /* set before, not changed in, transmission */
@@ -180,9 +182,27 @@ void conn_drop_stalled (void);
 /* In the handshake: receive exactly length bytes.  deadline: CLOCK_MONOTONIC in ns, 0: none.
  * false: end of stream, error, or too late. */
 bool conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline);
-/* Send all of it, under send_lock; iov is used up.  false: the client is gone,
- * now or earlier.  deadline as above. */
+/* Send all of it; iov is used up.  false: the client is gone, now or earlier.
+ * deadline as above.  By one thread at a time: in transmission only conn-queue.c
+ * calls this. */
 bool conn_send (struct conn *c, struct iovec *iov, int nr, int64_t deadline);
+
+/* conn-queue.c.  A whole reply, or several. */
+struct outgoing {
+  struct outgoing *next;        /* conn-queue.c's */
+  struct iovec iov;
+  /* Called once it is sent, or never will be: from any thread, without locks.
+   * owner is not used afterwards. */
+  void (*sent) (void *owner);
+  void *owner;
+};
+
+/* Send it, or leave it to the thread that is sending; *o belongs to conn-queue.c
+ * until sent is called, which has to keep the connection until then, e.g. by being
+ * in flight.  So it may be gone on return. */
+void conn_post (struct conn *c, struct outgoing *o);
+/* The leader's: return when it is sent, or never will be. */
+void conn_send_reply (struct conn *c, struct iovec iov);
 
 /* For handshake-tls.c: receive once for TLS, and send what it has to say.
  * false: end of stream, error, or too late; the client is gone, or too late. */

@@ -138,8 +138,7 @@ conn_receive_tls (struct conn *c, TlsSession *t, int64_t deadline)
   return r > 0;
 }
 
-/* The one place that sends to a client's socket, under send_lock.  true: all was
- * sent. */
+/* The one place that sends to a client's socket.  true: all was sent. */
 static bool
 send_raw (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
 {
@@ -169,8 +168,8 @@ send_raw (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
   return nr == 0;
 }
 
-static bool
-send_output (struct conn *c, TlsSession *t, int64_t deadline)
+bool
+conn_send_tls (struct conn *c, TlsSession *t, int64_t deadline)
 {
   struct iovec iov;
   bool ok;
@@ -189,7 +188,7 @@ send_encrypted (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
       atomic_store (&c->dead, true);
       shutdown (c->fd, SHUT_RDWR);
     }
-    else if (!send_output (c, c->tls, deadline))
+    else if (!conn_send_tls (c, c->tls, deadline))
       return false;
   }
   return nr == 0;
@@ -198,24 +197,9 @@ send_encrypted (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
 bool
 conn_send (struct conn *c, struct iovec *iov, int nr, int64_t deadline)
 {
-  bool ok;
-
-  pthread_mutex_lock (&c->send_lock);
-  ok = c->tls != NULL ? send_encrypted (c, iov, nr, deadline) :
-    send_raw (c, iov, nr, deadline);
-  pthread_mutex_unlock (&c->send_lock);
-  return ok;
-}
-
-bool
-conn_send_tls (struct conn *c, TlsSession *t, int64_t deadline)
-{
-  bool ok;
-
-  pthread_mutex_lock (&c->send_lock);
-  ok = send_output (c, t, deadline);
-  pthread_mutex_unlock (&c->send_lock);
-  return ok;
+  if (c->tls != NULL)
+    return send_encrypted (c, iov, nr, deadline);
+  return send_raw (c, iov, nr, deadline);
 }
 
 void
@@ -224,15 +208,11 @@ conn_say_goodbye (struct conn *c)
   size_t n;
   const void *output;
 
-  if (c->tls == NULL)
+  if (c->tls == NULL || atomic_load (&c->dead))
     return;
-  pthread_mutex_lock (&c->send_lock);
-  if (!atomic_load (&c->dead)) {
-    tls_bye (c->tls);
-    output = tls_output (c->tls, &n);
-    /* One that does not take its replies will not miss this. */
-    if (send (c->fd, output, n, MSG_NOSIGNAL | MSG_DONTWAIT) == -1)
-      log_debug ("cannot tell the client that TLS ends: %m");
-  }
-  pthread_mutex_unlock (&c->send_lock);
+  tls_bye (c->tls);
+  output = tls_output (c->tls, &n);
+  /* One that does not take its replies will not miss this. */
+  if (send (c->fd, output, n, MSG_NOSIGNAL | MSG_DONTWAIT) == -1)
+    log_debug ("cannot tell the client that TLS ends: %m");
 }

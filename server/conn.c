@@ -106,7 +106,6 @@ conn_free (struct conn *c)
   metactx_set_free (c->contexts);
   terms_unref (c->terms);
   pthread_cond_destroy (&c->room);
-  pthread_mutex_destroy (&c->send_lock);
   pthread_mutex_destroy (&c->lock);
   g_free (c);
 }
@@ -162,7 +161,6 @@ conn_new (int fd)
   c->fd = fd;
   c->can_steal = backend_is_parallel (c->b) && clients.settings.threads > 1;
   pthread_mutex_init (&c->lock, NULL);
-  pthread_mutex_init (&c->send_lock, NULL);
   pthread_cond_init (&c->room, NULL);
   return c;
 }

@@ -28,6 +28,7 @@ struct lane {
   /* Of the thread that made the call, also after a theft. */
   struct op op;
   unsigned char header[REPLY_MAX_HEADER];
+  struct outgoing reply;        /* after a theft */
 
   unsigned char rx[RX_SIZE];
   unsigned char tx[TX_SIZE];

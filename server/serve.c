@@ -16,8 +16,8 @@
  * and sends the replies that were ready; the old one still uses its lane for
  * its request, so lanes are counted.
  *
- * The session ends in the thread that is the leader then, after all other
- * threads have answered.
+ * The session ends in the thread that is the leader then, after all that other
+ * threads had is answered; which thread sends it: conn-queue.c.
  */
 #include <config.h>
 
@@ -112,7 +112,7 @@ serve_flush (struct conn *c, struct lane *l)
     return;
   stats_flush (&c->stats, &l->batch);
   l->tx_used = 0;
-  conn_send (c, &iov, 1, 0);
+  conn_send_reply (c, iov);
 }
 
 /* The same while there is more to do.  There is nothing for the monitor to see
@@ -134,26 +134,44 @@ speak_for (struct conn *c)
   handle_use (c->handle);
 }
 
-/* Answer op from a thread that is not the leader, or one whose reply does not
- * fit into the lane. */
-static void
-answer (struct op *op, unsigned char *header)
+/* The reply to op where it does not go among those of a lane; it counts as
+ * answered. */
+static struct iovec
+reply_alone (struct op *op, unsigned char *header)
 {
   struct stats batch = { 0 };
   struct iovec iov = op_reply (op, header);
 
   op_count (op, &batch);
   stats_flush (&op->c->stats, &batch);
-  conn_send (op->c, &iov, 1, 0);
+  return iov;
 }
 
-/* Takes op, which is not the lane's. */
-static void
-run_handed_over (struct op *op)
-{
-  struct conn *c = op->c;
-  size_t charge = op->charge;
+/* A request that was given to another thread. */
+struct handed_over {
+  struct op op;
   unsigned char header[REPLY_MAX_HEADER];
+  struct outgoing reply;
+};
+
+static void
+end_handed_over (void *owner)
+{
+  struct handed_over *w = owner;
+  struct conn *c = w->op.c;
+  size_t charge = w->op.charge;
+
+  op_clear (&w->op);
+  free (w);
+  flight_leave (c, charge);
+}
+
+/* Takes w.  Without it the connection may be gone. */
+static void
+run_handed_over (struct handed_over *w)
+{
+  struct op *op = &w->op;
+  struct conn *c = op->c;
   int64_t start = conn_now_ns ();
   bool counts = op->rq.type == NBD_CMD_READ || op->rq.type == NBD_CMD_WRITE;
 
@@ -161,12 +179,11 @@ run_handed_over (struct op *op)
   op_execute (op);
   if (counts && !(op->rq.flags & NBD_CMD_FLAG_FUA))
     add_sample (c, conn_now_ns () - start, op->rq.length, 1);
-  answer (op, header);
-  op_clear (op);
-  free (op);
+  w->reply = (struct outgoing) {
+    .iov = reply_alone (op, w->header), .sent = end_handed_over, .owner = w };
+  conn_post (c, &w->reply);
   thread_context.conn = NULL;
   thread_context.export_name = NULL;
-  flight_leave (c, charge);
 }
 
 static void
@@ -231,12 +248,25 @@ gather (struct conn *c, struct lane *l)
   if (op->own != NULL || op->status != NULL) {
     serve_flush (c, l);
     steal_idle (c);
-    answer (op, l->header);
+    conn_send_reply (c, reply_alone (op, l->header));
     steal_busy (c);
     return;
   }
   l->tx_used += op_reply (op, l->tx + l->tx_used).iov_len;
   op_count (op, &l->batch);
+}
+
+/* The call of which the leadership was stolen has been answered. */
+static void
+end_stolen (void *owner)
+{
+  struct lane *l = owner;
+  struct conn *c = l->op.c;
+  size_t charge = l->op.charge;
+
+  op_clear (&l->op);
+  lane_unref (l);
+  flight_leave (c, charge);
 }
 
 enum outcome { ANSWERED, LOST_LEADERSHIP };
@@ -257,11 +287,10 @@ run_inline (struct conn *c, struct lane *l)
     seq = steal_begin (c);
     op_execute (op);
     if (!steal_end (c, seq)) {
-      answer (op, l->header);
-      op_clear (op);
-      lane_unref (l);
       conn_set_leader (c, false);
-      flight_leave (c, charge);
+      l->reply = (struct outgoing) { .iov = reply_alone (op, l->header),
+                                     .sent = end_stolen, .owner = l };
+      conn_post (c, &l->reply);
       flight_give_thread ();
       return LOST_LEADERSHIP;
     }
@@ -278,19 +307,19 @@ run_inline (struct conn *c, struct lane *l)
 static void
 hand_over (struct conn *c, struct lane *l)
 {
-  struct op *op = malloc (sizeof *op);
+  struct handed_over *w = malloc (sizeof *w);
   const unsigned char *payload = l->op.data;
   bool is_read = l->op.rq.type == NBD_CMD_READ && l->op.rq.length > 0;
   bool is_write = l->op.rq.type == NBD_CMD_WRITE && l->op.rq.length > 0;
   size_t cost;
 
-  if (op != NULL && l->op.own == NULL && (is_read || is_write) &&
+  if (w != NULL && l->op.own == NULL && (is_read || is_write) &&
       flight_give_buffer (c, l, &l->op) && is_write)
     memcpy (l->op.own, payload, l->op.rq.length);
-  if (op == NULL)
+  if (w == NULL)
     l->op.error = NBD_ENOMEM;
   if (l->op.error) {
-    free (op);
+    free (w);
     gather (c, l);
     flight_release (c, l->op.charge);
     op_clear (&l->op);
@@ -303,16 +332,16 @@ hand_over (struct conn *c, struct lane *l)
   }
   else
     flight_enter (c, l, 1, 0);  /* its buffer was entered before */
-  *op = l->op;
+  w->op = l->op;
   l->op.own = NULL;
   if (flight_take_thread (c)) {
-    if (pool_run (worker, op))
+    if (pool_run (worker, w))
       return;
     flight_give_thread ();
   }
   else
     limit_count (LIMIT_REQUESTS);
-  run_handed_over (op);         /* slower, but not wrong */
+  run_handed_over (w);          /* slower, but not wrong */
   speak_for (c);
 }
 
@@ -381,7 +410,6 @@ lead (struct conn *c)
   struct lane *l = c->lane;
   struct op *op = &l->op;
 
-  conn_set_leader (c, true);
   while (lane_fill (c, l, request_size (c->mode), false)) {
     *op = (struct op) { .c = c };
     if (!request_parse (l->rx + l->pos, c->mode, &op->rq)) {
@@ -443,6 +471,7 @@ conn_serve (struct conn *c)
   conn_set_timeouts (c);
   if (c->can_steal)
     steal_watch (c);
+  conn_set_leader (c, true);
   lead (c);
 }
 
@@ -475,6 +504,7 @@ serve_as_new_leader (void *arg)
   struct conn *c = arg;
   struct lane *old = c->lane, *l = lane_new ();
 
+  conn_set_leader (c, true);
   speak_for (c);
   c->call_seq = atomic_load_explicit (&c->call, memory_order_relaxed);
   log_debug ("a request has been blocking: another thread goes on");
