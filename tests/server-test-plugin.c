@@ -33,7 +33,9 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -300,6 +302,7 @@ static void
 hold (uint64_t offset)
 {
   char name[512], c;
+  ssize_t r;
   int fd;
 
   if (hold_fifo == NULL || (int64_t) offset != hold_at)
@@ -308,7 +311,17 @@ hold (uint64_t offset)
   fd = open (name, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
   close (fd);
   fd = open (hold_fifo, O_RDONLY | O_CLOEXEC);
-  if (fd == -1 || read (fd, &c, 1) != 1)
+  if (fd == -1 || fcntl (fd, F_SETFL, O_NONBLOCK) == -1)
+    abort ();
+  /* Not in read: there ThreadSanitizer puts off signals that come to this thread,
+   * such as the server's SIGTERM. */
+  do {
+    struct pollfd pfd = { .fd = fd, .events = POLLIN };
+
+    poll (&pfd, 1, -1);
+    r = read (fd, &c, 1);
+  } while (r == -1 && (errno == EAGAIN || errno == EINTR));
+  if (r != 1)
     abort ();
   close (fd);
 }
