@@ -99,7 +99,9 @@ parse (const char *data, size_t length, GError **error)
   for (size_t i = 0; groups[i] != NULL; i++) {
     AccessRule *rule;
 
-    if (!g_str_has_prefix (groups[i], GROUP)) {
+    if (!g_str_has_prefix (groups[i], GROUP) ||
+        groups[i][strspn (groups[i] + strlen (GROUP), " ") +
+                  strlen (GROUP)] == '\0') {
       g_set_error (error, ACCESS_ERROR, 0, "[%s]: expected [" GROUP "NAME]",
                    groups[i]);
       return NULL;

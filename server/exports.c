@@ -85,6 +85,14 @@ nbdkit_add_export (struct nbdkit_exports *exports, const char *name,
     errno = EINVAL;
     return -1;
   }
+  /* Nobody can ask for it: what is asked for has to be that. */
+  if (!g_utf8_validate (name, -1, NULL)) {
+    g_autofree char *shown = g_strescape (name, NULL);
+
+    nbdkit_error ("warning: export '%s' is left out of the list: its name is not "
+                  "UTF-8", shown);
+    return 0;
+  }
   e = (struct export_entry) { g_strdup (name), g_strdup (description) };
   g_array_append_val (exports->entries, e);
   return 0;

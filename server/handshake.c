@@ -46,9 +46,8 @@ option_refuse (struct option *opt, uint32_t type, const char *text)
 char *
 option_copy_name (const unsigned char *data, uint32_t length)
 {
-  if (length > NBD_MAX_STRING || memchr (data, 0, length))
-    return NULL;
-  return g_strndup ((const char *) data, length);
+  return bytes_are_string (data, length) ?
+    g_strndup ((const char *) data, length) : NULL;
 }
 
 static bool

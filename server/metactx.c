@@ -12,7 +12,7 @@ struct MetaCtxSet {
   GPtrArray *contexts;          /* struct metactx * */
 };
 
-/* Take a counted string; NULL: it is not there, too long, or has a NUL. */
+/* Take a counted string; NULL: it is not there, or not valid. */
 static char *
 take_string (const unsigned char **data, size_t *length)
 {
@@ -22,7 +22,7 @@ take_string (const unsigned char **data, size_t *length)
   if (*length < 4)
     return NULL;
   n = get_be32 (*data);
-  if (n > *length - 4 || n > NBD_MAX_STRING || memchr (*data + 4, 0, n))
+  if (n > *length - 4 || !bytes_are_string (*data + 4, n))
     return NULL;
   str = g_strndup ((const char *) *data + 4, n);
   *data += 4 + n;

@@ -12,6 +12,7 @@
  *   hold=FIFO        pread, pwrite and flush wait for one byte from it where
  *                    the range starts at hold-at= [off]; before they wait they
  *                    make the file FIFO.held
+ *   list=NAME        is listed as well
  *   part=N           contexts and allocation describe N extents in one call [0:
  *                    no limit]
  *
@@ -57,6 +58,7 @@ struct handle {
 static int64_t size = 1 << 20;
 static const char *fail_list = "";
 static int fail_errno = EIO;
+static const char *more_list;
 static int log_fd = -1;
 static int model = NBDKIT_THREAD_MODEL_PARALLEL;
 static unsigned min_block, preferred_block, max_block;
@@ -122,6 +124,10 @@ test_config (const char *key, const char *value)
   }
   if (strcmp (key, "fail") == 0) {
     fail_list = value;
+    return 0;
+  }
+  if (strcmp (key, "list") == 0) {
+    more_list = value;
     return 0;
   }
   if (strcmp (key, "hold") == 0) {
@@ -190,6 +196,8 @@ static int
 test_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 {
   if (called ("list_exports"))
+    return -1;
+  if (more_list != NULL && nbdkit_add_export (exports, more_list, NULL) == -1)
     return -1;
   nbdkit_add_export (exports, "a", "first disk");
   return nbdkit_add_export (exports, "b", NULL);

@@ -40,6 +40,9 @@ write(b"[allow a]\nexport=a\n" + b"#" * (1 << 20))
 refused(rules, "more than 1048576 bytes")
 write(b"[deny a]\nexport=a\n")
 refused(rules, "[deny a]: expected [allow NAME]")
+for nameless in b"[allow ]", b"[allow  ]", b"[allow]":
+    write(nameless + b"\nexport=a\n")
+    refused(rules, "expected [allow NAME]")
 
 
 # The same on SIGHUP.

@@ -10,6 +10,7 @@ import stat
 import subprocess
 
 import fixture
+from nbdraw import ERR_UNKNOWN, GO, Raw, go_data
 
 t = fixture.Fixture()
 path = t.path("metrics")
@@ -102,6 +103,14 @@ assert m['fleece_snapshots{disk="vda"}'] == 1
 assert m['fleece_scratch_bytes{disk="vda"}'] >= 4096
 assert m['fleece_jobs{status="running"}'] == 0
 assert m["nbdfleece_connections"] == 1
+# Who asks for what is not there adds no names.
+r = Raw(server.sock)
+for i in range(20):
+    assert r.kind(GO, go_data(f"none{i}")) == ERR_UNKNOWN
+r.close()
+fixture.wait_until("it to have left", lambda:
+                   get()["nbdfleece_connections"] == 1)
+assert not any("none" in key for key in get())
 
 stats = q.command("query-nbd-stats")
 e, = stats["exports"]

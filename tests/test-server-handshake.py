@@ -34,7 +34,7 @@ r = Raw(sock)
 r.option(EXPORT_NAME, b"")
 r.recv(10)
 assert r.alive()
-for bad in (b"nosuch", b"a\0", b"x" * 4097, b"x" * 70000):
+for bad in (b"nosuch", b"a\0", b"\xff", b"x" * 4097, b"x" * 70000):
     r = Raw(sock)
     r.option(EXPORT_NAME, b"", len(bad))
     try:
@@ -60,13 +60,23 @@ assert r.kind(SET_META, meta_data("a", "base:allocation")) == ERR_INVALID, \
 r.negotiate_structured()
 assert r.kind(STRUCTURED_REPLY) == ACK, "asking again is harmless"
 
+# Names are UTF-8: no single bytes, overlong forms, surrogates or half characters.
+NOT_UTF8 = (b"\xff", b"a\xe4", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80",
+            b"\xe2\x82")
+for data in NOT_UTF8:
+    assert r.kind(LIST_META, meta_data(data)) == ERR_INVALID, data
+    assert r.kind(SET_META, meta_data(data, "base:allocation")) == ERR_INVALID
+    assert r.kind(LIST_META, meta_data("a", data)) == ERR_INVALID, data
+assert r.kind(INFO, go_data("\u20ac\U0001f411")) == ERR_UNKNOWN
+
 # INFO and GO: malformed.
 for number in (INFO, GO):
     for data in (b"", b"12345", string("a"), string("a") + b"\0",
                  go_data("a") + b"x", go_data("a", 0, 1)[:-1],
                  go_data("a", 1)[:-2], struct.pack(">IH", 0xffffffff, 0),
                  struct.pack(">IH", 1, 0), go_data("a\0b"),
-                 go_data("x" * 4097), struct.pack(">IH", 0, 1)):
+                 go_data("x" * 4097), struct.pack(">IH", 0, 1),
+                 *map(go_data, NOT_UTF8)):
         assert r.kind(number, data) == ERR_INVALID, (number, data)
     assert r.kind(number, go_data("nosuch")) == ERR_UNKNOWN
     assert r.kind(number, go_data("x" * 4096)) == ERR_UNKNOWN
@@ -154,6 +164,11 @@ assert r.kind(GO, go_data("a")) == ACK
 sock = t.start_nbdfleece(TEST_PLUGIN, "fail=preconnect").sock
 r = Raw(sock, greet=False)
 assert r.at_end()
+
+# Nor is a name listed that nobody can ask for.
+for name, nr in (("\u20ac", 4), ("a\udce4", 3)):
+    sock = t.start_nbdfleece(TEST_PLUGIN, f"list={name}").sock
+    assert len(Raw(sock).replies(LIST)) == nr, name
 
 # Block sizes: the plugin's, within what the specification allows.
 sock = t.start_nbdfleece(TEST_PLUGIN, "min=4096", "pref=65536",
