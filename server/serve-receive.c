@@ -109,8 +109,6 @@ is_alone (struct conn *c)
 static bool
 shall_refuse (struct conn *c, struct lane *l, bool *out_alone)
 {
-  /* closing was set after what conn_is_draining looks at. */
-  atomic_thread_fence (memory_order_acquire);
   if (!conn_is_draining ())
     return false;
   *out_alone = is_alone (c);
@@ -150,7 +148,8 @@ lane_fill (struct conn *c, struct lane *l, size_t n, bool exact)
     end = exact ? l->pos + n : RX_SIZE;
     steal_idle (c);
     serve_flush (c, l);
-    closing = atomic_load_explicit (&c->closing, memory_order_relaxed);
+    /* It was set after what conn_is_draining looks at. */
+    closing = atomic_load_explicit (&c->closing, memory_order_acquire);
     if (closing && !shall_refuse (c, l, &alone))
       return false;
     if (conn_is_parking ()) {
