@@ -106,6 +106,17 @@ sim_layers_drop_pending (Disk *d)
   g_assert_no_error (error);
 }
 
+static bool
+has_layer (Disk *d, const char *name)
+{
+  g_autoptr (GPtrArray) chain = disk_chain (d);
+
+  for (guint i = 0; i < chain->len; i++)
+    if (g_strcmp0 (((const OverlayInfo *) chain->pdata[i])->name, name) == 0)
+      return true;
+  return false;
+}
+
 static void
 restore (unsigned nr, GRand *rand)
 {
@@ -120,6 +131,9 @@ restore (unsigned nr, GRand *rand)
 
   o->layered = true;
   sim_layers_drop_pending (disk[nr]);
+  /* One that was applied, and not moved down yet when it crashed. */
+  if (has_layer (disk[nr], options.name))
+    move (disk[nr], true, true, NULL);
   if (nr_layers (disk[nr]) >= MAX_LAYERS)
     return;
   ov = overlay_new (disk[nr], &options, NULL, NULL, &error);
