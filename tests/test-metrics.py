@@ -111,6 +111,10 @@ r.close()
 fixture.wait_until("it to have left", lambda:
                    get()["nbdfleece_connections"] == 1)
 assert not any("none" in key for key in get())
+with open(os.path.join(fixture.TOP_SRCDIR, "man", "nbdfleece.pod")) as f:
+    documented = f.read()
+for name in {key.partition("{")[0] for key in m}:
+    assert f"C<{name}" in documented, f"{name} is not in nbdfleece(1)"
 
 stats = q.command("query-nbd-stats")
 e, = stats["exports"]
