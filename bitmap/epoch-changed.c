@@ -111,6 +111,8 @@ list_memory_locked (EpochLog *log, uint64_t from, uint64_t to, bool now,
   }
   if (current->id < from || current->id > to)
     return true;
+  if (current->bitmap == NULL)          /* closed: its row has it */
+    return true;
   if (!now) {
     place (parts, current);
     return true;

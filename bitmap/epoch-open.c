@@ -557,16 +557,20 @@ store_all_locked (EpochLog *log, GError **error)
   return true;
 }
 
-/* The rows have all. */
+/* The rows have all.  Others may still store, or read: from then on rows only. */
 static void
 remove_maps (EpochLog *log)
 {
   if (log->intents != NULL)
     intents_stop (log->intents);
+  pthread_mutex_lock (&log->maps_lock);
+  pthread_mutex_lock (&log->mutex);
   for (guint i = 0; i < log->unstored->len; i++)
     epoch_drop_bits (log->unstored->pdata[i]);
   g_ptr_array_set_size (log->unstored, 0);
   epoch_drop_bits (log->current);
+  pthread_mutex_unlock (&log->mutex);
+  pthread_mutex_unlock (&log->maps_lock);
 }
 
 bool

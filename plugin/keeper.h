@@ -32,7 +32,7 @@ void keeper_notify (void *opaque, FleeceNoteKind kind, const char *disk,
 /* Likewise an event, for control clients alone.  name: static; data: stolen. */
 void keeper_event (Keeper *keeper, const char *name, json_t *data);
 
-/* Log what has been noted up to now; for the time before keeper_start. */
+/* Log what has been noted up to now; for the time without a thread. */
 void keeper_flush (Keeper *keeper);
 
 /* A cut has happened: store what it sealed. */

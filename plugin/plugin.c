@@ -436,9 +436,10 @@ fleece_plugin_cleanup (void)
   restore_free_all ();
   layer_node_free_all ();
   node_free_all ();
+  keeper_stop (plugin.keeper);  /* it works on the disks */
   if (!fleece_stop (plugin.fleece, &error))
     report (error);
-  keeper_stop (plugin.keeper);
+  keeper_flush (plugin.keeper);
 }
 
 /* --- exports --- */
