@@ -28,6 +28,10 @@ libs="$abs_top_builddir/fleece/.libs/libfleece.a
   $PLUGIN_LIBS -lpthread"
 caught=0
 
+# The barriers of layers have controls of their own in test-crash-controls.sh: how
+# often a campaign has layers.
+layered=0
+
 # As many crashes as it takes, at most; the campaign ends at the first loss.
 CRASHES=${CRASHES:-200}
 
@@ -44,7 +48,7 @@ control ()                      # BARRIER SOURCE REGEX CAMPAIGN [FS/LAYOUT]...
     -Wl,--version-script="$plugin/nbdkit-fleece-plugin.ver" \
     "$plugin"/*.o "$object" $libs -o "$so"
   shift 4
-  if CRASH_PLUGIN=$so "$PYTHON" "$srcdir/$campaign" "$CRASHES" "$@" \
+  if CRASH_LAYERED=$layered CRASH_PLUGIN=$so "$PYTHON" "$srcdir/$campaign" "$CRASHES" "$@" \
        >"$tmpdir/out" 2>&1; then
     fail "without $barrier nothing is lost: $campaign is blind to it"
   fi
@@ -58,6 +62,7 @@ control ()                      # BARRIER SOURCE REGEX CAMPAIGN [FS/LAYOUT]...
 }
 
 clean='changed and reported clean|not dirty'
+flushed='sector [0-9]+ has .* flushed was'
 snapshot='@b[0-9]+ (changed|did not last|lives by nothing|cannot be read)'
 
 wanted ()                       # BARRIER
@@ -73,6 +78,11 @@ fi
 if wanted NONCE; then
   control NONCE bitmap/runtime.c "$clean|$snapshot" crash-kill.py
   control NONCE bitmap/runtime.c "$clean|$snapshot" crash-power.py
+fi
+# Their maps in the tmpfs have the nonce as well.
+if wanted NONCE_LAYERS; then
+  layered=1 control NONCE bitmap/runtime.c "$clean|$snapshot|$flushed" \
+    crash-power.py
 fi
 if wanted TMPFS; then
   CRASH_UNTRUSTED=1 control TMPFS bitmap/runtime.c "$clean|$snapshot" \
