@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Histories of commands by eight clients at once, with kill -9, restarts and
+"""Histories of commands by nine clients at once, with kill -9, restarts and
 replacements of the server in between; see histories.py.
 
     crash-commands.py [ROUNDS]          # default: the short form
