@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Clients that come faster than they are accepted: the server still ends when it
 is told to (it went on accepting), and serves its other listeners."""
-import errno
 import os
 import socket
 
@@ -28,11 +27,11 @@ def flood():
 
 
 def gets_in():
-    """libnbd does not wait where the flood has filled the backlog."""
+    """Not where the flood has filled the backlog, for which libnbd does not wait,
+    or --max-connections."""
     try:
         return t.connect("a").get_size() > 0
-    except nbd.Error as e:
-        assert e.errnum == errno.EAGAIN, e
+    except nbd.Error:
         return False
 
 
