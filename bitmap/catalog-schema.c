@@ -141,8 +141,8 @@ static const char version_1[] =
 ") STRICT;"
 "CREATE INDEX backup_disk_by_disk ON backup_disk (disk);";
 
-/* Crash safety.  nonce: of the map in the runtime directory (runtime.h), NULL if
- * there is none.  A CHECK cannot be altered, so epoch is made anew; no table
+/* Crash safety.  nonce: of the map in the runtime directory (runtime.h), NULL
+ * if there is none.  A CHECK cannot be altered, so epoch is made anew; no table
  * refers to it. */
 static const char version_2[] =
 "CREATE TABLE epoch_2 ("
@@ -245,8 +245,8 @@ static const char version_5[] =
 "            WHERE disk = NEW.disk AND bitmap = NEW.name)"
 "  BEGIN SELECT RAISE (ABORT, 'a checkpoint of this name exists'); END;";
 
-/* Of the durable map, while the bits are in files.  Behind the blob, so that it is
- * cheap to read only where there is none. */
+/* Of the durable map, while the bits are in files.  Behind the blob, so that it
+ * is cheap to read only where there is none. */
 static const char version_6[] =
 "ALTER TABLE epoch ADD COLUMN map_inode INTEGER NOT NULL DEFAULT 0;";
 
@@ -255,8 +255,8 @@ static const char version_7[] =
 "ALTER TABLE epoch ADD COLUMN map_birth_ns INTEGER NOT NULL DEFAULT 0;"
 "ALTER TABLE disk ADD COLUMN birth_ns INTEGER NOT NULL DEFAULT 0;";
 
-/* Backup jobs that a stop of the server does not end.  map: a change set, last for
- * the same reason as above. */
+/* Backup jobs that a stop of the server does not end.  map: a change set, last
+ * for the same reason as above. */
 static const char version_8[] =
 "CREATE TABLE job ("
 "  id TEXT PRIMARY KEY NOT NULL,"
@@ -278,8 +278,8 @@ static const char version_9[] =
 "ALTER TABLE layer ADD COLUMN keep INTEGER NOT NULL DEFAULT 0"
 "  CHECK (keep IN (0, 1));";
 
-/* Layers of new data.  place: in the chain, from 1 up; 0: in none yet.  image: where
- * a stream moved the disk's image to, image_before: from where. */
+/* Layers of new data.  place: in the chain, from 1 up; 0: in none yet.  image:
+ * where a stream moved the disk's image to, image_before: from where. */
 static const char version_10[] =
 "CREATE TABLE overlay ("
 "  id INTEGER PRIMARY KEY AUTOINCREMENT,"

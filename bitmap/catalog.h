@@ -23,8 +23,8 @@
 
 typedef struct Catalog Catalog;
 
-/* How long a start tries to take a lock: a server that was just killed holds its
- * own for some ms more while the kernel tears it down. */
+/* How long a start tries to take a lock: a server that was just killed holds
+ * its own for some ms more while the kernel tears it down. */
 #define CATALOG_LOCK_RETRY_MS 2000
 #define CATALOG_LOCK_STEP_MS  20
 

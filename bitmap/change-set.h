@@ -48,8 +48,8 @@ ChangeSet *change_set_union_finish (ChangeSetUnion *u, GError **error);
 void change_set_union_free (ChangeSetUnion *u); /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (ChangeSetUnion, change_set_union_free)
 
-/* set with whole blocks of granularity bytes (a power of 2, up to 2^31) in it or
- * out: a block of which any part is dirty is dirty.  What is finer than set
+/* set with whole blocks of granularity bytes (a power of 2, up to 2^31) in it
+ * or out: a block of which any part is dirty is dirty.  What is finer than set
  * stays as it is. */
 ChangeSet *change_set_round_out (ChangeSet *set, uint32_t granularity,
                                  GError **error);

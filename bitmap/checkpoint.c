@@ -126,7 +126,8 @@ taken (const char *name, GError **error)
   return false;
 }
 
-/* By other checkpoints than these, or their bitmaps; 1: yes, 0: no, -1: an error. */
+/* By other checkpoints than these, or their bitmaps; 1: yes, 0: no, -1: an
+ * error. */
 static int
 is_taken_but (Catalog *cat, const char *name, GHashTable *going,
               GError **error)

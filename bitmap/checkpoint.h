@@ -46,18 +46,18 @@ bool name_check_id (const char *what, const char *name, GError **error);
  * characters.  (QEMU bars none; a name with a newline only ever hurt.) */
 bool name_check_bitmap (const char *what, const char *name, GError **error);
 
-/* Checks only: is the name free, on all disks and as a checkpoint?  Checkpoints that
- * are going (names; NULL: none) do not count. */
+/* Checks only: is the name free, on all disks and as a checkpoint?  Checkpoints
+ * that are going (names; NULL: none) do not count. */
 bool checkpoint_name_free (Catalog *cat, const char *name, GHashTable *going,
                            GError **error);
 
 /* Becomes a child of the current one, and current.  EXISTS if taken. */
 bool checkpoint_insert (Catalog *cat, const Checkpoint *ckpt, GError **error);
 
-/* Restores one after a loss: parent and creation_time are ckpt's own.  One of that
- * name is replaced and keeps its children.  Current if its parent is, or nobody.
- * NOT_FOUND: no such parent; INVALID: it would be its own ancestor; EXISTS as
- * insert. */
+/* Restores one after a loss: parent and creation_time are ckpt's own.  One of
+ * that name is replaced and keeps its children.  Current if its parent is, or
+ * nobody.  NOT_FOUND: no such parent; INVALID: it would be its own ancestor;
+ * EXISTS as insert. */
 bool checkpoint_redefine (Catalog *cat, const Checkpoint *ckpt,
                           GError **error);
 

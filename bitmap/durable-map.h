@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* durable-map.h - D: the copy of an epoch's dirty bits that survives a power cut.
+/* durable-map.h - D: the copy of an epoch's dirty bits that survives a power
+ * cut.
  *
  * It follows the bits with some delay; meanwhile write intents cover the rest.
- * Bits are only added, so any mix of old and new sectors is right.  The mirror in
- * memory has what is known to be durable: a write that touches nothing else needs
- * no intent (H13).
+ * Bits are only added, so any mix of old and new sectors is right.  The mirror
+ * in memory has what is known to be durable: a write that touches nothing else
+ * needs no intent (H13).
  *
  * Locking: durable_map_covers in any thread; sync by one at a time.
  */

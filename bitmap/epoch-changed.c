@@ -280,7 +280,8 @@ tell_damage (EpochLog *log, const GError *why)
     return;
   text = g_strdup_printf ("a stored record of changes is damaged (%s): "
                           "everything since counts as changed",
-                          why != NULL ? why->message : "a part of it is missing");
+                          why != NULL ? why->message
+                          : "a part of it is missing");
   log->options.notify (log->options.opaque, log->name, text, 0);
 }
 

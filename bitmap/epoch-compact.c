@@ -3,8 +3,8 @@
  *
  * Every checkpoint, bitmap and snapshot ends an epoch; when they go, what they
  * separated would stay in pieces for as long as something older is kept.  The
- * merged epoch has the id of the first, so that the boundary there stays what it
- * was, and the one behind the last gets it as its predecessor.
+ * merged epoch has the id of the first, so that the boundary there stays what
+ * it was, and the one behind the last gets it as its predecessor.
  */
 #include "config.h"
 

@@ -6,10 +6,10 @@
  *    both; where both, memory is right.
  * 2. Each epoch names the one before it (prev).  A gap in that chain, whatever
  *    its cause, makes an answer over it "all dirty".
- * 3. A row without blob and not all_dirty has its bits in its maps only; if it is
- *    found so at open, they are recovered from there.
- * 4. Once its row is 'sealed' without a blob, D alone has all of them; while it is
- *    'open' or 'prepared', D and the intents.
+ * 3. A row without blob and not all_dirty has its bits in its maps only; if it
+ *    is found so at open, they are recovered from there.
+ * 4. Once its row is 'sealed' without a blob, D alone has all of them; while it
+ *    is 'open' or 'prepared', D and the intents.
  */
 #ifndef EPOCH_LOG_H
 #define EPOCH_LOG_H
@@ -32,7 +32,8 @@ struct EpochLog {
 
   _Atomic (Epoch *) current;    /* changed under mutex */
 
-  /* While bits are copied to a durable map or go.  Taken inside the catalog's. */
+  /* While bits are copied to a durable map or go.  Taken inside the
+   * catalog's. */
   pthread_mutex_t maps_lock;
   pthread_mutex_t mutex;        /* taken inside the catalog's and maps_lock */
   Epoch *prepared;              /* NULL: none */
@@ -62,8 +63,9 @@ int epoch_log_sync_maps (EpochLog *log);
 bool epoch_recover (EpochLog *log, uint64_t disk_size, GPtrArray *stale,
                     GError **error);
 
-/* Has the state directory been put back from a copy that was made while a server
- * ran?  Then epochs and marks are those of the image, and the maps too old. */
+/* Has the state directory been put back from a copy that was made while a
+ * server ran?  Then epochs and marks are those of the image, and the maps too
+ * old. */
 bool epoch_maps_are_copies (EpochLog *log, bool *out_copies, GError **error);
 
 /* What the image's size is to be at the next start, if this stops cleanly. */

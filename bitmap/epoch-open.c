@@ -83,9 +83,9 @@ differ (uint64_t a, uint64_t b)
 }
 
 /* May the image have this size?  After a clean stop the disk's row tells; else
- * the open epoch's, and that of one that was to follow it with another size, since
- * image and catalog do not change in the same instant.  Without either the last
- * recovery was cut off. */
+ * the open epoch's, and that of one that was to follow it with another size,
+ * since image and catalog do not change in the same instant.  Without either
+ * the last recovery was cut off. */
 static bool
 is_known_size (Catalog *cat, const DiskRow *row, uint64_t size, bool *out_known,
                GError **error)
@@ -176,7 +176,8 @@ distrust (const EpochLog *log, const DiskRow *row, bool known_size,
   if (reason != NULL)
     return reason;
   /* Until a clean stop the guest's own writes change it. */
-  if (row->clean && differ ((uint64_t) then->mtime_ns, (uint64_t) now->mtime_ns))
+  if (row->clean && differ ((uint64_t) then->mtime_ns,
+                            (uint64_t) now->mtime_ns))
     return g_strdup ("image was written by something else since the last clean "
                      "stop (modification time differs)");
   return NULL;
@@ -217,7 +218,8 @@ add_all_dirty (Catalog *cat, int64_t disk, uint64_t prev, const Epoch *like,
 }
 
 /* Every id taken so far is below next_epoch: if not, the rows are of several
- * copies of the catalog, put together.  On with ids that are new, and all dirty. */
+ * copies of the catalog, put together.  On with ids that are new, and all
+ * dirty. */
 static bool
 mend_ids (Catalog *cat, const DiskRow *row, bool *out_mixed, GError **error)
 {
@@ -435,8 +437,8 @@ check_options (EpochLog *log, const EpochOptions *options, uint64_t disk_size,
   return true;
 }
 
-/* What is open, its maps, the intents; all durable before its row is.  On failure
- * none of it is left: no row knows of it. */
+/* What is open, its maps, the intents; all durable before its row is.  On
+ * failure none of it is left: no row knows of it. */
 static bool
 start_epoch (EpochLog *log, uint64_t id, uint64_t prev, uint32_t granularity,
              const DiskIdentity *identity, GError **error)
@@ -468,7 +470,8 @@ start (EpochLog *log, uint32_t granularity, const DiskIdentity *identity,
 
   if (!recover (log, granularity, identity, stale, &id, &prev, error))
     return false;
-  /* Before new ones are made: a file system that is full has no room for both. */
+  /* Before new ones are made: a file system that is full has no room for
+   * both. */
   FAIL_POINT ("R5-remove");
   for (guint i = 0; i < stale->len; i++)
     log->options.storage->ops->remove (log->options.storage, stale->pdata[i]);
@@ -557,7 +560,8 @@ store_all_locked (EpochLog *log, GError **error)
   return true;
 }
 
-/* The rows have all.  Others may still store, or read: from then on rows only. */
+/* The rows have all.  Others may still store, or read: from then on rows
+ * only. */
 static void
 remove_maps (EpochLog *log)
 {

@@ -346,9 +346,9 @@ epoch_log_sync_maps (EpochLog *log)
   int err = 0;
 
   pthread_mutex_lock (&log->maps_lock);
-  /* After the caller's fence, and under the mutex: whoever relied on a flag before
-   * it was withdrawn wrote to an epoch that is seen here.  A sealed one is among
-   * them if the transaction that should have sealed it failed. */
+  /* After the caller's fence, and under the mutex: whoever relied on a flag
+   * before it was withdrawn wrote to an epoch that is seen here.  A sealed one
+   * is among them if the transaction that should have sealed it failed. */
   pthread_mutex_lock (&log->mutex);
   for (guint i = 0; i < log->unstored->len; i++)
     g_ptr_array_add (epochs, log->unstored->pdata[i]);
@@ -395,8 +395,8 @@ epoch_log_carry (EpochLog *log, Epoch *next)
   pthread_mutex_unlock (&log->maps_lock);
 }
 
-/* The row of an epoch that is sealed now.  Without a final D the row has to have
- * the bits itself: intents do not count for what is sealed. */
+/* The row of an epoch that is sealed now.  Without a final D the row has to
+ * have the bits itself: intents do not count for what is sealed. */
 static bool
 put_sealed (EpochLog *log, Epoch *old, GError **error)
 {

@@ -8,10 +8,10 @@
  * F <= id < T, and T = 0 means up to now, the open epoch included.
  *
  * Tracking survives a clean stop exactly.  What survives anything else is in
- * EpochOptions: with a runtime directory that is still there, all; after a power
- * cut the durable map and the write intents, which say more than what changed;
- * else the epoch is dirty everywhere, and so every boundary before it.  Also when
- * the image changed behind our back: see DiskIdentity.
+ * EpochOptions: with a runtime directory that is still there, all; after a
+ * power cut the durable map and the write intents, which say more than what
+ * changed; else the epoch is dirty everywhere, and so every boundary before it.
+ * Also when the image changed behind our back: see DiskIdentity.
  *
  * Locking: an EpochLog has mutexes of its own, taken inside the catalog's.
  * Epoch::bitmap is lock-free; everything else of an Epoch is immutable or under
@@ -42,8 +42,8 @@ typedef struct {
   /* All but size is not compared where either side is 0: give 0 for what may
    * change by itself, as numbers of block device nodes do. */
   /* What epoch_log_mark said when the image was last used, as far as that has
-   * been kept with the image (and not in the state directory); "": unknown.  Only
-   * epoch_log_open looks at it. */
+   * been kept with the image (and not in the state directory); "": unknown.
+   * Only epoch_log_open looks at it. */
   char mark[EPOCH_MARK_BYTES];
 } DiskIdentity;
 
@@ -97,16 +97,17 @@ typedef struct {
   EpochRecovery recovery;       /* the worst of all epochs, if not clean */
   uint64_t over_reported;       /* bytes dirty only to be safe, if BOUNDED */
   unsigned bad_sectors;         /* of the durable map and the intents */
-  bool same_image;              /* nobody else wrote to it, as far as can be told;
-                                 * what was kept aside of it still fits */
-  char *reason;                 /* why not clean; created: what is odd; the log's */
+  bool same_image;              /* nobody else wrote to it, as far as can be
+                                 * told; what was kept aside of it still fits */
+  char *reason;                 /* why not clean; created: what is odd; the
+                                   log's */
 } EpochOpenReport;
 
-/* Opens the log of the disk called name, creating its rows if it is new, recovers
- * what an unclean stop left, makes a new open epoch and marks the disk as in use
- * (not clean), all durable on return.  granularity: for the new epoch.
- * options: NULL: bits are in memory alone.  Its files are in STATE/maps.  Recovery
- * that is cut off and repeated gives the same answer. */
+/* Opens the log of the disk called name, creating its rows if it is new,
+ * recovers what an unclean stop left, makes a new open epoch and marks the disk
+ * as in use (not clean), all durable on return.  granularity: for the new
+ * epoch.  options: NULL: bits are in memory alone.  Its files are in
+ * STATE/maps.  Recovery that is cut off and repeated gives the same answer. */
 EpochLog *epoch_log_open (Catalog *cat, const char *name, uint32_t granularity,
                           const DiskIdentity *identity,
                           const EpochOptions *options, GError **error);
@@ -120,11 +121,11 @@ bool epoch_log_close (EpochLog *log, const DiskIdentity *identity,
 void epoch_log_free (EpochLog *log);            /* without close: not clean */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (EpochLog, epoch_log_free)
 
-/* Says which epoch of whose log the image is in, to be kept with the image: that
- * is how a state directory that was put back from an older copy is found, and an
- * image that was used with another one meanwhile.  Keep it there before a guest
- * writes, after prepare and before the flip, and after close.  Never ahead of what
- * the catalog has durably.  Caller frees. */
+/* Says which epoch of whose log the image is in, to be kept with the image:
+ * that is how a state directory that was put back from an older copy is found,
+ * and an image that was used with another one meanwhile.  Keep it there before
+ * a guest writes, after prepare and before the flip, and after close.  Never
+ * ahead of what the catalog has durably.  Caller frees. */
 char *epoch_log_mark (EpochLog *log);
 
 int64_t epoch_log_disk_id (const EpochLog *log);        /* catalog's disk row */
@@ -136,23 +137,23 @@ uint64_t epoch_log_intent_waits (EpochLog *log);
 /* The open one; borrowed, lives as long as the log (its bitmap does not). */
 Epoch *epoch_log_current (EpochLog *log);
 
-/* A3: once this returns 0, a power cut leaves the range dirty in this epoch.  The
- * caller has marked it in epoch->bitmap, a full fence between.  Takes no lock
- * where the range is known to be safe; else waits for a sync.  -EIO: intents
- * cannot be recorded; the write must not go on. */
+/* A3: once this returns 0, a power cut leaves the range dirty in this epoch.
+ * The caller has marked it in epoch->bitmap, a full fence between.  Takes no
+ * lock where the range is known to be safe; else waits for a sync.  -EIO:
+ * intents cannot be recorded; the write must not go on. */
 int epoch_intend (EpochLog *log, const Epoch *epoch, uint64_t offset,
                   uint64_t length);
 
 /* The cut, in three steps (durability.md K1, K5, K6').
- * prepare: makes the next epoch, its row and maps; no writer sees it yet.  It must
- *   be durable before a writer does: commit the transaction, if in one.  At most
- *   one prepared epoch a log.  size: of the disk from the cut on.  What growing
- *   adds is dirty in the new epoch.  While an epoch of another size is prepared,
- *   the image may have either size: a start after a crash goes by what it finds
- *   and accepts both.  It must have the new one durably before seal's transaction
- *   is committed.
- * sync_map: K4, once no write is in flight on what is open: its bits durable.  If
- *   that fails, seal stores them in the row instead.
+ * prepare: makes the next epoch, its row and maps; no writer sees it yet.  It
+ *   must be durable before a writer does: commit the transaction, if in one.
+ *   At most one prepared epoch a log.  size: of the disk from the cut on.  What
+ *   growing adds is dirty in the new epoch.  While an epoch of another size is
+ *   prepared, the image may have either size: a start after a crash goes by
+ *   what it finds and accepts both.  It must have the new one durably before
+ *   seal's transaction is committed.
+ * sync_map: K4, once no write is in flight on what is open: its bits durable.
+ *   If that fails, seal stores them in the row instead.
  * seal: inside the caller's catalog transaction: next becomes the open one and
  *   what was open is sealed.  No write may be in flight on the old one.  Its
  *   bits stay in memory until epoch_log_store.  In memory this holds even if
@@ -165,13 +166,13 @@ void epoch_log_sync_map (EpochLog *log);
 bool epoch_log_seal (EpochLog *log, Epoch *next, GError **error);
 void epoch_log_abandon (EpochLog *log, Epoch *next);
 
-/* Before an image loses bytes by being cut off: they are dirty in the open epoch,
- * durably, since a power cut may bring back some of them and not others.  0 or
- * -errno: they are not safe. */
+/* Before an image loses bytes by being cut off: they are dirty in the open
+ * epoch, durably, since a power cut may bring back some of them and not others.
+ * 0 or -errno: they are not safe. */
 int epoch_log_mark_lost (EpochLog *log, uint64_t offset, uint64_t length);
 
-/* Before seal, of an epoch that nobody writes any more: what changed in it counts
- * as changed in next too.  For data that a disk may yet lose. */
+/* Before seal, of an epoch that nobody writes any more: what changed in it
+ * counts as changed in next too.  For data that a disk may yet lose. */
 void epoch_log_carry (EpochLog *log, Epoch *next);
 
 /* K7: write the blobs of sealed epochs that are still in memory, then free

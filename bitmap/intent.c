@@ -18,8 +18,8 @@
 /* Streams that are told apart. */
 #define STREAMS 8
 
-/* The flags of 4096 neighbouring regions, a bit each.  It never moves: a disk that
- * grows gets more of them, while writes look at those that are there. */
+/* The flags of 4096 neighbouring regions, a bit each.  It never moves: a disk
+ * that grows gets more of them, while writes look at those that are there. */
 #define CHUNK_WORDS 64
 typedef struct {
   _Atomic uint64_t durable[CHUNK_WORDS];
@@ -453,7 +453,8 @@ ticks_of (const Intents *in, unsigned ms)
 
 /* Flags that were withdrawn are good again: I still has the regions.  Under the
  * lock: a write that finds its flag gone asks for it and waits, in one go, and
- * must not find it back in between; it would ask for nothing and wait for ever. */
+ * must not find it back in between; it would ask for nothing and wait for
+ * ever. */
 static void
 put_back (Intents *in, const GArray *regions)
 {
@@ -510,8 +511,8 @@ tick (Intents *in)
 
 /* --- growing */
 
-/* A larger copy of nr_old bytes, zeroes behind it; NULL: no memory.  The old one
- * stays. */
+/* A larger copy of nr_old bytes, zeroes behind it; NULL: no memory.  The old
+ * one stays. */
 static void *
 grown_copy (const void *old, size_t nr_old, size_t nr)
 {

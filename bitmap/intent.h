@@ -8,12 +8,13 @@
  *   clear round  flags of idle regions withdrawn; fence; the bits of EVERY
  *                unsealed epoch to its durable map, synced; only then the
  *                regions' bits leave I (unsynced: a stale one says too much)
- * A write that sees a flag has marked its bits before (A2 and a fence), so either
- * the clear round's copy has them or the write finds the flag withdrawn and waits
- * for a new intent.
+ * A write that sees a flag has marked its bits before (A2 and a fence), so
+ * either the clear round's copy has them or the write finds the flag withdrawn
+ * and waits for a new intent.
  *
- * A disk that grows: I gets more sectors of zeroes, synced, before a write can come
- * to what is new, and so do the flags.  For one that shrinks nothing is done.
+ * A disk that grows: I gets more sectors of zeroes, synced, before a write can
+ * come to what is new, and so do the flags.  For one that shrinks nothing is
+ * done.
  *
  * A failed write or sync of I is final: writes to cold regions fail with -EIO.
  * After a failed sync of a durable map no intent is cleared any more.
@@ -30,7 +31,8 @@ typedef struct Intents Intents;
 
 char *intents_path (const char *dir, const char *disk);
 
-/* A new I without bits for a disk of disk_size bytes, durable; no thread yet. */
+/* A new I without bits for a disk of disk_size bytes, durable; no thread
+ * yet. */
 Intents *intents_create (EpochLog *log, const char *dir, uint64_t disk_size,
                          GError **error);
 bool intents_start (Intents *in, GError **error);

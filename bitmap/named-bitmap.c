@@ -62,8 +62,8 @@ interval_compare (gconstpointer a, gconstpointer b)
   return (x->from > y->from) - (x->from < y->from);
 }
 
-/* Drops what is empty and joins what touches; so that they stay few, however often
- * bitmaps are merged. */
+/* Drops what is empty and joins what touches; so that they stay few, however
+ * often bitmaps are merged. */
 static void
 normalize (NamedBitmap *bm)
 {

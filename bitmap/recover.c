@@ -3,12 +3,14 @@
  *
  *   R   its map in the runtime directory, if it is there with the right nonce:
  *       exact, whatever else is on the disk
- *   D   else the durable map; for an epoch that was not sealed also every region
- *       that has a write intent; where a sector is bad, all that it covers
+ *   D   else the durable map; for an epoch that was not sealed also every
+ *       region that has a write intent; where a sector is bad, all that it
+ *       covers
  *       else everything
  *
- * Nothing is written but the rows, in the caller's transaction, and no file goes
- * before that is committed: cut off anywhere and repeated, it gives the same.
+ * Nothing is written but the rows, in the caller's transaction, and no file
+ * goes before that is committed: cut off anywhere and repeated, it gives the
+ * same.
  */
 #include "config.h"
 
@@ -218,8 +220,8 @@ from_disk (EpochLog *log, const Lost *lost, DirtyBitmap *bm)
   return ok;
 }
 
-/* The bits of bm for a disk of another size: what is cut off is gone, and what is
- * added clean. */
+/* The bits of bm for a disk of another size: what is cut off is gone, and what
+ * is added clean. */
 static DirtyBitmap *
 resized_copy (const DirtyBitmap *bm, uint64_t size, GError **error)
 {
@@ -261,8 +263,8 @@ recover_one (EpochLog *log, const Lost *lost, uint64_t disk_size,
     return false;
   }
   log->report.recovery = MAX (log->report.recovery, how);
-  /* A cut that was to resize the disk, and the image has not that size: as far as
-   * anybody can see the disk never had it. */
+  /* A cut that was to resize the disk, and the image has not that size: as far
+   * as anybody can see the disk never had it. */
   if (lost->prepared && epoch->size != disk_size &&
       granule_check (disk_size, epoch->granularity, NULL)) {
     epoch->size = disk_size;

@@ -12,9 +12,9 @@
 
 #define FILE_NAME "reserve"
 
-/* What a start writes is little, since each new map follows the removal of an old
- * one of the same size.  XFS however wants some 100 blocks free to make a file, and
- * frees nothing but what is whole. */
+/* What a start writes is little, since each new map follows the removal of an
+ * old one of the same size.  XFS however wants some 100 blocks free to make a
+ * file, and frees nothing but what is whole. */
 #define RESERVE_BYTES (4 * 1024 * 1024)
 /* Less than this is full. */
 #define FULL_BYTES (RESERVE_BYTES / 2)

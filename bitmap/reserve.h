@@ -4,10 +4,10 @@
 #ifndef BITMAP_RESERVE_H
 #define BITMAP_RESERVE_H
 
-/* Once a start, by the owner of the directory, before anything is written there:
- * gives up the room if the file system is full, else sees that it is there, as far
- * as there is plenty.  Without it all works but a start on a full file system, so
- * there is no error to return. */
+/* Once a start, by the owner of the directory, before anything is written
+ * there: gives up the room if the file system is full, else sees that it is
+ * there, as far as there is plenty.  Without it all works but a start on a full
+ * file system, so there is no error to return. */
 void reserve_settle (int dir_fd);
 
 #endif

@@ -120,8 +120,8 @@ not_mine (const char *path, GError **error)
 }
 
 /* A copy of the state directory has its uuid as well.  The owner of the state
- * directory may have to wait nevertheless: of a server that was killed the kernel
- * closes one file after the other, and an image may take its time. */
+ * directory may have to wait nevertheless: of a server that was killed the
+ * kernel closes one file after the other, and an image may take its time. */
 static bool
 lock_folder (Runtime *rt, GError **error)
 {
@@ -143,8 +143,8 @@ lock_folder (Runtime *rt, GError **error)
   return true;
 }
 
-/* The catalog's folder in parent, made if missing.  In /dev/shm anybody may have
- * put something else there: it has to be ours, and nobody else may make or
+/* The catalog's folder in parent, made if missing.  In /dev/shm anybody may
+ * have put something else there: it has to be ours, and nobody else may make or
  * remove names in it. */
 static bool
 open_folder (Runtime *rt, int parent, GError **error)

@@ -13,8 +13,8 @@
  * Layout: DIR/CATALOG-UUID/NAME, a header page {magic, version, size, uuid,
  * nonce, crc32c} and then the data, page-aligned.
  *
- * One Runtime at a time has a folder, also among processes.  Locking: none needed;
- * a Runtime does not change after runtime_new.
+ * One Runtime at a time has a folder, also among processes.  Locking: none
+ * needed; a Runtime does not change after runtime_new.
  */
 #ifndef RUNTIME_H
 #define RUNTIME_H
@@ -29,12 +29,14 @@
 typedef struct Runtime Runtime;
 typedef struct RuntimeMap RuntimeMap;
 
-/* dir: NULL chooses /run/nbdfleece if statfs says tmpfs (made if it can be), else
- * /dev/shm/nbdfleece (nbdfleece-UID if not root).  Makes dir and dir/uuid, mode 0700.  A directory that is
- * not a tmpfs is used but not trusted: the caller warns. */
+/* dir: NULL chooses /run/nbdfleece if statfs says tmpfs (made if it can be),
+ * else /dev/shm/nbdfleece (nbdfleece-UID if not root).  Makes dir and dir/uuid,
+ * mode 0700.  A directory that is not a tmpfs is used but not trusted: the
+ * caller warns. */
 Runtime *runtime_new (const char *dir, const char *catalog_uuid,
                       GError **error);
-/* NULL is fine; maps must have been closed.  Removes the folder if it is empty. */
+/* NULL is fine; maps must have been closed.  Removes the folder if it is
+ * empty. */
 void runtime_free (Runtime *rt);
 /* Removes the folder now, if it is empty: rt is of no more use then. */
 void runtime_tidy (Runtime *rt);
@@ -44,17 +46,17 @@ bool runtime_is_trusted (const Runtime *rt);
 /* Remove every file of the folder but those named in keep (of char *). */
 void runtime_sweep (Runtime *rt, const GPtrArray *keep);
 
-/* A short text under a name, for as long as the tmpfs lives.  read: "" if there is
- * none, or none to trust. */
+/* A short text under a name, for as long as the tmpfs lives.  read: "" if there
+ * is none, or none to trust. */
 void runtime_read_text (Runtime *rt, const char *name, char *buf, size_t size);
 int runtime_write_text (Runtime *rt, const char *name, const char *text);
 
 void runtime_draw_nonce (uint8_t nonce[RUNTIME_NONCE_BYTES]);
 
-/* A new map of bytes of zeroes; an old file of that name is replaced.  name: one
- * path component.  whole: take all its memory now (NO_MEMORY if the tmpfs is
- * full); else it is sparse, and runtime_map_reserve must come before a write to
- * any part: writing to memory that a full tmpfs does not have is SIGBUS. */
+/* A new map of bytes of zeroes; an old file of that name is replaced.  name:
+ * one path component.  whole: take all its memory now (NO_MEMORY if the tmpfs
+ * is full); else it is sparse, and runtime_map_reserve must come before a write
+ * to any part: writing to memory that a full tmpfs does not have is SIGBUS. */
 RuntimeMap *runtime_map_create (Runtime *rt, const char *name, size_t bytes,
                                 const uint8_t nonce[RUNTIME_NONCE_BYTES],
                                 bool whole, GError **error);
@@ -67,7 +69,8 @@ RuntimeMap *runtime_map_open (Runtime *rt, const char *name, size_t bytes,
                               GError **error);
 void *runtime_map_data (const RuntimeMap *map); /* page-aligned */
 size_t runtime_map_bytes (const RuntimeMap *map);
-/* Both unmap, NULL is fine; the first leaves the file, the second removes it. */
+/* Both unmap, NULL is fine; the first leaves the file, the second removes
+ * it. */
 void runtime_map_close (RuntimeMap *map);
 void runtime_map_remove (RuntimeMap *map);
 

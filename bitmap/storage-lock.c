@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* storage-lock.c - image locks that QEMU understands.
  *
- * QEMU announces what it does with an image by shared OFD locks on single bytes:
- * byte 100 + P for each permission P that it uses, byte 200 + P for each that it
- * does not let others use; it then looks whether anybody holds the opposite byte
- * (QEMU docs: "image locking"; file-posix driver).  We announce and look in the
- * same way, and take flock on the same descriptor for tools that use that.  An
- * OFD lock belongs to the open file description: unlike a POSIX lock it survives
- * fork and other closes of the file.
+ * QEMU announces what it does with an image by shared OFD locks on single
+ * bytes: byte 100 + P for each permission P that it uses, byte 200 + P for each
+ * that it does not let others use; it then looks whether anybody holds the
+ * opposite byte (QEMU docs: "image locking"; file-posix driver).  We announce
+ * and look in the same way, and take flock on the same descriptor for tools
+ * that use that.  An OFD lock belongs to the open file description: unlike a
+ * POSIX lock it survives fork and other closes of the file.
  */
 #include <config.h>
 

@@ -276,7 +276,8 @@ static const struct storage_file_ops posix_file_ops = {
   .close = posix_close,
 };
 
-/* When the file was made, ns since 1970; 0 where the file system does not tell. */
+/* When the file was made, ns since 1970; 0 where the file system does not
+ * tell. */
 static int64_t
 birth_of_file (int fd)
 {

@@ -32,8 +32,8 @@ struct storage_file_ops {
   int (*run) (StorageFile *, uint64_t offset, uint64_t limit,
               uint64_t *out_length, bool *out_hole);
   int (*prefetch) (StorageFile *, uint64_t offset, uint64_t length);
-  /* Cut it off, or make it longer by zeroes.  A block device has the size that it
-   * has: 0 if that is size, which is then taken up; else -EINVAL. */
+  /* Cut it off, or make it longer by zeroes.  A block device has the size that
+   * it has: 0 if that is size, which is then taken up; else -EINVAL. */
   int (*set_size) (StorageFile *, uint64_t size);
   /* Is the file still as long as size says?  0, or -EIO if somebody cut it
    * short behind our back; other errors as they come. */
@@ -41,8 +41,8 @@ struct storage_file_ops {
   /* Modification time, nanoseconds since 1970; 0 for a block device. */
   int (*mtime) (StorageFile *, int64_t *out_ns);
   /* A line of text kept with the file, beside its data, by whoever had it last;
-   * it need not be durable.  get: -ENODATA: it has none.  -EOPNOTSUPP: it cannot
-   * have one.  Both may be NULL: as that. */
+   * it need not be durable.  get: -ENODATA: it has none.  -EOPNOTSUPP: it
+   * cannot have one.  Both may be NULL: as that. */
   int (*get_mark) (StorageFile *, char *buf, size_t size);
   int (*set_mark) (StorageFile *, const char *text);
   void (*close) (StorageFile *);                /* frees it */
@@ -53,8 +53,9 @@ struct StorageFile {
   const struct storage_file_ops *ops;
   _Atomic uint64_t size;        /* bytes, as of open or set_size */
   uint64_t device, inode;       /* together they tell two files apart ... */
-  int64_t birth_ns;             /* ... with when it was made, since 1970, as inode
-                                 * numbers are given again; 0: not known */
+  int64_t birth_ns;             /* ... with when it was made, since 1970, as
+                                 * inode numbers are given again; 0: not
+                                 * known */
   bool is_block;
 };
 

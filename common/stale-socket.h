@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* stale-socket.h - a unix socket's file is there: is it of a server that is gone?
+/* stale-socket.h - a unix socket's file is there: is it of a server that is
+ * gone?
  *
  * Shared by server/ and plugin/, which share nothing else but metacontext.h.
  */

@@ -3,9 +3,9 @@
  * them: on another thread, which the caller waits for only so long.
  *
  * A system call on a file cannot be taken back: once given up on, it still ends
- * some day, in its thread, and does then what it does.  So a job owns all that it
- * touches (its buffer, and a reference to what it writes to), and nobody starts
- * another one on the same thing until it has ended; `late` tells.
+ * some day, in its thread, and does then what it does.  So a job owns all that
+ * it touches (its buffer, and a reference to what it writes to), and nobody
+ * starts another one on the same thing until it has ended; `late` tells.
  *
  * Locking: one mutex, a leaf.  Threads are started as needed and kept.
  */
@@ -43,13 +43,14 @@ Copier *copier_new (void);
  * freed, since what they refer to may be gone. */
 void copier_free (Copier *copier);
 
-/* Run job->fn and job->free: here if there is no deadline or no thread can be had,
- * else on a thread.  Returns what fn returned, or -ETIMEDOUT: then *late has been
- * incremented, and is decremented (and job freed) when fn has ended.  late: kept
- * by something that the job holds a reference to. */
+/* Run job->fn and job->free: here if there is no deadline or no thread can be
+ * had, else on a thread.  Returns what fn returned, or -ETIMEDOUT: then *late
+ * has been incremented, and is decremented (and job freed) when fn has ended.
+ * late: kept by something that the job holds a reference to. */
 int copier_run (Copier *copier, CopierJob *job, CopierDeadline deadline,
                 atomic_uint *late);
-/* The same for as long as go_on says; it is asked every 100 ms, without a lock. */
+/* The same for as long as go_on says; it is asked every 100 ms, without a
+ * lock. */
 int copier_run_while (Copier *copier, CopierJob *job,
                       bool (*go_on) (void *opaque), void *opaque,
                       atomic_uint *late);

@@ -6,8 +6,8 @@
 
 #include "fleece/fleece-internal.h"
 
-/* One disk's part, as it is being made.  Others of the same disk follow the first
- * and add a snapshot and its layer. */
+/* One disk's part, as it is being made.  Others of the same disk follow the
+ * first and add a snapshot and its layer. */
 typedef struct CutPart CutPart;
 struct CutPart {
   FleeceCutDisk *req;

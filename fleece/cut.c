@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* cut.c - the atomic instant (durability.md K1 - K6').
  *
- *   K1 prepare  catalog rows, scratch files, epochs: all that can fail early.  The
- *               names of the files are in the catalog before the files are there,
- *               so that none is left if the process dies
+ *   K1 prepare  catalog rows, scratch files, epochs: all that can fail early.
+ *               The names of the files are in the catalog before the files are
+ *               there, so that none is left if the process dies
  *   K2 flip     publish each disk's next segment, then raise the one counter
  *   K3 drain    wait for writes admitted below the new counter
  *   K4 sync     the map of what is sealed, and the base: a backup must not copy
@@ -11,12 +11,12 @@
  *   K5 commit   seal the epochs, make the snapshots live, add the caller's rows
  *   K6          acknowledge
  *   K6' abort   after the flip the boundary and the layer cannot be taken back:
- *               guests use them, and older snapshots read through the layer.  They
- *               stay as anonymous objects
+ *               guests use them, and older snapshots read through the layer.
+ *               They stay as anonymous objects
  *
  * The previous layer's scratch file is not synced in K4: a volatile one is LOST
- * after a power cut with or without it, a durable one is stable before each write
- * goes on.
+ * after a power cut with or without it, a durable one is stable before each
+ * write goes on.
  */
 #include <config.h>
 
@@ -338,9 +338,9 @@ prepare_part (CutPart *p, GError **error)
   return true;
 }
 
-/* A commit that failed as its sync did may be there at the next start.  Then the
- * row says "prepared", and without its files older snapshots would be lost: they
- * go only once it says something else for sure.  Else they stay, empty. */
+/* A commit that failed as its sync did may be there at the next start.  Then
+ * the row says "prepared", and without its files older snapshots would be lost:
+ * they go only once it says something else for sure.  Else they stay, empty. */
 static void
 unprepare_layer (CutPart *p)
 {
@@ -410,8 +410,8 @@ cut_undo_prepare (Cut *cut)
     unprepare_part (&cut->part[i - 1]);
 }
 
-/* Readers of older snapshots must find the layer before anything can be preserved
- * in it. */
+/* Readers of older snapshots must find the layer before anything can be
+ * preserved in it. */
 static void
 add_layer (CutPart *p)
 {
@@ -435,8 +435,8 @@ add_layer (CutPart *p)
   pthread_mutex_unlock (&disk->snap_lock);
 }
 
-/* K2.  From the store of the counter on, all writes on all of these disks are in
- * the new segments; before it, none is. */
+/* K2.  From the store of the counter on, all writes on all of these disks are
+ * in the new segments; before it, none is. */
 static void
 flip (Cut *cut)
 {
@@ -623,7 +623,8 @@ check_request (FleeceCutDisk *disks, size_t nr, GError **error)
   return true;
 }
 
-/* Its snapshots go live, unless they broke meanwhile, and belong to the caller. */
+/* Its snapshots go live, unless they broke meanwhile, and belong to the
+ * caller. */
 static void
 finish (Cut *cut)
 {
@@ -707,7 +708,8 @@ fleece_cut (Fleece *f, FleeceCutDisk *disks, size_t nr,
 
   if (!check_request (disks, nr, error))
     return false;
-  part = g_new0 (CutPart, nr);     /* NULL without a disk, and qsort wants none */
+  part = g_new0 (CutPart, nr);     /* NULL without a disk, and qsort wants
+                                      none */
   for (size_t i = 0; i < nr; i++)
     part[i] = (CutPart) { .req = &disks[i], .disk = disks[i].disk };
   if (nr > 1)
@@ -811,8 +813,8 @@ disk_drop_layers (Disk *disk)
   g_autoptr (GPtrArray) gone = g_ptr_array_new ();
   bool any_left;
 
-  /* A snapshot that is breaking has to be recorded as broken before its layer is
-   * dead. */
+  /* A snapshot that is breaking has to be recorded as broken before its layer
+   * is dead. */
   pthread_mutex_lock (&disk->break_lock);
   pthread_mutex_lock (&disk->snap_lock);
   while (disk->layers->len > 0 &&

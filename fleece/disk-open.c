@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* disk-open.c - one disk's tracking and snapshots from start to clean stop.
  *
- * A snapshot goes on where the maps of its layer and of all newer ones are found:
- * a durable layer's in its log, another's in the runtime directory (kill -9) or
- * in the file that a clean stop wrote.  The catalog has the nonce of the one that
- * counts, and only that one is believed, however the last run ended.  Without
- * them, or if the image is not the same any more, the snapshot is LOST, said so,
- * and its scratch files are removed (one that a user lent is kept, empty).  A lost snapshot's row stays until somebody
- * ends it, so that nobody mistakes it for one that never was.
+ * A snapshot goes on where the maps of its layer and of all newer ones are
+ * found: a durable layer's in its log, another's in the runtime directory (kill
+ * -9) or in the file that a clean stop wrote.  The catalog has the nonce of the
+ * one that counts, and only that one is believed, however the last run ended.
+ * Without them, or if the image is not the same any more, the snapshot is LOST,
+ * said so, and its scratch files are removed (one that a user lent is kept,
+ * empty).  A lost snapshot's row stays until somebody ends it, so that nobody
+ * mistakes it for one that never was.
  *
- * A layer of a cut that was not through is loaded like any other: guests may have
- * used it, and older snapshots read through it (H5).
+ * A layer of a cut that was not through is loaded like any other: guests may
+ * have used it, and older snapshots read through it (H5).
  */
 #include <config.h>
 
@@ -54,8 +55,9 @@ free_mark (CopierJob *job)
   g_free (mark);
 }
 
-/* It waits for the image's inode, and so for a guest's write that hangs: no longer
- * than this.  It still comes, and is still right, when that write ends. */
+/* It waits for the image's inode, and so for a guest's write that hangs: no
+ * longer than this.  It still comes, and is still right, when that write
+ * ends. */
 #define MARK_WAIT_MS 1000
 
 void
@@ -212,7 +214,8 @@ disk_layer_home (const Disk *disk, int64_t layer_id, bool durable,
   LayerHome home = { .rt = disk->fleece->runtime, .durable = durable };
 
   *out_name = NULL;
-  /* Elsewhere than in a tmpfs it would cost page faults and be worth nothing. */
+  /* Elsewhere than in a tmpfs it would cost page faults and be worth
+   * nothing. */
   if (!durable && runtime_is_trusted (home.rt)) {
     *out_name = disk_layer_map_name (disk, layer_id);
     runtime_draw_nonce (nonce);
@@ -263,8 +266,9 @@ load_layer (Disk *disk, const LayerRow *row, GError **error)
                          error);
   if (!row->has_nonce) {
     g_set_error (error, BITMAP_ERROR, BITMAP_ERROR_LOST,
-                 "its block map was in memory only, since the runtime directory "
-                 "was not a tmpfs, and tracking was not stopped cleanly");
+                 "its block map was in memory only, since the runtime "
+                 "directory was not a tmpfs, and tracking was not stopped "
+                 "cleanly");
     return NULL;
   }
   layer = layer_resume (f->storage, row->file, row->size, row->id, &home,
@@ -313,8 +317,8 @@ drop_retired_row (Disk *disk, const LayerRow *row)
                  error->message);
 }
 
-/* Newest first: one that cannot be loaded takes all older ones along, since older
- * snapshots read through newer layers. */
+/* Newest first: one that cannot be loaded takes all older ones along, since
+ * older snapshots read through newer layers. */
 static void
 load_layers (Disk *disk, GPtrArray *rows, char **why)
 {

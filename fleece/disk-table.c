@@ -3,9 +3,9 @@
  *
  * The table of the moment is never changed but replaced by another one, under
  * table_lock; a table has a reference to each of its disks.  Whoever walks the
- * disks walks a table that he holds.  References are counted under the lock too:
- * they are taken when something is opened, not for requests, and so the last user
- * of a disk that is to go can be waited for.
+ * disks walks a table that he holds.  References are counted under the lock
+ * too: they are taken when something is opened, not for requests, and so the
+ * last user of a disk that is to go can be waited for.
  */
 #include <config.h>
 

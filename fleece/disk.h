@@ -2,9 +2,10 @@
 /* disk.h - the live disk: the I/O that a guest does, in the order that
  * durability.md section 3 demands (A1-A7).
  *
- * All I/O functions return 0 or -errno, are thread-safe, and take no lock but to
- * preserve a block for a snapshot.  What lies past the disk's end, since it has
- * shrunk, is -ENOSPC to write and -EINVAL else; offset + length must not overflow.
+ * All I/O functions return 0 or -errno, are thread-safe, and take no lock but
+ * to preserve a block for a snapshot.  What lies past the disk's end, since it
+ * has shrunk, is -ENOSPC to write and -EINVAL else; offset + length must not
+ * overflow.
  */
 #ifndef DISK_H
 #define DISK_H

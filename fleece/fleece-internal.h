@@ -34,12 +34,13 @@ typedef struct OverlayStack OverlayStack;
 struct Segment {
   uint64_t first_counter;       /* belongs to writes with counter >= this */
   Segment *older;               /* NULL once those are drained */
-  uint64_t size;                /* of the disk: what lies beyond is refused.  Not
-                                 * more than the epoch's */
+  uint64_t size;                /* of the disk: what lies beyond is refused.
+                                 * Not more than the epoch's */
   const Epoch *epoch;           /* the epoch log's */
   DirtyBitmap *bitmap;          /* the epoch's */
-  /* What writes go to: the image, or the port of the top overlay, to which there is
-   * a reference (struct Overlay of overlay-internal.h; NULL: the image). */
+  /* What writes go to: the image, or the port of the top overlay, to which
+   * there is a reference (struct Overlay of overlay-internal.h; NULL: the
+   * image). */
   StorageFile *file;
   struct Overlay *overlay;
   Layer *layer;                 /* where to preserve; NULL: nothing to */
@@ -48,7 +49,8 @@ struct Segment {
 };
 
 #define DISK_STRIPES 1024
-#define STRIPE_BYTES 65536u     /* of disk, per stripe; also the copy unit's cap */
+#define STRIPE_BYTES 65536u     /* of disk, per stripe; also the copy unit's
+                                   cap */
 
 struct Disk {
   unsigned refs;                /* under Fleece::table_lock */
@@ -64,8 +66,8 @@ struct Disk {
    * before is freed with the disk. */
   _Atomic (char *) path;
   _Atomic (StorageFile *) base; /* the image */
-  /* What the disk reads as, and is synced by: the image, or the overlays above it
-   * (overlay-internal.h). */
+  /* What the disk reads as, and is synced by: the image, or the overlays above
+   * it (overlay-internal.h). */
   _Atomic (StorageFile *) live;
   OverlayStack *stack;
 
@@ -76,11 +78,12 @@ struct Disk {
   _Atomic (Segment *) newest;
   _Atomic uint64_t drained;     /* no write with a counter below this is left */
   /* A sync of the base has failed.  Linux calls the pages clean then, and later
-   * syncs succeed: what was written since the last cut may go at any time.  Until
-   * the next start every epoch carries it on, so that increments have it. */
+   * syncs succeed: what was written since the last cut may go at any time.
+   * Until the next start every epoch carries it on, so that increments have
+   * it. */
   atomic_bool sync_failed;
-  /* -errno of one that we did for ourselves: the kernel tells an error once, and
-   * the guest's next flush has to have it.  0: none. */
+  /* -errno of one that we did for ourselves: the kernel tells an error once,
+   * and the guest's next flush has to have it.  0: none. */
   _Atomic int untold;
   Inflight *inflight;
   pthread_mutex_t stripe[DISK_STRIPES]; /* block N's: N * 4096 / STRIPE_BYTES */
@@ -92,8 +95,8 @@ struct Disk {
                                  * then current == late.  cut_lock */
   bool stopped;                 /* disk_stop was called; cut_lock */
   _Atomic uint64_t cuts;
-  /* How long a write may wait for its old data to be preserved: what the strictest
-   * snapshot says.  0: for ever. */
+  /* How long a write may wait for its old data to be preserved: what the
+   * strictest snapshot says.  0: for ever. */
   _Atomic int64_t cbw_timeout_ms;
   atomic_uint late_marks;       /* calls of set_mark that still hang */
   /* Copied since the free space was looked at, about. */
@@ -106,7 +109,8 @@ struct Disk {
   /* Under snap_lock; changed only with cut_lock held as well. */
   pthread_mutex_t snap_lock;
   GPtrArray *layers;            /* of Layer (a reference each), oldest first */
-  GPtrArray *snapshots;         /* of Snapshot (a reference each), oldest first */
+  GPtrArray *snapshots;         /* of Snapshot (a reference each), oldest
+                                   first */
   /* Of layers that are gone, minus what loaded ones held at the start (so it
    * may wrap below 0): with the layers' own counts, the sum of this process. */
   uint64_t blocks_copied, blocks_zero;
@@ -158,8 +162,8 @@ struct Snapshot {
   enum { ROW_SAYS_SO = 0, ROW_SAYS_LIVE, ROW_FAILED } row;
 };
 
-/* gcc does not compile fences for ThreadSanitizer; a read-modify-write orders as
- * much. */
+/* gcc does not compile fences for ThreadSanitizer; a read-modify-write orders
+ * as much. */
 static inline void
 full_fence (void)
 {
@@ -189,8 +193,8 @@ bool disk_stop (Disk *disk, GError **error);
 char *disk_default_scratch_path (const Disk *disk, int64_t layer_id);
 /* The name of a layer's RuntimeMap; caller frees. */
 char *disk_layer_map_name (const Disk *disk, int64_t layer_id);
-/* Where the maps of a new layer go.  nonce: drawn here, kept by the caller as long
- * as home; *out_name is the caller's to free.  See LayerHome. */
+/* Where the maps of a new layer go.  nonce: drawn here, kept by the caller as
+ * long as home; *out_name is the caller's to free.  See LayerHome. */
 LayerHome disk_layer_home (const Disk *disk, int64_t layer_id, bool durable,
                            uint8_t nonce[RUNTIME_NONCE_BYTES],
                            char **out_name);
@@ -198,8 +202,8 @@ LayerHome disk_layer_home (const Disk *disk, int64_t layer_id, bool durable,
  * unknown.  As below. */
 uint64_t space_left (Storage *storage, const char *path, bool reserve_set,
                      uint64_t reserve);
-/* Is less than the reserve free where the scratch file at path is?  reserve: bytes;
- * not set: the default (fleece.h). */
+/* Is less than the reserve free where the scratch file at path is?  reserve:
+ * bytes; not set: the default (fleece.h). */
 bool space_is_low (Storage *storage, const char *path, bool reserve_set,
                    uint64_t reserve);
 /* Note with the image how far its log is; see epoch_log_mark. */
@@ -207,8 +211,8 @@ void disk_mark (Disk *disk);
 bool disk_identity (Disk *disk, DiskIdentity *out, GError **error);
 
 /* cut.c; cut_lock held. */
-/* From now on writes go by a new segment of the same epoch, with this layer (NULL:
- * they preserve nothing; else the one that there is) and size. */
+/* From now on writes go by a new segment of the same epoch, with this layer
+ * (NULL: they preserve nothing; else the one that there is) and size. */
 void disk_flip (Disk *disk, Layer *layer, uint64_t size);
 /* Frees a segment. */
 void segment_free (Segment *seg);
@@ -232,9 +236,9 @@ int disk_preserve (Disk *disk, const Segment *seg, uint64_t offset,
 /* snapshot.c */
 Snapshot *snapshot_new (Disk *disk, const char *name, uint64_t boundary,
                         Layer *layer);
-/* All snapshots that read through this layer are unreadable from now on, and the
- * layer is dead.  No lock held.  0, or -EIO: that cannot be made known to a next
- * start, and the layer is not dead: a write must not go on. */
+/* All snapshots that read through this layer are unreadable from now on, and
+ * the layer is dead.  No lock held.  0, or -EIO: that cannot be made known to a
+ * next start, and the layer is not dead: a write must not go on. */
 int disk_break_snapshots (Disk *disk, Layer *layer, int error_number,
                           const char *what);
 /* The scratch budget of the newest layer has been used up: break the snapshots
@@ -255,8 +259,8 @@ void snapshot_forget_locked (Snapshot *snap);
 /* snapshot-store.c: rows of the tables snapshot and layer. */
 /* EXISTS if a layer has this file. */
 bool store_check_layer_file (Catalog *cat, const char *file, GError **error);
-/* Its state is 'retired' until store_set_layer_prepared: if the process dies now,
- * the next start removes the files, if they are there. */
+/* Its state is 'retired' until store_set_layer_prepared: if the process dies
+ * now, the next start removes the files, if they are there. */
 bool store_add_layer (Catalog *cat, int64_t disk_id, const char *file,
                       uint64_t size, bool durable, bool keep,
                       int64_t *out_id, GError **error);

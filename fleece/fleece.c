@@ -137,7 +137,8 @@ open_base (Disk *disk, GError **error)
 }
 
 /* The same image under two names would have two bitmaps that each miss the
- * other's writes.  Found before opening: our own lock would only say "in use". */
+ * other's writes.  Found before opening: our own lock would only say "in
+ * use". */
 static bool
 check_other_disks (Fleece *f, const char *name, const char *path,
                    GError **error)

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* inflight.h - the writes of one disk that are admitted and not yet done.
  *
- * Admission (durability.md A1) without a lock: a write claims a slot, stores the
- * cut counter that it saw, and looks again; if the counter moved meanwhile it
- * stores the new one.  So once the counter has been raised to N, whoever scans
- * the slots sees every write that was admitted below N: either the write's store
- * comes first and the scan finds it, or the raise comes first and the write's
- * second look finds that (all sequentially consistent).  One table serves both
- * as admission counter for the drain (K3) and as range list for the wait on
- * overlapping older writes (A4).
+ * Admission (durability.md A1) without a lock: a write claims a slot, stores
+ * the cut counter that it saw, and looks again; if the counter moved meanwhile
+ * it stores the new one.  So once the counter has been raised to N, whoever
+ * scans the slots sees every write that was admitted below N: either the
+ * write's store comes first and the scan finds it, or the raise comes first and
+ * the write's second look finds that (all sequentially consistent).  One table
+ * serves both as admission counter for the drain (K3) and as range list for the
+ * wait on overlapping older writes (A4).
  */
 #ifndef INFLIGHT_H
 #define INFLIGHT_H

@@ -26,12 +26,12 @@ int layer_give_back (Layer *layer);
 int layer_set_crc (Layer *layer, uint64_t block, uint64_t nr,
                    const uint32_t *crc);
 
-/* layer-log.c.  create: a new file, synced; its directory is not.  open: reads the
- * records into the maps of layer. */
+/* layer-log.c.  create: a new file, synced; its directory is not.  open: reads
+ * the records into the maps of layer. */
 LayerLog *layer_log_create (Layer *layer, GError **error);
 LayerLog *layer_log_open (Layer *layer, GError **error);
-/* May this file be a log without blocks, or what layer_log_create had got to?  0,
- * -EEXIST (no) or -errno. */
+/* May this file be a log without blocks, or what layer_log_create had got to?
+ * 0, -EEXIST (no) or -errno. */
 int layer_log_check_unused (StorageFile *file);
 void layer_log_free (LayerLog *log);            /* NULL is fine */
 /* The data is in the scratch file, perhaps not synced: syncs that, then the

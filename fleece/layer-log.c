@@ -9,20 +9,20 @@
  *   u32 presence, u32 filled, 112 u32 of block checksums (of data)
  * Record 0 tells instead of blocks the size of the disk and the layer's id.
  *
- * synced: this many records of the file were known to be stable when this one was
- * written.  So a record that cannot be read is harmless above the greatest
+ * synced: this many records of the file were known to be stable when this one
+ * was written.  So a record that cannot be read is harmless above the greatest
  * synced of all: nobody was told that it was there.  Below it the file is
  * damaged, and with it the layer.
  *
- * filled: the file was known to have room for this many, so one that is shorter has
- * been cut, and records of it are gone.
+ * filled: the file was known to have room for this many, so one that is shorter
+ * has been cut, and records of it are gone.
  *
  * A presence of absent tells nothing: it fills the place of a bad record.
  *
  * The first record that tells of a block is right: presence never changes.
  *
- * Zeroes are written ahead, since a sync that has to extend the file costs twice
- * as much (durability.md H11).
+ * Zeroes are written ahead, since a sync that has to extend the file costs
+ * twice as much (durability.md H11).
  */
 #include <config.h>
 
@@ -370,8 +370,8 @@ replay (LayerLog *log, Layer *layer, uint64_t nr, uint64_t *out_last,
 }
 
 /* Records of a batch that was never stable, some of which are good: the others
- * become good ones that tell nothing, since those to come will call all of these
- * stable. */
+ * become good ones that tell nothing, since those to come will call all of
+ * these stable. */
 static int
 mend (LayerLog *log, const GArray *bad, uint64_t last)
 {

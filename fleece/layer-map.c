@@ -249,8 +249,8 @@ layer_remove_map (Storage *storage, const char *path)
   storage->ops->remove (storage, map);
 }
 
-/* Before the row goes that names them: else a power loss brings back a file that
- * nobody knows. */
+/* Before the row goes that names them: else a power loss brings back a file
+ * that nobody knows. */
 static int
 sync_folder (Storage *storage, const char *path)
 {
@@ -273,8 +273,8 @@ empty_file (Storage *storage, const char *path)
   return err;
 }
 
-/* file: open at path, to be given back with this size; NULL: remove or empty what
- * is there. */
+/* file: open at path, to be given back with this size; NULL: remove or empty
+ * what is there. */
 static int
 remove_files (Storage *storage, const char *path, bool keep,
               StorageFile *file, uint64_t size)
@@ -314,8 +314,8 @@ layer_give_back (Layer *layer)
                        layer->kept_size);
 }
 
-/* 0: nothing that anybody wrote to; -EEXIST: something else; or -errno.  size: of a
- * scratch file, 0: it is a log. */
+/* 0: nothing that anybody wrote to; -EEXIST: something else; or -errno.  size:
+ * of a scratch file, 0: it is a log. */
 static int
 check_unused (StorageFile *file, uint64_t size)
 {

@@ -204,8 +204,8 @@ create_file (Layer *layer, GError **error)
   return err == 0;
 }
 
-/* A user's file.  What is in it means nothing: no block of it is present, and one
- * that will be has its own checksum. */
+/* A user's file.  What is in it means nothing: no block of it is present, and
+ * one that will be has its own checksum. */
 static bool
 reuse_file (Layer *layer, GError **error)
 {
@@ -557,8 +557,8 @@ layer_store (Layer *layer, uint64_t block, uint64_t nr, const void *buf)
       if (err < 0)
         break;
     }
-    /* What was stored before a failing run is kept; a record that cannot be made
-     * stable leaves all of it absent. */
+    /* What was stored before a failing run is kept; a record that cannot be
+     * made stable leaves all of it absent. */
     if (done > 0 && layer->log != NULL) {
       int err2 = layer_log_add (layer->log, run, done);
 

@@ -2,10 +2,10 @@
 /* overlay-copy.c - the data of a move.
  *
  * Down (commit): layers below the top do not change, nor does anybody see what
- * happens in the target, since the layers above it have all that is written there.
- * Of the top, guests change what has been copied: so from before the first copy on
- * they write to both, with the stripe held (overlay_mirror_*), as is every copy, so
- * that copies and writes are in the same order in both.
+ * happens in the target, since the layers above it have all that is written
+ * there.  Of the top, guests change what has been copied: so from before the
+ * first copy on they write to both, with the stripe held (overlay_mirror_*), as
+ * is every copy, so that copies and writes are in the same order in both.
  *
  * Up (stream): a block that the layer has by now is left alone.
  */
@@ -82,8 +82,8 @@ overlay_mirror_sync (OverlayMove *move)
 
 /* --- a piece */
 
-/* Bytes [offset, offset + length): the piece at offset that comes from one place,
- * at most a stripe of data, or a longer hole. */
+/* Bytes [offset, offset + length): the piece at offset that comes from one
+ * place, at most a stripe of data, or a longer hole. */
 static int
 find_piece (const OverlayMove *move, uint64_t offset, uint64_t length,
             uint64_t *out_length, bool *out_hole)
@@ -103,7 +103,8 @@ find_piece (const OverlayMove *move, uint64_t offset, uint64_t length,
   return err;
 }
 
-/* The end of the run of blocks at block, in which each is in one of the layers. */
+/* The end of the run of blocks at block, in which each is in one of the
+ * layers. */
 static uint64_t
 end_of_run (const OverlayMove *move, uint64_t block, uint64_t end)
 {
@@ -211,7 +212,8 @@ copy_locked (OverlayMove *move, uint64_t offset, uint64_t length, bool hole,
   return err;
 }
 
-/* The piece at offset of length bytes that are to be moved: *out_done of them. */
+/* The piece at offset of length bytes that are to be moved: *out_done of
+ * them. */
 static int
 copy_piece (OverlayMove *move, uint64_t offset, uint64_t length,
             uint64_t *out_done, bool *out_hole, bool *out_write)

@@ -2,10 +2,10 @@
 /* overlay-cut.c - a layer of new data comes onto a disk, in a cut.
  *
  * Its row says 'prepared' when guests begin to write to it, and 'live' with the
- * cut's transaction.  If the process dies in between, a start finds it prepared: it
- * goes if nothing is in it, else guests have used it and it stays, without a name.
- * The same if the cut fails: it stays, without a name, until what is in it has been
- * moved down (overlay_settle).
+ * cut's transaction.  If the process dies in between, a start finds it
+ * prepared: it goes if nothing is in it, else guests have used it and it stays,
+ * without a name.  The same if the cut fails: it stays, without a name, until
+ * what is in it has been moved down (overlay_settle).
  */
 #include <config.h>
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* overlay-detached.c - overlays that no guest sees yet: I/O to them, and their end,
- * on the disk or nowhere.
+/* overlay-detached.c - overlays that no guest sees yet: I/O to them, and their
+ * end, on the disk or nowhere.
  *
- * Applying one is a write to all that it has, at one instant: its blocks are marked
- * dirty and what is below is preserved for snapshots first, as for a guest's write
- * (A1 - A4), which takes as long as it takes; then the catalog says that it is on the
- * disk; then writes and reads go there.  If the process dies between the last two, a
- * start finds it applied, after all that guests have written.
+ * Applying one is a write to all that it has, at one instant: its blocks are
+ * marked dirty and what is below is preserved for snapshots first, as for a
+ * guest's write (A1 - A4), which takes as long as it takes; then the catalog
+ * says that it is on the disk; then writes and reads go there.  If the process
+ * dies between the last two, a start finds it applied, after all that guests
+ * have written.
  */
 #include <config.h>
 
@@ -39,8 +40,8 @@ leave (Overlay *ov, int err)
   return err;
 }
 
-/* Nobody else gets in, and nobody is in any more.  It happens once in its life, to one
- * that clients have been sent away from: so it may poll. */
+/* Nobody else gets in, and nobody is in any more.  It happens once in its life,
+ * to one that clients have been sent away from: so it may poll. */
 static bool
 close_entry (Overlay *ov, OverlayState state, GError **error)
 {
@@ -421,9 +422,10 @@ record (Fleece *f, Overlay **ov, size_t nr, bool (*commit) (void *, GError **),
   return false;
 }
 
-/* All disks at once: one counter.  A write that was admitted before it goes below;
- * readers may see the overlay some instructions before that, which matters to none
- * but a guest that was left on its disk while that was restored. */
+/* All disks at once: one counter.  A write that was admitted before it goes
+ * below; readers may see the overlay some instructions before that, which
+ * matters to none but a guest that was left on its disk while that was
+ * restored. */
 static void
 flip (Fleece *f, Overlay **ov, size_t nr)
 {

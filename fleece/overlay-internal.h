@@ -2,17 +2,17 @@
 /* overlay-internal.h - what the overlay*.c files, cut.c and disk-open.c share.
  *
  * A disk's chain is an immutable array, swapped whole.  Who reads a disk with
- * overlays reads OverlayStack::front, a StorageFile that enters `users`, takes the
- * chain of the moment and leaves: once the chain was replaced and those that were
- * inside have left, nobody uses the old one.  A disk without overlays is read by its
- * image directly and pays for nothing of this; so an image is never closed while the
- * disk is open.
+ * overlays reads OverlayStack::front, a StorageFile that enters `users`, takes
+ * the chain of the moment and leaves: once the chain was replaced and those
+ * that were inside have left, nobody uses the old one.  A disk without overlays
+ * is read by its image directly and pays for nothing of this; so an image is
+ * never closed while the disk is open.
  *
- * Who writes does so to Overlay::port, or the image, as his Segment says: writes
- * admitted before a cut go to what was the top then.
+ * Who writes does so to Overlay::port, or the image, as his Segment says:
+ * writes admitted before a cut go to what was the top then.
  *
- * Locks, after those of fleece-internal.h up to stripe: Overlay::stripe, several in
- * ascending order; of a target of a move inside those of its source.
+ * Locks, after those of fleece-internal.h up to stripe: Overlay::stripe,
+ * several in ascending order; of a target of a move inside those of its source.
  */
 #ifndef OVERLAY_INTERNAL_H
 #define OVERLAY_INTERNAL_H
@@ -21,8 +21,8 @@
 #include "fleece/overlay-map.h"
 #include "fleece/overlay.h"
 
-/* ThreadSanitizer's deadlock detector gives up at 64 mutexes, and a commit of one
- * overlay onto another one may hold all of both. */
+/* ThreadSanitizer's deadlock detector gives up at 64 mutexes, and a commit of
+ * one overlay onto another one may hold all of both. */
 #define OVERLAY_STRIPES 16u
 #define OVERLAY_STRIPE_BYTES 65536u
 
@@ -56,18 +56,19 @@ struct Overlay {
   bool keep_map;                /* the RuntimeMap stays when this is freed */
   bool file_given_away;         /* it is the disk's image now */
 
-  /* Writes below this counter were not yet sent here, and may be on their way to
-   * what is below, which must not be read into this before they are done.  Changed
-   * before the overlay is published only. */
+  /* Writes below this counter were not yet sent here, and may be on their way
+   * to what is below, which must not be read into this before they are done.
+   * Changed before the overlay is published only. */
   uint64_t first_counter;
-  /* What writes went to before.  Until what is in flight there is stable, a sync
-   * here is one there too. */
+  /* What writes went to before.  Until what is in flight there is stable, a
+   * sync here is one there too. */
   StorageFile *below;
   atomic_bool settled;
 
   /* Held from a look at the map to the bit that is set. */
   pthread_mutex_t stripe[OVERLAY_STRIPES];
-  /* A commit of this, which guests write to: they write to its target as well. */
+  /* A commit of this, which guests write to: they write to its target as
+   * well. */
   _Atomic (OverlayMove *) mirror;
   atomic_uint users;            /* in an overlay_* call of a detached one */
 };
@@ -80,8 +81,8 @@ typedef struct {
 } Chain;
 
 struct OverlayStack {
-  StorageFile front;            /* first; for reads, and all that is of the disk as
-                                 * a whole */
+  StorageFile front;            /* first; for reads, and all that is of the disk
+                                 * as a whole */
   Disk *disk;
   _Atomic (Chain *) chain;
   _Atomic uint64_t generation;
@@ -90,8 +91,8 @@ struct OverlayStack {
   pthread_mutex_t lock;
   GPtrArray *detached;          /* of Overlay, a reference each */
   OverlayMove *move;            /* borrowed; the one at a time */
-  /* cut_lock.  Chains that somebody may still be reading by, and images that the
-   * disk had before. */
+  /* cut_lock.  Chains that somebody may still be reading by, and images that
+   * the disk had before. */
   GPtrArray *old_chains, *old_files, *old_paths, *old_moves;
 };
 
@@ -106,15 +107,15 @@ Chain *chain_new (const Chain *old, Overlay *top, unsigned first,
 void chain_free (Chain *chain);
 /* Readers go by chain from now on.  cut_lock held. */
 void overlay_stack_publish (OverlayStack *stack, Chain *chain);
-/* Frees old chains, once nobody reads by them; false: somebody did for too long,
- * they stay.  cut_lock held. */
+/* Frees old chains, once nobody reads by them; false: somebody did for too
+ * long, they stay.  cut_lock held. */
 bool overlay_stack_reap (OverlayStack *stack, unsigned timeout_ms);
 /* For readers: until leave, what chain is made of stays. */
 const Chain *overlay_stack_enter (OverlayStack *stack,
                                   struct inflight_slot **out_slot);
 void overlay_stack_leave (OverlayStack *stack, struct inflight_slot *slot);
-/* Read, and the run at offset, of the image and the lowest nr layers; past the end
- * of a file there are zeroes.  */
+/* Read, and the run at offset, of the image and the lowest nr layers; past the
+ * end of a file there are zeroes.  */
 int chain_pread (const Chain *chain, unsigned nr, void *buf, size_t length,
                  uint64_t offset);
 int chain_run (const Chain *chain, unsigned nr, uint64_t offset,
@@ -163,8 +164,8 @@ bool overlay_start (Disk *disk, GError **error);
 /* Clean stop: all is durable, and a next start needs no RuntimeMap.  After a
  * failure they stay. */
 bool overlay_stop (Disk *disk, GError **error);
-/* Row (state 'planned') and, in a later transaction, files and object.  path: NULL:
- * own.  plan sets *out_path, the caller's. */
+/* Row (state 'planned') and, in a later transaction, files and object.  path:
+ * NULL: own.  plan sets *out_path, the caller's. */
 bool overlay_plan (Disk *disk, const char *name, const char *path, bool keep,
                    bool zero, int64_t *out_id, char **out_path,
                    GError **error);
@@ -175,7 +176,8 @@ Overlay *overlay_prepare (Disk *disk, const char *name, const char *path,
 void overlay_remove (Overlay *ov);
 void overlay_unprepare (Disk *disk, Overlay *ov, int64_t id, const char *path,
                         bool keep);
-/* The modification times of all layers in one number, to be added to the image's. */
+/* The modification times of all layers in one number, to be added to the
+ * image's. */
 int overlay_mtimes (Disk *disk, int64_t *out_sum);
 
 /* Of a disk that starts. */
@@ -230,7 +232,8 @@ bool store_delete_overlay (Catalog *cat, int64_t id, GError **error);
 /* May the disk have this size (bytes), as far as was recorded? */
 bool store_knows_size (Catalog *cat, const char *disk, uint64_t size,
                        bool *out_known, GError **error);
-/* Another disk, with an image of this identity and with layers on it; or NULL. */
+/* Another disk, with an image of this identity and with layers on it; or
+ * NULL. */
 bool store_find_layered (Catalog *cat, const char *disk, uint64_t inode,
                          int64_t birth_ns, char **out_other, GError **error);
 /* The image that a disk has got by a stream, and the one it had before. */
@@ -245,8 +248,8 @@ int disk_admit (Disk *disk, uint64_t offset, uint64_t length);
 /* cut.c, flip_lock held, before the counter is raised to this. */
 void disk_next_segment (Disk *disk, Layer *layer, StorageFile *file,
                         Overlay *overlay, uint64_t size, uint64_t counter);
-/* cut.c, cut_lock held: as disk_flip, with what guests write to: overlay (NULL: the
- * image, file). */
+/* cut.c, cut_lock held: as disk_flip, with what guests write to: overlay (NULL:
+ * the image, file). */
 void disk_flip_to (Disk *disk, Layer *layer, StorageFile *file,
                    Overlay *overlay, uint64_t size);
 

@@ -14,11 +14,12 @@
 
 #define PAGE 4096u
 #define PAGE_BLOCKS (PAGE * 8u)         /* of a page of words */
-#define SUM_BLOCKS (PAGE / 8u)          /* of a page of checksums, two a block */
+#define SUM_BLOCKS (PAGE / 8u)          /* of a page of checksums, two a
+                                           block */
 #define BLOCK 4096u                     /* OVERLAY_BLOCK */
 
-/* The file is filled with zeroes, and synced, this much at a time, before a sector
- * there is written for the first time: see layer-log.c, fill_ahead. */
+/* The file is filled with zeroes, and synced, this much at a time, before a
+ * sector there is written for the first time: see layer-log.c, fill_ahead. */
 #define CHUNK_SECTORS 128u
 #define CHUNK_BYTES (CHUNK_SECTORS * SECTOR_BYTES)
 
@@ -34,9 +35,9 @@ struct OverlayMap {
   _Atomic uint64_t *words;
   _Atomic uint32_t *sums;       /* of block b: [2b] it has, [2b + 1] may have */
 
-  /* Held to set bits and while what changed is taken: whoever sees a bit, and then
-   * syncs, must not miss it there.  Raised before bits are set; what of that is
-   * durable. */
+  /* Held to set bits and while what changed is taken: whoever sees a bit, and
+   * then syncs, must not miss it there.  Raised before bits are set; what of
+   * that is durable. */
   _Atomic uint64_t *durable;    /* words: what the file says; plain memory */
   pthread_mutex_t set_lock;
   uint64_t *changed;            /* a bit a sector, under set_lock */
@@ -99,7 +100,8 @@ is_there (const OverlayMap *map, uint64_t page)
 static uint64_t
 word_at (const OverlayMap *map, uint64_t word)
 {
-  return is_there (map, word / (PAGE / 8)) ? atomic_load (&map->words[word]) : 0;
+  return is_there (map, word / (PAGE / 8)) ? atomic_load (&map->words[word])
+    : 0;
 }
 
 bool
@@ -534,8 +536,8 @@ look_at (const OverlayMap *map, const struct sector *s, uint64_t index)
   return memcmp (s, &zero, sizeof zero) == 0 ? EMPTY : BAD;
 }
 
-/* One pair: its words, and which of them is to be written next.  -EBADMSG: none of
- * them can be told. */
+/* One pair: its words, and which of them is to be written next.  -EBADMSG: none
+ * of them can be told. */
 static int
 read_pair (OverlayMap *map, const struct sector *pair, uint64_t index,
            uint64_t words[SECTOR_WORDS])
@@ -559,8 +561,8 @@ read_pair (OverlayMap *map, const struct sector *pair, uint64_t index,
   return 0;
 }
 
-/* Into the words, what the file says; known: compare with them instead, and note
- * what differs as changed. */
+/* Into the words, what the file says; known: compare with them instead, and
+ * note what differs as changed. */
 static int
 read_chunk (OverlayMap *map, uint64_t chunk, bool known)
 {

@@ -2,14 +2,15 @@
 /* overlay-move.c - commit and stream: begin and end of a move.
  *
  * The end of a commit of the top, while guests write, no matter where it dies:
- *   1 from here on a write that cannot be done to the target fails, and a flush is
- *     one of the target as well; wait for writes that did not know
+ *   1 from here on a write that cannot be done to the target fails, and a flush
+ *     is one of the target as well; wait for writes that did not know
  *   2 sync the target: all that was ever flushed is stable there
  *   3 the catalog's transaction: a start reads the target
  *   4 readers go by the new chain; all that was acknowledged is in the target
  *   5 writes go to the target alone
  *   6 when nobody is left who read or wrote by the old chain, the files go
- * Up to 5 both sides have all, so that it does not matter which one a start takes.
+ * Up to 5 both sides have all, so that it does not matter which one a start
+ * takes.
  */
 #include <config.h>
 
@@ -83,8 +84,8 @@ top_of (const OverlayMove *move)
   return move->chain->ov[move->chain->nr - 1];
 }
 
-/* Writes admitted from here on see what was changed before; older ones are done.
- * cut_lock held. */
+/* Writes admitted from here on see what was changed before; older ones are
+ * done.  cut_lock held. */
 static bool
 flip_and_drain (Disk *disk, GError **error)
 {
@@ -301,8 +302,8 @@ settle_commit (OverlayMove *move, GError **error)
   return err == 0 || sync_error (move->disk, err, error);
 }
 
-/* 6: of a chain that is no longer published.  keep_from: of layers from this index
- * on the files stay. */
+/* 6: of a chain that is no longer published.  keep_from: of layers from this
+ * index on the files stay. */
 static void
 drop_layers (Disk *disk, GPtrArray *gone)
 {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* overlay-open.c - overlays from their row to their file, and back.
  *
- * A row comes first ('planned'), then the files, then 'prepared' or 'detached' with
- * the nonce of the map, and for one that guests may write to 'live' with the cut.
- * What goes is 'retired' before its files go.  So a start knows of every file that
- * there may be, and whether anything is in it that counts.
+ * A row comes first ('planned'), then the files, then 'prepared' or 'detached'
+ * with the nonce of the map, and for one that guests may write to 'live' with
+ * the cut.  What goes is 'retired' before its files go.  So a start knows of
+ * every file that there may be, and whether anything is in it that counts.
  *
- * A disk whose chain is not all there does not start: its image alone is not what
- * the guest wrote.
+ * A disk whose chain is not all there does not start: its image alone is not
+ * what the guest wrote.
  */
 #include <config.h>
 
@@ -122,7 +122,8 @@ file_error (const Disk *disk, const char *what, const char *path, int err,
   return false;
 }
 
-/* A user's: empty, since what is in it would be neither on the disk nor kept. */
+/* A user's: empty, since what is in it would be neither on the disk nor
+ * kept. */
 static bool
 adopt_file (Overlay *ov, uint64_t size, GError **error)
 {
@@ -383,8 +384,8 @@ drop_row (Disk *disk, const OverlayRow *row)
                  "removing layer file '%s': %s", row->file, g_strerror (-err));
 }
 
-/* After a kill what lies below the top may not be stable yet, and a guest's flush
- * does not go there any more. */
+/* After a kill what lies below the top may not be stable yet, and a guest's
+ * flush does not go there any more. */
 static bool
 settle_below (Disk *disk, const Chain *chain, GError **error)
 {
@@ -406,8 +407,8 @@ is_same_file (const char *a, const char *b)
      sa.st_ino == sb.st_ino);
 }
 
-/* Any other file than the last one is refused, not only the one before: there may
- * have been several streams, and files have several names. */
+/* Any other file than the last one is refused, not only the one before: there
+ * may have been several streams, and files have several names. */
 bool
 overlay_moved_image (Catalog *cat, const char *disk, const char *path,
                      char **out_image, GError **error)

@@ -58,8 +58,8 @@ chain_next (const Chain *chain, unsigned first, unsigned nr, uint64_t block,
   return end;
 }
 
-/* Where block is read from, of the image (-1) and the lowest nr layers, and up to
- * where (at most end) that is so. */
+/* Where block is read from, of the image (-1) and the lowest nr layers, and up
+ * to where (at most end) that is so. */
 static int
 find_source (const Chain *chain, unsigned nr, uint64_t block, uint64_t *end)
 {
@@ -224,8 +224,8 @@ front_prefetch (StorageFile *file, uint64_t offset, uint64_t length)
   return err;
 }
 
-/* The image may just have become the top: the disk->live of a caller is a moment
- * old. */
+/* The image may just have become the top: the disk->live of a caller is a
+ * moment old. */
 static int
 front_sync (StorageFile *file)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* overlay-store.c - the catalog rows of overlays, and where a disk's image is. */
+/* overlay-store.c - the catalog rows of overlays, and where a disk's image
+ * is. */
 #include <config.h>
 
 #include <string.h>

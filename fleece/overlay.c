@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* overlay.c - writes to one overlay.
  *
- * What it has is written in place.  A block that it does not have is written whole,
- * with what is below it around the bytes that are new, and then counts as present;
- * that is done with the block's stripe held, else two writes to parts of one block
- * would each keep the old bytes of the other's.  First writes that were sent to what
- * is below, before this overlay was there, have to be done (as in preserve.c): what
- * they wrote would be hidden by what was read before.
+ * What it has is written in place.  A block that it does not have is written
+ * whole, with what is below it around the bytes that are new, and then counts
+ * as present; that is done with the block's stripe held, else two writes to
+ * parts of one block would each keep the old bytes of the other's.  First
+ * writes that were sent to what is below, before this overlay was there, have
+ * to be done (as in preserve.c): what they wrote would be hidden by what was
+ * read before.
  *
  * A zeroed or trimmed block is present, and a hole of the file.
  */
@@ -109,8 +110,8 @@ set_present (Overlay *ov, uint64_t first, uint64_t end)
   overlay_map_set (ov->map, first, end - first);
 }
 
-/* Bytes [offset, offset + length), in blocks [first, end) none of which this has;
- * stripes held. */
+/* Bytes [offset, offset + length), in blocks [first, end) none of which this
+ * has; stripes held. */
 static int
 write_absent (Overlay *ov, const char *buf, size_t length, uint64_t offset,
               uint64_t first, uint64_t end, bool dsync)
@@ -132,8 +133,8 @@ write_absent (Overlay *ov, const char *buf, size_t length, uint64_t offset,
     if (from < offset)
       err = overlay_read_below (ov, whole, from, offset);
     if (err == 0 && offset + length < to)
-      err = overlay_read_below (ov, whole + (offset + length - from), offset + length,
-                        to);
+      err = overlay_read_below (ov, whole + (offset + length - from),
+                                offset + length, to);
     if (err == 0) {
       memcpy (whole + (offset - from), buf, length);
       overlay_map_note (ov->map, first, whole, to - from, true);
@@ -396,8 +397,8 @@ overlay_set_size (Overlay *ov, uint64_t size)
   return err;
 }
 
-/* --- the port, as a StorageFile.  What is not to do with writes is not asked of
- * it. */
+/* --- the port, as a StorageFile.  What is not to do with writes is not asked
+ * of it. */
 
 static int
 port_pwrite (StorageFile *file, const void *buf, size_t length,

@@ -7,11 +7,12 @@
  * first waits for overlapping older ones, before it takes any lock: else it
  * would preserve content that the older write is still changing, or deadlock.
  *
- * A scratch file may hang for ever, and the guest must not (durability.md 5): what
- * is done to it is done by a copier, which is waited for until the snapshot's
- * timeout.  A copy that was given up on may still be stored some day: it is of old
- * data, and right, since whoever overwrites them either found the layer dead, and
- * all its snapshots broken, or has preserved them itself, after the copy's end.
+ * A scratch file may hang for ever, and the guest must not (durability.md 5):
+ * what is done to it is done by a copier, which is waited for until the
+ * snapshot's timeout.  A copy that was given up on may still be stored some
+ * day: it is of old data, and right, since whoever overwrites them either found
+ * the layer dead, and all its snapshots broken, or has preserved them itself,
+ * after the copy's end.
  */
 #include <config.h>
 
@@ -114,8 +115,8 @@ copy_new (Disk *disk, Layer *layer, uint64_t block, uint64_t nr,
   return copy;
 }
 
-/* While one copy hangs all others fail: else those of a guest that goes on trying
- * would pile up. */
+/* While one copy hangs all others fail: else those of a guest that goes on
+ * trying would pile up. */
 static int
 copy_run (Disk *disk, Copy *copy, CopierDeadline deadline)
 {
@@ -155,7 +156,8 @@ time_to_look_at_space (Disk *disk, uint64_t nr)
   return true;
 }
 
-/* Blocks [block, block + nr) are absent and inside one stripe, which is held. */
+/* Blocks [block, block + nr) are absent and inside one stripe, which is
+ * held. */
 static int
 preserve_run (Disk *disk, Layer *layer, uint64_t block, uint64_t nr,
               CopierDeadline deadline)
@@ -352,8 +354,8 @@ disk_preserve (Disk *disk, const Segment *seg, uint64_t offset,
 {
   uint64_t first = offset / LAYER_BLOCK;
   Layer *layer = seg->layer;
-  /* What the disk has grown by since the layer was made, no snapshot needs: one of
-   * a larger disk that has shrunk before has it in an older layer. */
+  /* What the disk has grown by since the layer was made, no snapshot needs: one
+   * of a larger disk that has shrunk before has it in an older layer. */
   uint64_t end = MIN ((offset + length - 1) / LAYER_BLOCK + 1,
                       layer->nr_blocks);
   int err;

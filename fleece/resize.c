@@ -1,25 +1,27 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* resize.c - a disk gets another size: a cut, since an epoch's geometry is fixed.
+/* resize.c - a disk gets another size: a cut, since an epoch's geometry is
+ * fixed.
  *
- * The image has its new size before the cut's transaction is committed, and from
- * the transaction before on, which prepares the epoch of the new size, the catalog
- * knows both sizes: whatever a crash leaves, the image has one of them, and the
- * next start goes by that (epoch-open.c, recover.c).
+ * The image has its new size before the cut's transaction is committed, and
+ * from the transaction before on, which prepares the epoch of the new size, the
+ * catalog knows both sizes: whatever a crash leaves, the image has one of them,
+ * and the next start goes by that (epoch-open.c, recover.c).
  *
- *   grow    prepare; make the image longer; cut.  Only writes after the flip reach
- *           what is new, which is dirty in the new epoch
- *   shrink  preserve the tail, as if it were to be overwritten, while guests write
- *           anywhere; prepare; admit no more writes to the tail, wait for those in
- *           flight; mark the tail dirty, as a power cut may bring back parts of it;
- *           cut the image off; cut
+ *   grow    prepare; make the image longer; cut.  Only writes after the flip
+ *           reach what is new, which is dirty in the new epoch
+ *   shrink  preserve the tail, as if it were to be overwritten, while guests
+ *           write anywhere; prepare; admit no more writes to the tail, wait for
+ *           those in flight; mark the tail dirty, as a power cut may bring back
+ *           parts of it; cut the image off; cut
  *
  * A layer keeps the size that the disk had when it was made.  A layer that is
- * smaller than the disk need not preserve the rest: its snapshots, and those that
- * read through it, ended before that, or have it in an older layer since the disk
- * shrank.  For the same reason snapshots never read the base past its end.
+ * smaller than the disk need not preserve the rest: its snapshots, and those
+ * that read through it, ended before that, or have it in an older layer since
+ * the disk shrank.  For the same reason snapshots never read the base past its
+ * end.
  *
- * Not a part of fleece_cut: a snapshot taken in the same instant would be of one
- * size and the epoch that starts there of another.
+ * Not a part of fleece_cut: a snapshot taken in the same instant would be of
+ * one size and the epoch that starts there of another.
  */
 #include <config.h>
 
@@ -67,7 +69,8 @@ preserve_tail (Disk *disk, uint64_t from, uint64_t to, GError **error)
   return true;
 }
 
-/* New connections see the disk shorter from here on; on failure longer again. */
+/* New connections see the disk shorter from here on; on failure longer
+ * again. */
 static bool
 cut_off (Disk *disk, uint64_t size, GError **error)
 {

@@ -6,8 +6,8 @@
  * base.  Then fence, and look again in every layer before the one used: a hit
  * there means that what was read may be newer than the snapshot, so take that
  * instead.  Checking again only after a read of the base is wrong with two
- * layers: a late write of the older epoch preserves into the first one after the
- * reader passed it (H6b).
+ * layers: a late write of the older epoch preserves into the first one after
+ * the reader passed it (H6b).
  */
 #include <config.h>
 
@@ -74,8 +74,8 @@ bytes_of (const Snapshot *snap, uint64_t block, uint64_t nr)
   return MIN (nr * LAYER_BLOCK, snap->size - block * LAYER_BLOCK);
 }
 
-/* Read whole blocks [block, block + nr), all from src, to buf (which has room for
- * whole blocks, except that the base is read up to the disk's end only). */
+/* Read whole blocks [block, block + nr), all from src, to buf (which has room
+ * for whole blocks, except that the base is read up to the disk's end only). */
 static int
 read_run (Snapshot *snap, uint64_t block, uint64_t nr, Source src, void *buf)
 {
@@ -234,8 +234,8 @@ next_preserved (const Snapshot *snap, uint64_t block, uint64_t end)
 }
 
 /* Status of base blocks [block, end), none of which was preserved a moment ago.
- * *out_end: how far it got, at least one block, before a block turned up that has
- * been preserved meanwhile. */
+ * *out_end: how far it got, at least one block, before a block turned up that
+ * has been preserved meanwhile. */
 static int
 status_of_base (Snapshot *snap, uint64_t block, uint64_t end, Status *st)
 {
@@ -283,8 +283,8 @@ snapshot_extents (Snapshot *snap, uint64_t length, uint64_t offset,
       uint64_t run = source_run (snap, block, last - block, src);
 
       /* An earlier layer can still get the block; what it gets is older content
-       * of the same block, as a write of that epoch was about to change it: then
-       * this layer's content is newer than the snapshot. */
+       * of the same block, as a write of that epoch was about to change it:
+       * then this layer's content is newer than the snapshot. */
       full_fence ();
       run = still_from (snap, block, run, src);
       if (run > 0)

@@ -224,8 +224,8 @@ disk_update_limits_locked (Disk *disk)
   atomic_store (&disk->cbw_timeout_ms, (int64_t) timeout * 1000);
 }
 
-/* Mark it unreadable; *broken gets a reference if that is news, or if its row does
- * not say so yet.  break_lock and snap_lock held. */
+/* Mark it unreadable; *broken gets a reference if that is news, or if its row
+ * does not say so yet.  break_lock and snap_lock held. */
 static void
 break_locked (Snapshot *snap, const char *reason, GPtrArray *broken)
 {
@@ -240,8 +240,8 @@ break_locked (Snapshot *snap, const char *reason, GPtrArray *broken)
   g_ptr_array_add (broken, snapshot_ref (snap));
 }
 
-/* The durable half, and the news.  break_lock held.  False: some rows still call
- * their snapshots live. */
+/* The durable half, and the news.  break_lock held.  False: some rows still
+ * call their snapshots live. */
 static bool
 record_broken (Disk *disk, GPtrArray *broken, int error_number)
 {
@@ -272,8 +272,8 @@ record_broken (Disk *disk, GPtrArray *broken, int error_number)
 
 /* Last: a write that finds the layer dead overwrites at once, and a reader that
  * gets what it wrote must find the snapshot broken, also after a crash (H4).  A
- * volatile layer's map says so itself; a durable one must not be there any more if
- * the rows cannot be changed, as on a file system that is full: names can be
+ * volatile layer's map says so itself; a durable one must not be there any more
+ * if the rows cannot be changed, as on a file system that is full: names can be
  * removed there.  0, or -EIO: neither can be, so nothing may be overwritten. */
 static int
 kill_broken (Disk *disk, Layer *layer, bool recorded)

@@ -31,18 +31,18 @@ const char *snapshot_name (const Snapshot *snap);
 Disk *snapshot_disk (const Snapshot *snap);
 int64_t snapshot_id (const Snapshot *snap);     /* catalog row */
 uint64_t snapshot_size (const Snapshot *snap);          /* bytes */
-uint64_t snapshot_boundary (const Snapshot *snap);      /* first epoch after it */
+uint64_t snapshot_boundary (const Snapshot *snap);      /* epoch behind it */
 int64_t snapshot_created (const Snapshot *snap);        /* seconds since 1970 */
-bool snapshot_is_durable (const Snapshot *snap);        /* survives power loss */
+bool snapshot_is_durable (const Snapshot *snap);        /* over a power loss */
 SnapshotState snapshot_state (const Snapshot *snap);
 /* Why it is broken or lost: a phrase, caller frees; NULL otherwise. */
 char *snapshot_reason (Snapshot *snap);
 /* Scratch used by the layers that only this and older snapshots need, and this
  * one's limit (0: none), bytes. */
 void snapshot_scratch (Snapshot *snap, uint64_t *out_used, uint64_t *out_limit);
-/* Bytes that may still be preserved for it: the less of what its limit leaves and of
- * what is free, beyond the reserve, where its scratch file is.  UINT64_MAX:
- * unknown. */
+/* Bytes that may still be preserved for it: the less of what its limit leaves
+ * and of what is free, beyond the reserve, where its scratch file is.
+ * UINT64_MAX: unknown. */
 uint64_t snapshot_scratch_left (Snapshot *snap);
 
 int snapshot_pread (Snapshot *snap, void *buf, size_t length, uint64_t offset);

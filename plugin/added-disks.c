@@ -526,8 +526,8 @@ wait_unused (Disk *disk, GError **error)
   return false;
 }
 
-/* Twice: before, so that a disk that is used does not vanish for a moment, and when
- * nobody can find it any more. */
+/* Twice: before, so that a disk that is used does not vanish for a moment, and
+ * when nobody can find it any more. */
 static bool
 hide_unused (Disk *disk, GError **error)
 {

@@ -390,8 +390,8 @@ add_under_transaction (json_t *args, GError **error)
     e->description = e->bd != NULL ? export_describe_snapshot (e->bd)
       : export_describe_disk (e->disk);
 
-  /* backup-begin need not have a transaction, and may have been faster; it looks here
-   * after it has reserved its names. */
+  /* backup-begin need not have a transaction, and may have been faster; it
+   * looks here after it has reserved its names. */
   SCOPED_LOCK (&table_lock);
   if (backup_table_has_export (plugin.backups, e->name)) {
     command_set_error (error, "NBD server already has export named '%.200s'",

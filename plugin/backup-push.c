@@ -13,7 +13,8 @@
 #include "plugin/plugin.h"
 
 struct BackupPush {
-  atomic_uint refs;             /* its jobs that have not ended, and its maker */
+  atomic_uint refs;             /* its jobs that have not ended, and its
+                                   maker */
   atomic_bool begun;            /* the cut is through */
   atomic_bool failed;
   atomic_bool suspended;        /* the server stops: nothing has ended */

@@ -46,7 +46,8 @@ insert_disk (Catalog *cat, const Backup *backup, const BackupDisk *bd,
   return catalog_step_done (cat, stmt, error);
 }
 
-/* What a backup was begun with and nothing else tells, as JSON; NULL: nothing. */
+/* What a backup was begun with and nothing else tells, as JSON; NULL:
+ * nothing. */
 static char *
 arguments_of (const Backup *backup)
 {

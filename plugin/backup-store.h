@@ -9,8 +9,8 @@
 bool backup_store_insert (Catalog *cat, const Backup *backup, GError **error);
 /* Deleting what is not there is no error. */
 bool backup_store_delete (Catalog *cat, const char *id, GError **error);
-/* The end of one, in a transaction of its own.  failed: as if its checkpoint had not
- * been made; *out_checkpoint_gone: it has been deleted. */
+/* The end of one, in a transaction of its own.  failed: as if its checkpoint
+ * had not been made; *out_checkpoint_gone: it has been deleted. */
 bool backup_store_end (Catalog *cat, const Backup *backup, bool failed,
                        bool *out_checkpoint_gone, GError **error);
 /* Of Backup (references), oldest first; their disks have no Disk and no

@@ -5,7 +5,8 @@
  * A backup's rows go into the catalog in the transaction of its cut, so that it
  * is found again after a restart with the same exports and the same maps.  A
  * Backup and its BackupDisks never change once they are in the table, but for
- * `ended` and its lease; an export handle holds a reference and so may look at them freely.
+ * `ended` and its lease; an export handle holds a reference and so may look at
+ * them freely.
  *
  * Locking: the table's mutex guards what is in it.  It may be held while the
  * catalog's is taken, never the other way round, and never across a cut.
@@ -48,7 +49,8 @@ typedef struct {
   BackupServed *served;
   ChangeSet *kept;              /* a reference: only these blocks can be read;
                                  * NULL: all */
-  uint64_t copied_before;       /* blocks preserved on the disk before the cut */
+  uint64_t copied_before;       /* blocks preserved on the disk before the
+                                   cut */
 } BackupDisk;
 
 struct Backup {
@@ -89,19 +91,19 @@ BackupTable *backup_table_new (void);
 void backup_table_free (BackupTable *table);    /* NULL is fine */
 
 /* Reads the rows and finds the snapshots.  A snapshot that belongs to no backup
- * (the process died between two steps of backup-end), and that nobody else wants, is
- * ended. */
+ * (the process died between two steps of backup-end), and that nobody else
+ * wants, is ended. */
 typedef bool (*BackupWants) (void *opaque, Disk *disk, const char *snapshot);
 bool backup_table_load (BackupTable *table, Catalog *cat, Fleece *fleece,
                         BackupWants wants, void *opaque, GError **error);
 
-/* A disk that is going to be served, but is not yet: ends its snapshots that belong
- * to no backup.  BUSY: a backup from when it was served has it, and cannot be given
- * it back while others may look at it. */
+/* A disk that is going to be served, but is not yet: ends its snapshots that
+ * belong to no backup.  BUSY: a backup from when it was served has it, and
+ * cannot be given it back while others may look at it. */
 bool backup_table_accept_disk (BackupTable *table, Disk *disk,
                                GError **error);
-/* The id of a backup, in whatever state, that has this disk; NULL: none.  Caller
- * frees. */
+/* The id of a backup, in whatever state, that has this disk; NULL: none.
+ * Caller frees. */
 char *backup_table_uses_disk (BackupTable *table, const Disk *disk);
 
 /* Reserves id and export names, which nobody sees yet; EXISTS names what is

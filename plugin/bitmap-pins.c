@@ -7,7 +7,8 @@
 #include "plugin/thread.h"
 
 static pthread_mutex_t pins_lock = PTHREAD_MUTEX_INITIALIZER;
-/* id -> how often, without distinction, and by those who share; under pins_lock */
+/* id -> how often, without distinction, and by those who share; under
+ * pins_lock */
 static GHashTable *pins, *shared_pins;
 static GHashTable *shown_until; /* id -> boundary; under pins_lock */
 

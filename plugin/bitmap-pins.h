@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* bitmap-pins.h - bitmaps in use, by an export or a job: nobody may change them.
+/* bitmap-pins.h - bitmaps in use, by an export or a job: nobody may change
+ * them.
  *
  * Ids are catalog rows.  Pins are counted, and outlive transactions.
  * Locking: a mutex of its own, a leaf.

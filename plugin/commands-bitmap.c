@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* commands-bitmap.c - block-dirty-bitmap-*, with QEMU's checks in QEMU's order and
- * its texts. */
+/* commands-bitmap.c - block-dirty-bitmap-*, with QEMU's checks in QEMU's order
+ * and its texts. */
 #include <config.h>
 
 #include <string.h>

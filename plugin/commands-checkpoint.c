@@ -76,8 +76,8 @@ command_refuse_redefine (json_t *args, GError **error)
   return true;
 }
 
-/* What is known of a disk: by the checkpoint that is redefined, or else by a bitmap
- * of that name, which then goes. */
+/* What is known of a disk: by the checkpoint that is redefined, or else by a
+ * bitmap of that name, which then goes. */
 typedef struct {
   Transaction *t;
   Checkpoint *ckpt;

@@ -23,8 +23,8 @@ command_block_resize (struct qmp_session *session, json_t *args,
 {
   const char *device = qmp_get_str (args, "device");
   const char *node = qmp_get_str (args, "node-name");
-  /* Held: no job begins, and nobody who has read a bitmap writes it back with what
-   * it had of the size before. */
+  /* Held: no job begins, and nobody who has read a bitmap writes it back with
+   * what it had of the size before. */
   G_GNUC_UNUSED g_autoptr (Transaction) t = transaction_new ();
   g_autoptr (Disk) disk = NULL;
   g_autofree char *job = NULL, *restore = NULL;
@@ -49,7 +49,8 @@ command_block_resize (struct qmp_session *session, json_t *args,
     return NULL;
   }
   restore = restore_uses_disk (disk);
-  if (restore != NULL) {        /* what is written there has the size of before */
+  if (restore != NULL) {        /* what is written there has the size of
+                                   before */
     command_set_error (error, "disk '%s' is in use by restore '%s'", device,
                        restore);
     return NULL;
@@ -62,8 +63,8 @@ command_block_resize (struct qmp_session *session, json_t *args,
   return json_object ();
 }
 
-/* The members that a driver has beside those that all have: the table knows of one
- * object with all of them. */
+/* The members that a driver has beside those that all have: the table knows of
+ * one object with all of them. */
 static bool
 check_driver (json_t *args, GError **error)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* commands-layer.c - blockdev-snapshot, block-commit, block-stream; restore-*. */
+/* commands-layer.c - blockdev-snapshot, block-commit, block-stream;
+ * restore-*. */
 #include <config.h>
 
 #include <string.h>
@@ -41,8 +42,8 @@ fill_options (MoveOptions *options, Disk *disk, json_t *args)
   options->on_error = job_on_error (qmp_get_str (args, "on-error"));
 }
 
-/* Of a node of args, its place in the disk's chain; -2: it is not given, -1: it is
- * nowhere in it (no error is set then), -3: an error. */
+/* Of a node of args, its place in the disk's chain; -2: it is not given, -1: it
+ * is nowhere in it (no error is set then), -3: an error. */
 static int
 find_in_chain (Disk *disk, const GPtrArray *chain, json_t *args,
                const char *key, GError **error)

@@ -93,8 +93,8 @@ add_constants (json_t *inserted)
                                   "direct", 0, "no-flush", 0));
 }
 
-/* Those that jobs hold are counted as they were when the job began.  They still say
- * whether they record: what comes after is noted in the same row. */
+/* Those that jobs hold are counted as they were when the job began.  They still
+ * say whether they record: what comes after is noted in the same row. */
 static NamedBitmapCount *
 count_shown (Disk *disk, const GPtrArray *list, GError **error)
 {

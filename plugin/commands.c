@@ -66,9 +66,9 @@ check_images (GError **error)
       return false;
     if (moved == NULL)
       continue;
-    command_set_error (error, "disk '%s' was moved to '%s' by block-stream: the "
-                       "server is not replaced, it has to be started with that "
-                       "as its image", disk->name, moved);
+    command_set_error (error, "disk '%s' was moved to '%s' by block-stream: "
+                       "the server is not replaced, it has to be started with "
+                       "that as its image", disk->name, moved);
     return false;
   }
   return true;

@@ -139,9 +139,9 @@ json_t *command_query_backups (struct qmp_session *session, json_t *args,
 
 /* --- shared by them --- */
 
-/* Of a pull, that anybody may be at: false without an error if somebody else is.  On
- * an error it goes on, unless backup->ended stays set: then only its snapshots are
- * not gone. */
+/* Of a pull, that anybody may be at: false without an error if somebody else
+ * is.  On an error it goes on, unless backup->ended stays set: then only its
+ * snapshots are not gone. */
 bool command_end_backup (Backup *backup, bool failed, GError **error);
 
 /* All of them, even if one fails; the first error is reported. */
@@ -153,17 +153,18 @@ void command_set_error (GError **error, const char *format, ...)
 
 /* A new reference, or NULL with the error that QEMU would give. */
 Disk *command_find_disk (const char *name, GError **error);
-/* A disk by its name, or by that of its active layer: a new reference, or NULL. */
+/* A disk by its name, or by that of its active layer: a new reference, or
+ * NULL. */
 Disk *command_find_active (const char *name);
 /* Also by that of a node copy-before-write over it. */
 Disk *command_find_live (const char *name);
-/* A snapshot by the name of its export, or of a node snapshot-access; it belongs to
- * *out_backup, a new reference.  NULL: none. */
+/* A snapshot by the name of its export, or of a node snapshot-access; it
+ * belongs to *out_backup, a new reference.  NULL: none. */
 BackupDisk *command_find_snapshot (const char *name, Backup **out_backup);
 
 /* What a bitmap of this disk, or of a snapshot of it, of size bytes says; see
- * named_bitmap_changes and named_bitmap_count_all.  Other disks that it refers to
- * are looked for among those that are served. */
+ * named_bitmap_changes and named_bitmap_count_all.  Other disks that it refers
+ * to are looked for among those that are served. */
 ChangeSet *command_bitmap_changes (Disk *disk, const NamedBitmap *bm,
                                    uint64_t size, bool *out_damaged,
                                    GError **error);
@@ -171,8 +172,8 @@ NamedBitmapCount *command_count_bitmaps (Disk *disk, const GPtrArray *bitmaps,
                                          GError **error);
 
 /* Which disks "disks": [{"disk", "checkpoint"}] names for a checkpoint; every
- * one of fallback if it is NULL.  A disk that is named twice, or none left, is an
- * error.  Of Disk, a reference each. */
+ * one of fallback if it is NULL.  A disk that is named twice, or none left, is
+ * an error.  Of Disk, a reference each. */
 GPtrArray *command_checkpoint_disks (json_t *list, Disk *const *fallback,
                                      size_t nr_fallback, GError **error);
 

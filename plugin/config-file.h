@@ -16,9 +16,9 @@
 /* Of a disk's group, before its name. */
 #define CONFIG_FILE_DISK "disk "
 
-/* Sets all of it.  INVALID with the file, and group and key where that is known:
- * it cannot be read, a group or key that there is not, something given twice in
- * it or here and elsewhere, a path that is not absolute. */
+/* Sets all of it.  INVALID with the file, and group and key where that is
+ * known: it cannot be read, a group or key that there is not, something given
+ * twice in it or here and elsewhere, a path that is not absolute. */
 bool config_file_read (Params *params, const char *path, GError **error);
 /* Of a file that has groups of disks alone. */
 bool config_file_read_disks (Params *params, const char *path, GError **error);

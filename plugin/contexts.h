@@ -17,9 +17,9 @@
  * itself: dirty is data, clean is HOLE without ZERO.
  *
  * An export that block-export-add has made offers the bitmaps that were given
- * there, all of them in a listing, and nothing else; on the live disk too.  If it was
- * to have it, also qemu:allocation-depth: 0 where nothing is allocated, 1 what the
- * topmost layer has, 2 and up those below; a snapshot is one layer.
+ * there, all of them in a listing, and nothing else; on the live disk too.  If
+ * it was to have it, also qemu:allocation-depth: 0 where nothing is allocated,
+ * 1 what the topmost layer has, 2 and up those below; a snapshot is one layer.
  *
  * Locking: what is chosen changes only while the connection is being set up;
  * maps are built under a mutex of their own and shared by all handles of an
@@ -63,8 +63,9 @@ bool handle_contexts_init (HandleContexts *ctx, const BackupDisk *bd,
 void handle_contexts_init_added (HandleContexts *ctx, AddedExport *added);
 void handle_contexts_clear (HandleContexts *ctx);
 
-/* The key (map-cache.h) of the map called name: the backup's own, of a checkpoint,
- * or a bitmap as it was at the cut; for the snapshot of bd; 0 with NOT_FOUND. */
+/* The key (map-cache.h) of the map called name: the backup's own, of a
+ * checkpoint, or a bitmap as it was at the cut; for the snapshot of bd; 0 with
+ * NOT_FOUND. */
 uint64_t contexts_find_map (const BackupDisk *bd, const char *name,
                             GError **error);
 

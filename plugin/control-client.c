@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* control-client.c - one client of the control channel: what it has sent and is to be
- * sent. */
+/* control-client.c - one client of the control channel: what it has sent and is
+ * to be sent. */
 #include <config.h>
 
 #include <errno.h>
@@ -104,7 +104,8 @@ client_wants_input_locked (const Client *client)
 void
 client_scan_locked (Client *client)
 {
-  while (client->in_pos < client->in_end && client_wants_input_locked (client)) {
+  while (client->in_pos < client->in_end &&
+         client_wants_input_locked (client)) {
     GString *text = NULL;
     size_t used = 0;
     QmpScanResult result =

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* control-internal.h - what control.c, which has the I/O thread and the clients, and
- * control-client.c, one of them, share.
+/* control-internal.h - what control.c, which has the I/O thread and the
+ * clients, and control-client.c, one of them, share.
  *
  * A client lives like this: accepted by the I/O thread, which starts its worker
  * and alone reads and writes its socket.  Once the peer sends no more and all

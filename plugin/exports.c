@@ -172,7 +172,8 @@ handle_free (Handle *handle)
 {
   handle_contexts_clear (&handle->contexts);
   restore_unref (handle->restore);
-  backup_unref (handle->backup);        /* before the event that the export is gone */
+  backup_unref (handle->backup);        /* before the event that the export is
+                                           gone */
   if (handle->added != NULL)
     added_export_close (handle->added);
   disk_unref (handle->disk);
@@ -329,7 +330,8 @@ add_counters (Handle *handle, json_t *client)
   const struct metacontext_host *host = plugin.host;
   struct metacontext_counters c = { .size = sizeof c };
 
-  if (host == NULL || host->size < offsetof (struct metacontext_host, counters) +
+  if (host == NULL ||
+      host->size < offsetof (struct metacontext_host, counters) +
       sizeof host->counters || host->counters == NULL)
     return true;
   if (host->counters (handle, &c) == -1)

@@ -71,8 +71,8 @@ void export_disconnect (const Backup *backup);
 void export_disconnect_added (const AddedExport *added);
 void export_disconnect_restore (const Restore *restore);
 
-/* Of query-clients.  Counters only from a host that has them; without it, handles
- * that were opened for a question only are listed as well. */
+/* Of query-clients.  Counters only from a host that has them; without it,
+ * handles that were opened for a question only are listed as well. */
 json_t *export_list_clients (void);
 
 /* How many handles need this disk, live or a snapshot. */

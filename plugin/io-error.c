@@ -13,8 +13,8 @@
 
 #define INTERVAL G_USEC_PER_SEC         /* between two events of a kind */
 
-/* A char of the operation and the disk's name, to when the last event was made, a
- * gint64 on the monotonic clock.  Holds what is younger than INTERVAL. */
+/* A char of the operation and the disk's name, to when the last event was made,
+ * a gint64 on the monotonic clock.  Holds what is younger than INTERVAL. */
 static GHashTable *last;        /* under lock */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* io-error.h - the event BLOCK_IO_ERROR: a guest's request of a live disk has failed.
+/* io-error.h - the event BLOCK_IO_ERROR: a guest's request of a live disk has
+ * failed.
  *
- * At most one a second of each disk and operation; the others are in the log alone.
- * Locking: a mutex of its own, a leaf; taken only where a request has failed.
+ * At most one a second of each disk and operation; the others are in the log
+ * alone.  Locking: a mutex of its own, a leaf; taken only where a request has
+ * failed.
  */
 #ifndef IO_ERROR_H
 #define IO_ERROR_H

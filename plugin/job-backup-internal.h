@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-backup-internal.h - a backup job, for the files that make one (-new), do its
- * work (job-copy.h, job-target.c), end it (job-backup.c) and keep it over a restart
- * (-stored).
+/* job-backup-internal.h - a backup job, for the files that make one (-new), do
+ * its work (job-copy.h, job-target.c), end it (job-backup.c) and keep it over a
+ * restart (-stored).
  *
  * Locking: BackupJob.lock, before the jobs' own, not held over I/O.
  */
@@ -30,7 +30,8 @@ typedef struct {
   json_t *args;                 /* blockdev-backup's */
   json_t *target_options;       /* blockdev-add's */
   char *bitmap;                 /* NULL: none */
-  char *filter;                 /* node_add_filter's, until it ends; NULL: none */
+  char *filter;                 /* node_add_filter's, until it ends; NULL:
+                                   none */
   int64_t bitmap_row;           /* pinned; 0: not */
   bool all;                     /* copies everything */
   bool overwritten;             /* copies what guests overwrite */
@@ -55,12 +56,14 @@ typedef struct {
   pthread_mutex_t lock;
   ChangeSet *todo;
   uint64_t next;                /* all of todo before it has been taken */
-  uint64_t taken[BACKUP_MAX_WORKERS];   /* where its chunk begins; BACKUP_IDLE */
+  uint64_t taken[BACKUP_MAX_WORKERS];   /* where its chunk begins;
+                                           BACKUP_IDLE */
   int err;                      /* the first that ended it, errno */
   bool draining;                /* goes on although it is cancelled */
   DirtyBitmap *copied;          /* of sync mode none: what has been, in units */
 
-  uint64_t flushed;             /* all of todo before it is safe on the target */
+  uint64_t flushed;             /* all of todo before it is safe on the
+                                   target */
   ChangeSet *flushed_set;       /* of sync mode none */
   uint64_t unflushed;           /* bytes copied since */
   int64_t flushed_at;           /* monotonic */
@@ -69,8 +72,8 @@ typedef struct {
   bool store_failed;
 } BackupJob;
 
-/* QEMU's checks of how sync, bitmap and bitmap-mode go together, and of x-perf; from
- * the arguments into the job. */
+/* QEMU's checks of how sync, bitmap and bitmap-mode go together, and of x-perf;
+ * from the arguments into the job. */
 bool backup_check_sync (BackupJob *b, json_t *args, GError **error);
 bool backup_check_perf (BackupJob *b, json_t *args, GError **error);
 /* What it reads: a disk, or the snapshot that is exported under that name. */

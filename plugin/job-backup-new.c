@@ -259,7 +259,8 @@ backup_job_new (Transaction *t, json_t *args, JobGroup *group,
 
   if (backup_find_device (b, device, error) &&
       find_target (b, device, qmp_get_str (args, "target"), error) &&
-      backup_check_sync (b, args, error) && refuse_unsupported (b, args, error) &&
+      backup_check_sync (b, args, error) &&
+      refuse_unsupported (b, args, error) &&
       backup_check_perf (b, args, error) && find_bitmap (b, t, error) &&
       node_claim (b->target, "backup", error)) {
     b->device = g_strdup (disk_name (b->disk));
@@ -326,7 +327,8 @@ backup_job_new_copy (const BackupCopy *copy, JobGroup *group, GError **error)
 
   b->disk = disk_ref (copy->disk);
   b->device = g_strdup (options.device);
-  if (backup_check_sync (b, args, error) && backup_check_perf (b, args, error) &&
+  if (backup_check_sync (b, args, error) &&
+      backup_check_perf (b, args, error) &&
       find_target (b, b->device, copy->target, error) &&
       node_claim (b->target, "backup", error)) {
     b->all = copy->since == 0;

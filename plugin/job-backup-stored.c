@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-backup-stored.c - a backup job in the catalog, and made again from there. */
+/* job-backup-stored.c - a backup job in the catalog, and made again from
+ * there. */
 #include <config.h>
 
 #define NBDKIT_API_VERSION 2

@@ -50,8 +50,8 @@ find_todo (BackupJob *b, GError **error)
   return g_steal_pointer (&set);
 }
 
-/* Before anything is copied: what counts as copied is told by it alone, whatever
- * becomes of the bitmap or the record of changes. */
+/* Before anything is copied: what counts as copied is told by it alone,
+ * whatever becomes of the bitmap or the record of changes. */
 static bool
 store_todo (BackupJob *b, GError **error)
 {
@@ -142,8 +142,8 @@ backup_commit (Job *job, void *opaque, GError **error)
     advance_bitmap (b, false, error);
 }
 
-/* It has failed, and so has its group.  bitmap-mode always: a retry onto the same
- * target copies just the rest. */
+/* It has failed, and so has its group.  bitmap-mode always: a retry onto the
+ * same target copies just the rest. */
 static bool
 store_failure (BackupJob *b, GError **error)
 {

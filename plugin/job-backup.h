@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-backup.h - blockdev-backup: a job that copies a snapshot, all of it or what a
- * bitmap marks, to a node.
+/* job-backup.h - blockdev-backup: a job that copies a snapshot, all of it or
+ * what a bitmap marks, to a node.
  *
- * The bitmap is pinned while the job is there.  Its contents at the start are its
- * epochs up to the job's cut; what guests write meanwhile are the epochs after it.
- * So there is no successor to make or to merge back: success drops the first half
- * of its row, in one transaction with all jobs of the group, and failure changes
- * nothing.  Queries count the first half alone meanwhile.
+ * The bitmap is pinned while the job is there.  Its contents at the start are
+ * its epochs up to the job's cut; what guests write meanwhile are the epochs
+ * after it.  So there is no successor to make or to merge back: success drops
+ * the first half of its row, in one transaction with all jobs of the group, and
+ * failure changes nothing.  Queries count the first half alone meanwhile.
  *
- * A stop of the server, in order or not, does not end it: see job-store.h.  Made
- * again, it opens its target when it is resumed, since that may have to be started
- * first.
+ * A stop of the server, in order or not, does not end it: see job-store.h.
+ * Made again, it opens its target when it is resumed, since that may have to be
+ * started first.
  */
 #ifndef JOB_BACKUP_H
 #define JOB_BACKUP_H
@@ -21,9 +21,9 @@
 #include "plugin/job-store.h"
 #include "plugin/transaction.h"
 
-/* Checks the arguments (blockdev-backup's), claims target and bitmap, and makes the
- * job, not started, in group (NULL: its own).  *out_disk: whose cut has to have a
- * snapshot for it; NULL if it reads one that exists. */
+/* Checks the arguments (blockdev-backup's), claims target and bitmap, and makes
+ * the job, not started, in group (NULL: its own).  *out_disk: whose cut has to
+ * have a snapshot for it; NULL if it reads one that exists. */
 Job *backup_job_new (Transaction *t, json_t *args, JobGroup *group,
                      Disk **out_disk, GError **error);
 
@@ -53,16 +53,16 @@ void backup_job_set_source (Job *job, Snapshot *snap);
 /* After the cut, before job_start. */
 void backup_job_set_snapshot (Job *job, JobSnapshot *snap);
 
-/* In the transaction of the cut: from now on it outlives the server.  snapshot: its
- * name; NULL: of one that exists.  group: id of the first of those that end
+/* In the transaction of the cut: from now on it outlives the server.  snapshot:
+ * its name; NULL: of one that exists.  group: id of the first of those that end
  * together. */
 bool backup_job_store (Job *job, const char *snapshot, const char *group,
                        GError **error);
 
 /* At a start: the job of a row, not started, which will be paused.  shared: its
- * snapshot, NULL: it is gone, or a backup's; then copy, if the job is part of one.
- * lost: why it cannot go on; NULL: it finds out itself.  One that cannot fails as
- * soon as it is started, and stays to be looked at. */
+ * snapshot, NULL: it is gone, or a backup's; then copy, if the job is part of
+ * one.  lost: why it cannot go on; NULL: it finds out itself.  One that cannot
+ * fails as soon as it is started, and stays to be looked at. */
 Job *backup_job_restore (const JobRow *row, JobGroup *group,
                          const BackupCopy *copy, JobSnapshot *shared,
                          const char *lost, GError **error);

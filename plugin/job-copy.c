@@ -17,8 +17,8 @@
 #define PROGRESS_BYTES (UINT64_C (256) << 20)
 #define PROGRESS_TIME (2 * G_USEC_PER_SEC)
 
-/* How often sync mode none looks for what was overwritten, milliseconds; and not so
- * often that looking takes more than a tenth of the time. */
+/* How often sync mode none looks for what was overwritten, milliseconds; and
+ * not so often that looking takes more than a tenth of the time. */
 #define LOOK_MS 200
 #define LOOK_MAX_MS 5000
 
@@ -116,8 +116,8 @@ set_error (BackupJob *b, int err)
 static bool
 may_retry (BackupJob *b, JobOnError policy, bool reading, int err)
 {
-  /* Given up since the job is to pause or to end, and no error.  The server may stop,
-   * and the job not know yet. */
+  /* Given up since the job is to pause or to end, and no error.  The server may
+   * stop, and the job not know yet. */
   if (!reading && err == ECANCELED) {
     job_wait (b->job, LOOK_MS);
     return job_pause_point (b->job, 0);
@@ -267,7 +267,8 @@ flush (BackupJob *b, bool *out_again)
   return r;
 }
 
-/* As the policy of the target wants it.  False: the job is to fail, or to end. */
+/* As the policy of the target wants it.  False: the job is to fail, or to
+ * end. */
 static bool
 flush_or_retry (BackupJob *b, bool *out_again)
 {
@@ -303,8 +304,8 @@ backup_copy_pausing (BackupJob *b)
 {
   bool again;
 
-  /* Others may end theirs meanwhile, and do not wait.  A failure is met again after
-   * the pause: all that is not safe is copied again then. */
+  /* Others may end theirs meanwhile, and do not wait.  A failure is met again
+   * after the pause: all that is not safe is copied again then. */
   while (has_unflushed (b) && flush (b, &again) == 0 && !again)
     ;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-copy.h - the work of a backup job: a few threads copy chunks of a snapshot,
- * in the order of the disk, and now and then the target is flushed and the catalog
- * told how far it is.
+/* job-copy.h - the work of a backup job: a few threads copy chunks of a
+ * snapshot, in the order of the disk, and now and then the target is flushed
+ * and the catalog told how far it is.
  *
  * Each worker has at most one chunk; everything before the first of those, or
  * before the next one to be taken, has been copied.  Once the target has been
@@ -17,8 +17,9 @@
 
 #define BACKUP_IDLE UINT64_MAX
 
-/* How long a request to the target may take once the job is to end or to pause; and
- * in sync mode none, where being cancelled is the normal end.  Microseconds. */
+/* How long a request to the target may take once the job is to end or to pause;
+ * and in sync mode none, where being cancelled is the normal end.
+ * Microseconds. */
 #define BACKUP_PATIENCE (3 * G_USEC_PER_SEC)
 #define BACKUP_DRAIN_TIME (10 * G_USEC_PER_SEC)
 int64_t backup_patience (void *b);              /* a NodePatience */
@@ -27,8 +28,8 @@ int64_t backup_patience (void *b);              /* a NodePatience */
 bool backup_copy (BackupJob *b, GError **error);
 bool backup_copy_overwritten (BackupJob *b, GError **error);
 
-/* Opens the target of a job that was made again, once somebody has said that it shall
- * go on, and holds it while that cannot be done.  False: it shall end. */
+/* Opens the target of a job that was made again, once somebody has said that it
+ * shall go on, and holds it while that cannot be done.  False: it shall end. */
 bool backup_reopen_target (BackupJob *b);
 
 /* A worker pauses: the last one to do so tells how far all of them are. */

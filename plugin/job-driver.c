@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-driver.c - what a job's driver calls while it works: pauses, the speed limit,
- * progress, errors of I/O. */
+/* job-driver.c - what a job's driver calls while it works: pauses, the speed
+ * limit, progress, errors of I/O. */
 #include <config.h>
 
 #include <errno.h>
@@ -199,8 +199,8 @@ job_on_error (const char *name)
   return JOB_ON_ERROR_REPORT;
 }
 
-/* QEMU retries at once and tells each time, thousands a second: we wait longer each
- * time, 100 ms to 5 s, and tell once a second at most. */
+/* QEMU retries at once and tells each time, thousands a second: we wait longer
+ * each time, 100 ms to 5 s, and tell once a second at most. */
 static void
 back_off_locked (Job *job)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-internal.h - what job.c, where jobs live, job-driver.c, what those do that work
- * for them, and job-verbs.c, what commands do with them, share. */
+/* job-internal.h - what job.c, where jobs live, job-driver.c, what those do
+ * that work for them, and job-verbs.c, what commands do with them, share. */
 #ifndef JOB_INTERNAL_H
 #define JOB_INTERNAL_H
 
@@ -9,7 +9,8 @@
 #include "plugin/job.h"
 
 typedef enum {
-  CREATED, RUNNING, PAUSED, READY, STANDBY, WAITING, PENDING, ABORTING, CONCLUDED, NULL_STATUS,
+  CREATED, RUNNING, PAUSED, READY, STANDBY, WAITING, PENDING, ABORTING,
+  CONCLUDED, NULL_STATUS,
 } JobStatus;
 
 extern const char *const job_status_names[];

@@ -20,7 +20,8 @@ typedef struct {
   JobOnError on_error;
   bool at_once;
   bool stream;
-  bool leave;                   /* ends without taking effect, as it was told to */
+  bool leave;                   /* ends without taking effect, as it was told
+                                   to */
 } MoveJob;
 
 static void
@@ -89,7 +90,8 @@ finish (MoveJob *m, GError **error)
   return true;
 }
 
-/* A guest's write that has failed beneath is copied again; then it fails here. */
+/* A guest's write that has failed beneath is copied again; then it fails
+ * here. */
 static bool
 move_prepare (Job *job, void *opaque, GError **error)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-populate.h - block-dirty-bitmap-populate: a job that adds to bitmaps what is
- * allocated on a disk, what other bitmaps mark, or everything.
+/* job-populate.h - block-dirty-bitmap-populate: a job that adds to bitmaps what
+ * is allocated on a disk, what other bitmaps mark, or everything.
  *
  * A bitmap of the job's own, one a disk, records from the cut of the job's
  * transaction on, and has what was merged into it there; that, and what the job

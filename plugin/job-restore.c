@@ -80,8 +80,8 @@ restore_row (Restore *r, const JobRow *row, GError **error)
   else {
     push = find_push (r, row);
     if (push == NULL) {         /* backup and jobs go in one transaction */
-      command_set_error (error, "the record of job '%s' is damaged: there is no "
-                         "backup '%s'", row->id, row->backup);
+      command_set_error (error, "the record of job '%s' is damaged: there is "
+                         "no backup '%s'", row->id, row->backup);
       return false;
     }
     job = backup_push_restore_job (push, row, group, error);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-snapshot.h - a snapshot that the jobs of a disk share: the last one ends it.
+/* job-snapshot.h - a snapshot that the jobs of a disk share: the last one ends
+ * it.
  */
 #ifndef JOB_SNAPSHOT_H
 #define JOB_SNAPSHOT_H

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job-store.h - backup jobs as rows of the catalog (table job): what the next start
- * needs to go on with one, should the server end before it.
+/* job-store.h - backup jobs as rows of the catalog (table job): what the next
+ * start needs to go on with one, should the server end before it.
  *
- * A row is made in the transaction of the cut that makes the job's snapshot, and
- * goes in the one that puts the job into effect.  What it says of progress is
- * never ahead of what the target has on stable storage.
+ * A row is made in the transaction of the cut that makes the job's snapshot,
+ * and goes in the one that puts the job into effect.  What it says of progress
+ * is never ahead of what the target has on stable storage.
  */
 #ifndef JOB_STORE_H
 #define JOB_STORE_H
@@ -28,9 +28,9 @@ typedef struct {
   json_t *target;               /* of blockdev-add; NULL: damaged */
   bool paused;                  /* when the server stopped */
   uint64_t speed;               /* bytes a second */
-  /* Of the sync mode none, and then map is what is on the target; else map is what
-   * is to be copied (NULL: everything, or not found out yet), and copied, bytes:
-   * what lies before is there. */
+  /* Of the sync mode none, and then map is what is on the target; else map is
+   * what is to be copied (NULL: everything, or not found out yet), and copied,
+   * bytes: what lies before is there. */
   GBytes *map;                  /* a serialized ChangeSet */
   uint64_t copied;
 } JobRow;

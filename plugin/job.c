@@ -13,16 +13,16 @@
 #include "plugin/thread.h"
 
 const char *const job_status_names[] = {
-  "created", "running", "paused", "ready", "standby", "waiting", "pending", "aborting",
-  "concluded", "null",
+  "created", "running", "paused", "ready", "standby", "waiting", "pending",
+  "aborting", "concluded", "null",
 };
 
 pthread_mutex_t job_lock = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t job_changed;
 GPtrArray *jobs;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-/* Under job_lock.  A thread that ends joins the one that did before it, so that none
- * is in our code any more when we are unloaded. */
+/* Under job_lock.  A thread that ends joins the one that did before it, so that
+ * none is in our code any more when we are unloaded. */
 static unsigned nr_threads;
 static bool has_left;
 static pthread_t left;

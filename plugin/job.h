@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* job.h - what runs for a while after its command has been answered: QEMU's jobs,
- * their states, verbs and events.
+/* job.h - what runs for a while after its command has been answered: QEMU's
+ * jobs, their states, verbs and events.
  *
  *   created -> running <-> paused
  *              running -> ready <-> standby; ready -> waiting
  *              running -> waiting -> pending -> concluded -> null
  *   any of these but the last two -> aborting -> concluded -> null
  *
- * When the server stops, a job that can be resumed does not end: it is suspended,
- * and its driver leaves in the catalog what the next start makes it again from,
- * paused.  A killed server leaves the same, but for the last seconds' progress.
+ * When the server stops, a job that can be resumed does not end: it is
+ * suspended, and its driver leaves in the catalog what the next start makes it
+ * again from, paused.  A killed server leaves the same, but for the last
+ * seconds' progress.
  *
- * A job has a thread.  Its driver does the work and calls job_pause_point between
- * steps: there the job pauses, is slowed down to its speed, and learns that it is
- * cancelled.  What it has done takes effect in the driver's commit, which runs when
- * all jobs of its group are done, in one catalog transaction for the group: all of
- * them or none.
+ * A job has a thread.  Its driver does the work and calls job_pause_point
+ * between steps: there the job pauses, is slowed down to its speed, and learns
+ * that it is cancelled.  What it has done takes effect in the driver's commit,
+ * which runs when all jobs of its group are done, in one catalog transaction
+ * for the group: all of them or none.
  *
  * Locking: one mutex for all jobs, never held over I/O or a driver's function.
  */
@@ -32,21 +33,21 @@ typedef struct JobGroup JobGroup;
 
 typedef struct {
   const char *type;             /* QEMU's JobType */
-  /* Does the work, in the job's thread.  false: an error, or job_pause_point said
-   * that the job is cancelled. */
+  /* Does the work, in the job's thread.  false: an error, or job_pause_point
+   * said that the job is cancelled. */
   bool (*run) (Job *job, void *opaque, GError **error);
-  /* One of its threads is about to pause, in job_pause_point or job_io_error; may be
-   * NULL. */
+  /* One of its threads is about to pause, in job_pause_point or job_io_error;
+   * may be NULL. */
   void (*pausing) (Job *job, void *opaque);
-  /* Before that, while it can still fail; NULL: nothing to do.  Only of one that is a
-   * group of its own. */
+  /* Before that, while it can still fail; NULL: nothing to do.  Only of one
+   * that is a group of its own. */
   bool (*prepare) (Job *job, void *opaque, GError **error);
   /* In the group's transaction; NULL: nothing to do. */
   bool (*commit) (Job *job, void *opaque, GError **error);
   /* It has ended; ok: its commit is durable.  Once, whatever has happened. */
   void (*end) (Job *job, void *opaque, bool ok);
-  /* Instead of end, of a job that can be resumed: the server stops.  paused: not by
-   * that alone. */
+  /* Instead of end, of a job that can be resumed: the server stops.  paused:
+   * not by that alone. */
   void (*suspend) (Job *job, void *opaque, bool paused);
   void (*free) (void *opaque);
 } JobDriver;
@@ -64,9 +65,9 @@ typedef struct {
 JobGroup *job_group_new (void);
 void job_group_unref (JobGroup *group);         /* NULL is fine */
 
-/* A job in state created, and the event that says so.  opaque: the job's from now
- * on.  NULL and QEMU's error: the id is no id, or taken; then opaque stays the
- * caller's. */
+/* A job in state created, and the event that says so.  opaque: the job's from
+ * now on.  NULL and QEMU's error: the id is no id, or taken; then opaque stays
+ * the caller's. */
 Job *job_new (const JobDriver *driver, void *opaque, const JobOptions *options,
               GError **error);
 /* Either of them, once all of a transaction's jobs have been made. */
@@ -79,7 +80,8 @@ void job_set_resumable (Job *job);
 
 /* --- for drivers, in the job's thread */
 
-/* bytes: worked on since the last call, for the speed limit.  false: end now. */
+/* bytes: worked on since the last call, for the speed limit.  false: end
+ * now. */
 bool job_pause_point (Job *job, uint64_t bytes);
 void job_set_total (Job *job, uint64_t total);
 void job_set_done (Job *job, uint64_t done);
@@ -90,8 +92,9 @@ uint64_t job_speed (Job *job);                  /* as it is now */
 bool job_is_cancelled (Job *job);
 bool job_is_suspended (Job *job);
 bool job_wants_pause (Job *job);
-/* The work is done, and goes on by itself: waits until it is to end.  False: now, as
- * with job_pause_point.  *out_complete: job-complete, not merely its end. */
+/* The work is done, and goes on by itself: waits until it is to end.  False:
+ * now, as with job_pause_point.  *out_complete: job-complete, not merely its
+ * end. */
 bool job_wait_ready (Job *job, bool *out_complete);
 /* Waits so long at most, less if any of that is asked for. */
 void job_wait (Job *job, unsigned ms);
@@ -115,8 +118,8 @@ void *job_opaque (const Job *job);
 
 /* --- for commands: QEMU's errors */
 
-/* verb: "cancel", "pause", ... as in QEMU's JobVerb.  block: named by a block-job
- * command, so that an unknown id is DeviceNotActive. */
+/* verb: "cancel", "pause", ... as in QEMU's JobVerb.  block: named by a
+ * block-job command, so that an unknown id is DeviceNotActive. */
 #define JOB_CANCEL_GENTLY "cancel-gently"      /* one that is ready just ends */
 bool job_verb (const char *id, const char *verb, bool block, GError **error);
 bool job_set_speed (const char *id, int64_t speed, GError **error);
@@ -124,18 +127,18 @@ bool job_is_paused (const char *id);            /* or is to be */
 json_t *job_query (void);                       /* of query-jobs */
 json_t *job_query_block (void);                 /* of query-block-jobs */
 
-/* Puts "job-status", "current-progress" and "total-progress" in an object; nothing
- * if there is no such job. */
+/* Puts "job-status", "current-progress" and "total-progress" in an object;
+ * nothing if there is no such job. */
 void job_add_progress (const char *id, json_t *entry);
 /* Cancels it, if there is one, and waits until it has ended. */
 void job_cancel_wait (const char *id);
 
-/* The id of a job that works for this disk and has not ended; NULL: none.  Caller
- * frees. */
+/* The id of a job that works for this disk and has not ended; NULL: none.
+ * Caller frees. */
 char *job_find_of_disk (const char *disk);
 
-/* Suspends those that can be resumed, ends the others as cancelled, and waits until
- * all are gone. */
+/* Suspends those that can be resumed, ends the others as cancelled, and waits
+ * until all are gone. */
 void job_stop_all (void);
 
 #endif

@@ -17,8 +17,8 @@
 
 #define MAX_NOTES 1000
 
-/* A store that failed (disk full) is tried again this often; space that could not
- * be freed since a cut was under way, sooner. */
+/* A store that failed (disk full) is tried again this often; space that could
+ * not be freed since a cut was under way, sooner. */
 #define RETRY_SECONDS 10
 #define RETRY_DROP_SECONDS 1
 
@@ -233,7 +233,8 @@ settle_layers (Keeper *keeper, bool *was_failing)
   return ok;
 }
 
-/* Wait until there is something to do, or something to try again.  lock held. */
+/* Wait until there is something to do, or something to try again.  lock
+ * held. */
 static void
 wait_locked (Keeper *keeper, bool store_failed, bool drop_failed)
 {

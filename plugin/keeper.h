@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* keeper.h - the plugin's background thread: it stores sealed epochs after cuts,
- * frees the space of broken snapshots, and passes what fleece/ tells (fleece.h,
- * FleeceNotify) to the log and to control clients, so that a guest's write never
- * waits for either.
+/* keeper.h - the plugin's background thread: it stores sealed epochs after
+ * cuts, frees the space of broken snapshots, and passes what fleece/ tells
+ * (fleece.h, FleeceNotify) to the log and to control clients, so that a guest's
+ * write never waits for either.
  *
  * Locking: a mutex of its own, a leaf; never held across I/O.
  */

@@ -2,8 +2,8 @@
 /* map-cache.h - maps of snapshot exports, each built once and shared by all
  * handles that use it, dropped with the last.
  *
- * A map has a key: the boundary that the changes begin at; or MAP_KEY_BITMAP and
- * the row of a bitmap that the snapshot has kept.
+ * A map has a key: the boundary that the changes begin at; or MAP_KEY_BITMAP
+ * and the row of a bitmap that the snapshot has kept.
  *
  * Locking: one mutex for the list, and one a map, held while it is built: a
  * client that needs another map does not wait.
@@ -18,8 +18,8 @@ typedef struct CachedMap CachedMap;
 
 #define MAP_KEY_BITMAP (UINT64_C (1) << 63)
 
-/* The map of this key, as of the snapshot of bd; bd has a disk and a snapshot, and
- * outlives the map. */
+/* The map of this key, as of the snapshot of bd; bd has a disk and a snapshot,
+ * and outlives the map. */
 CachedMap *cached_map_get (const BackupDisk *bd, uint64_t key);
 void cached_map_put (CachedMap *map);
 uint64_t cached_map_key (const CachedMap *map);

@@ -84,8 +84,8 @@ inet_uri (json_t *data, GError **error)
 
 /* --- start and stop */
 
-/* In QEMU's order: what the arguments lack, that one is running, what is wrong with
- * their values. */
+/* In QEMU's order: what the arguments lack, that one is running, what is wrong
+ * with their values. */
 static int64_t
 open_tls (const char *uri, uint32_t max, json_t *creds, json_t *authz,
           char *why, size_t why_size)

@@ -17,8 +17,8 @@ bool nbd_server_start (json_t *args, GError **error);
 /* Its clients are dropped, and all exports that were added are deleted. */
 bool nbd_server_stop (GError **error);
 
-/* The host's id of the listener, 0: none; for the next image of the server, which
- * finds the listener as it is. */
+/* The host's id of the listener, 0: none; for the next image of the server,
+ * which finds the listener as it is. */
 int64_t nbd_server_listener (void);
 void nbd_server_set_listener (int64_t id);
 

@@ -19,8 +19,8 @@
 
 struct NodeFile {
   atomic_uint refs;             /* the node's, and one of each request */
-  atomic_uint users;            /* the same, but a request's ends with its call: the
-                                 * last one closes the file */
+  atomic_uint users;            /* the same, but a request's ends with its call:
+                                 * the last one closes the file */
   StorageFile *file;            /* NULL: not opened yet, or that has failed */
   atomic_uint late;
 };
@@ -172,8 +172,8 @@ is_patient (void *opaque)
     w->wait->patience (w->wait->opaque);
 }
 
-/* What is late may be what this one must come after.  While patience is limited,
- * nobody waits for that; else until it has ended. */
+/* What is late may be what this one must come after.  While patience is
+ * limited, nobody waits for that; else until it has ended. */
 static int
 wait_for_late (const NodeFile *file, const NodeFileWait *wait)
 {

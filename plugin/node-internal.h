@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* node-internal.h - a node, for node.c, which has the table of them, and node-nbd.c,
- * which knows those that are exports of an NBD server. */
+/* node-internal.h - a node, for node.c, which has the table of them, and
+ * node-nbd.c, which knows those that are exports of an NBD server. */
 #ifndef NODE_INTERNAL_H
 #define NODE_INTERNAL_H
 
@@ -14,8 +14,8 @@
 
 /* Connections to one NBD server, where it allows several. */
 #define NBD_CONNECTIONS 4
-/* How long a file may take to be opened, and an NBD server until it is connected,
- * microseconds. */
+/* How long a file may take to be opened, and an NBD server until it is
+ * connected, microseconds. */
 #define NODE_OPEN_TIME (10 * G_USEC_PER_SEC)
 
 struct Node {
@@ -53,7 +53,8 @@ int64_t node_patience (const Node *node);       /* as it is now, microseconds */
 void node_give_up (Node *node, const char *why);        /* says so once */
 /* What the driver that does the I/O is to know; borrowed. */
 json_t *node_protocol_options (json_t *options);
-/* Member of those of an NBD node in options: the object that tls-creds named. */
+/* Member of those of an NBD node in options: the object that tls-creds
+ * named. */
 #define NODE_TLS "tls-object"
 
 /* --- node-nbd.c; 0 or -errno */

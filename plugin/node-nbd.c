@@ -30,8 +30,9 @@ last_nbd_error (void)
   return err != 0 ? -err : -EIO;
 }
 
-/* Of a request, or, without a cookie, until it is connected.  0, -ECANCELED: given
- * up, -ETIMEDOUT: not connected in time, or another -errno as nbd_get_error has it. */
+/* Of a request, or, without a cookie, until it is connected.  0, -ECANCELED:
+ * given up, -ETIMEDOUT: not connected in time, or another -errno as
+ * nbd_get_error has it. */
 static int
 wait_nbd (const Node *node, struct nbd_handle *h, int64_t cookie)
 {
@@ -60,8 +61,8 @@ wait_nbd (const Node *node, struct nbd_handle *h, int64_t cookie)
   }
 }
 
-/* Asks the server to close, and waits for that, but not for ever: what it has open
- * may be wanted by others. */
+/* Asks the server to close, and waits for that, but not for ever: what it has
+ * open may be wanted by others. */
 static void
 disconnect_nbd (struct nbd_handle *h)
 {
@@ -280,18 +281,20 @@ do_flush (struct nbd_handle *h, const NbdRequest *r)
                         NBD_NULL_COMPLETION, 0);
 }
 
-/* Nobody waits any longer for what the server may or may not do.  lock of i held. */
+/* Nobody waits any longer for what the server may or may not do.  lock of i
+ * held. */
 static int
 give_up_nbd (Node *node, unsigned i)
 {
   nbd_close (node->nbd[i]);
   node->nbd[i] = NULL;
-  node_give_up (node, "its server does not answer: its connections are given up");
+  node_give_up (node,
+                "its server does not answer: its connections are given up");
   return -ECANCELED;
 }
 
-/* On a connection of its own for each of a few threads.  That one is dead is found
- * out by the request that fails: it is made again. */
+/* On a connection of its own for each of a few threads.  That one is dead is
+ * found out by the request that fails: it is made again. */
 static int
 run_nbd (Node *node, int64_t (*fn) (struct nbd_handle *h, const NbdRequest *r),
          const NbdRequest *request)

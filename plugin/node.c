@@ -22,7 +22,8 @@
 #define STOP_TIME (3 * G_USEC_PER_SEC)
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
-static GPtrArray *table;        /* of Node, a reference each; under table_lock */
+static GPtrArray *table;        /* of Node, a reference each; under
+                                   table_lock */
 static atomic_bool stopping;
 
 /* --- waiting for what does not answer --- */
@@ -96,7 +97,8 @@ open_file (Node *node, json_t *file, bool must_be_block, GError **error)
   node->filename = g_strdup (path);
   err = node_file_open (path, node->read_only, &wait, &node->file);
   if (err == -ECANCELED) {
-    command_set_error (error, "Could not open '%s': its storage does not answer",
+    command_set_error (error,
+                       "Could not open '%s': its storage does not answer",
                        path);
     return false;
   }
@@ -244,7 +246,8 @@ insert (Node *node, GError **error)
   return true;
 }
 
-/* A disk may have been added meanwhile; who adds one looks for nodes afterwards. */
+/* A disk may have been added meanwhile; who adds one looks for nodes
+ * afterwards. */
 static bool
 check_disks (const char *name, GError **error)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* objects.h - object-add and -del: keys for TLS, and who may come with them.
  *
- * An object is what object-add was given.  Whoever uses one takes what it needs at
- * that moment: deleting an object changes nothing for listeners that are there.
+ * An object is what object-add was given.  Whoever uses one takes what it needs
+ * at that moment: deleting an object changes nothing for listeners that are
+ * there.
  *
  * Locking: a mutex of its own.
  */
@@ -18,7 +19,8 @@ bool object_add (json_t *args, GError **error);
 bool object_del (const char *id, GError **error);
 
 /* The arguments that made it, a new reference; the caller does not change them.
- * endpoint: "server" or "client".  NULL: there is no such object of that kind. */
+ * endpoint: "server" or "client".  NULL: there is no such object of that
+ * kind. */
 json_t *object_find_creds (const char *id, const char *endpoint,
                            GError **error);
 json_t *object_find_authz (const char *id, GError **error);

@@ -3,7 +3,8 @@
  *
  * params_set takes them one by one, in any order, and checks each by itself;
  * params_finish checks what only the whole can tell and fills in defaults.
- * After that the struct never changes, but for added_disks_load.  Nothing is created on disk here.
+ * After that the struct never changes, but for added_disks_load.  Nothing is
+ * created on disk here.
  *
  * Locking: none, set up before any thread runs.
  */

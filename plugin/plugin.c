@@ -70,14 +70,16 @@ request_result (const Handle *handle, const char *what, int r)
   return -1;
 }
 
-/* Of a request that a guest's own would be: a failure is told to control clients,
- * unless what it asks for is not there (any more) or cannot be done by anybody. */
+/* Of a request that a guest's own would be: a failure is told to control
+ * clients, unless what it asks for is not there (any more) or cannot be done by
+ * anybody. */
 static int
 guest_result (const Handle *handle, const char *what, uint64_t length,
               uint64_t offset, int r)
 {
-  if (r < 0 && handle->bd == NULL && handle->rd == NULL && r != -EOPNOTSUPP && r != -ESHUTDOWN &&
-      r != -EPERM && offset + length <= disk_size (handle->disk))
+  if (r < 0 && handle->bd == NULL && handle->rd == NULL &&
+      r != -EOPNOTSUPP && r != -ESHUTDOWN && r != -EPERM &&
+      offset + length <= disk_size (handle->disk))
     io_error_note (handle->disk, strcmp (what, "read") == 0, -r);
   return request_result (handle, what, r);
 }
@@ -184,8 +186,8 @@ keep_control_socket (void)
     plugin.host->file_keep (CONTROL_FILE, control_fd (plugin.control)) == 0;
 }
 
-/* Exports and objects that were added are left to the next image as the commands that made
- * them; the server leaves the listener. */
+/* Exports and objects that were added are left to the next image as the
+ * commands that made them; the server leaves the listener. */
 #define EXPORTS_FILE "exports"
 
 static void
@@ -591,7 +593,8 @@ fleece_plugin_can_cache (void *opaque)
 {
   const Handle *handle = opaque;
 
-  return handle->bd == NULL && handle->rd == NULL ? NBDKIT_CACHE_NATIVE : NBDKIT_CACHE_EMULATE;
+  return handle->bd == NULL && handle->rd == NULL ? NBDKIT_CACHE_NATIVE
+    : NBDKIT_CACHE_EMULATE;
 }
 
 static int
@@ -702,7 +705,8 @@ fleece_plugin_cache (void *opaque, uint32_t count, uint64_t offset,
 {
   Handle *handle = opaque;
 
-  return request_result (handle, "cache", handle->bd == NULL && handle->rd == NULL ?
+  return request_result (handle, "cache",
+                         handle->bd == NULL && handle->rd == NULL ?
                          disk_cache (handle->disk, count, offset)
                          : handle_check (handle));
 }

@@ -20,8 +20,8 @@ typedef struct {
   BackupTable *backups;
   Control *control;             /* NULL: no control= */
   Keeper *keeper;
-  bool resumed;                 /* the server has replaced itself: what is not to
-                                 * outlive a restart outlives this */
+  bool resumed;                 /* the server has replaced itself: what is not
+                                 * to outlive a restart outlives this */
   /* NULL: a host that does not know metacontext.h (stock nbdkit). */
   const struct metacontext_host *host;
 } Plugin;

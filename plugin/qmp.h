@@ -37,7 +37,8 @@ typedef enum {
   QMP_STR_OR_OBJECT,            /* a string or such an object */
   QMP_OBJECTS,                  /* an array of objects with these members */
   QMP_STRS,                     /* an array of strings */
-  QMP_STRS_OR_OBJECTS,          /* an array of strings and such objects, mixed */
+  QMP_STRS_OR_OBJECTS,          /* an array of strings and such objects,
+                                   mixed */
   QMP_UNIONS,                   /* an array of {"type": T, "data": {...}}, where
                                  * branches says which members data has for T */
   QMP_NULL,

@@ -316,8 +316,8 @@ delete_row (void *opaque, GError **error)
   return restore_store_delete (plugin.catalog, r->id, error);
 }
 
-/* The row goes with the last one: until then a start finds what is left, and ends
- * it.  False: some are left. */
+/* The row goes with the last one: until then a start finds what is left, and
+ * ends it.  False: some are left. */
 static bool
 discard_all (Restore *r, GError **error)
 {
@@ -491,8 +491,8 @@ apply (Restore *r, GError **error)
   return true;
 }
 
-/* Of one that has a disk which is not served: that keeps its overlay until it is
- * served again, and nobody asks for it then. */
+/* Of one that has a disk which is not served: that keeps its overlay until it
+ * is served again, and nobody asks for it then. */
 static bool
 discard (Restore *r, GError **error)
 {

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* restore.h - restore-begin and restore-end: disks are written to beside guests, and
- * then all at one instant become what was written, or nothing has happened.
+/* restore.h - restore-begin and restore-end: disks are written to beside
+ * guests, and then all at one instant become what was written, or nothing has
+ * happened.
  *
- * Each disk of a restore has a detached overlay (fleece/overlay.h) and a writable
- * export of it.  What is begun is durable, and outlives the server with its exports.
- * Applied, the overlays are layers of their disks, which jobs of type commit move down
- * into what is below; a start goes on with that.
+ * Each disk of a restore has a detached overlay (fleece/overlay.h) and a
+ * writable export of it.  What is begun is durable, and outlives the server
+ * with its exports.  Applied, the overlays are layers of their disks, which
+ * jobs of type commit move down into what is below; a start goes on with that.
  *
- * In the catalog a restore is a row of the table backup with the state "restore": its
- * id is no backup's.
+ * In the catalog a restore is a row of the table backup with the state
+ * "restore": its id is no backup's.
  *
  * Locking: a mutex of its own, a leaf but for the backups' and the exports'.
  */
@@ -22,8 +23,8 @@
 
 #include "fleece/overlay.h"
 
-/* Of the names of their layers in fleece/, before the restore's id.  Users' layers
- * begin with a letter; see layer_node_name. */
+/* Of the names of their layers in fleece/, before the restore's id.  Users'
+ * layers begin with a letter; see layer_node_name. */
 #define RESTORE_LAYER_PREFIX "_restore_"
 
 typedef struct Restore Restore;
@@ -48,8 +49,8 @@ struct Restore {
   GPtrArray *disks;             /* of RestoreDisk */
 };
 
-/* After the disks have started: those that were begun before, and the jobs of those
- * that were applied. */
+/* After the disks have started: those that were begun before, and the jobs of
+ * those that were applied. */
 bool restore_load (GError **error);
 void restore_free_all (void);
 
@@ -66,7 +67,8 @@ bool restore_has_id (const char *id);
 /* --- exports */
 
 bool restore_has_export (const char *name);
-/* One that can be opened; it belongs to *out_restore, a new reference.  NULL: none. */
+/* One that can be opened; it belongs to *out_restore, a new reference.  NULL:
+ * none. */
 RestoreDisk *restore_find_export (const char *name, Restore **out_restore);
 void restore_unref (Restore *restore);          /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Restore, restore_unref)

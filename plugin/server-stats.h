@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* server-stats.h - numbers: those of the server for control clients, and ours for
- * whoever asks the server (metacontext.h).
+/* server-stats.h - numbers: those of the server for control clients, and ours
+ * for whoever asks the server (metacontext.h).
  *
  * Locking: none of its own.
  */

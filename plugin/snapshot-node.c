@@ -146,8 +146,8 @@ find_file (const char *name, GError **error)
   return disk;
 }
 
-/* The bitmap that says what is kept; *out_own: of the same disk, so that it can be
- * taken as it is at the cut. */
+/* The bitmap that says what is kept; *out_own: of the same disk, so that it can
+ * be taken as it is at the cut. */
 static NamedBitmap *
 find_bitmap (Transaction *t, Disk *disk, json_t *spec, Disk **out_disk,
              GError **error)

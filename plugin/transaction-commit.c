@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The end of a transaction: one cut, and all rows in the cut's own transaction of the
- * catalog. */
+/* The end of a transaction: one cut, and all rows in the cut's own transaction
+ * of the catalog. */
 #include <config.h>
 
 #include <stdatomic.h>
@@ -68,7 +68,8 @@ add_backup_cuts (Transaction *t)
   }
 }
 
-/* After the cut.  All of them, even if one fails; the first error is reported. */
+/* After the cut.  All of them, even if one fails; the first error is
+ * reported. */
 static bool
 finish_backups (Transaction *t, GError **error)
 {

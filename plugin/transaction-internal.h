@@ -26,26 +26,28 @@ typedef struct {
   GPtrArray *disks;             /* of Disk, a reference each */
   /* A backup instead, with a checkpoint or without. */
   BackupBegin *begin;
-  GPtrArray *seen;              /* of Edit: its disks' bitmaps, as changed by the
-                                 * actions before it */
+  GPtrArray *seen;              /* of Edit: its disks' bitmaps, as changed by
+                                 * the actions before it */
   guint first_cut;              /* of its snapshots, one a disk */
 } PendingCreate;
 
 typedef struct {
   char *name;
   CheckpointDelete how;
-  GPtrArray *kept;              /* of char *: those whose bitmaps are edits now */
+  GPtrArray *kept;              /* of char *: those whose bitmaps are edits
+                                   now */
   GPtrArray *deleted;           /* of char *, what went */
 } PendingDelete;
 
 struct Transaction {
   GPtrArray *edits;             /* of Edit */
-  /* Of FleeceCutDisk, no disk twice; at the commit, behind these, one more for each
-   * snapshot of a backup. */
+  /* Of FleeceCutDisk, no disk twice; at the commit, behind these, one more for
+   * each snapshot of a backup. */
   GArray *cuts;
   GPtrArray *created;           /* of PendingCreate */
   GPtrArray *deleted;           /* of PendingDelete */
-  GPtrArray *layers;            /* of char *: names and paths, borrowed by cuts */
+  GPtrArray *layers;            /* of char *: names and paths, borrowed by
+                                   cuts */
   GHashTable *going;            /* names of checkpoints that they delete */
   GArray *jobs;                 /* of PendingJob */
   JobGroup *group;              /* of all jobs; NULL: each its own */
@@ -54,8 +56,8 @@ struct Transaction {
 
 void transaction_edit_free (gpointer edit);
 
-/* The checkpoint, or bitmap of one, of that name as the actions so far have left it:
- * *out_boundary; false: there is none. */
+/* The checkpoint, or bitmap of one, of that name as the actions so far have
+ * left it: *out_boundary; false: there is none. */
 bool transaction_boundary (const Transaction *t, Disk *disk, const char *name,
                            uint64_t *out_boundary);
 

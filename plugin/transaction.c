@@ -364,8 +364,8 @@ action_snapshot (Transaction *t, json_t *args, GError **error)
       return false;
     }
     if (other->overlay != NULL && other->disk == disk) {
-      command_set_error (error, "Node '%.100s' is busy: node is used as backing "
-                         "hd of '%s'", node, other->overlay);
+      command_set_error (error, "Node '%.100s' is busy: node is used as "
+                         "backing hd of '%s'", node, other->overlay);
       return false;
     }
   }

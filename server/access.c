@@ -466,8 +466,8 @@ check_identity (const Terms *terms, GError **error)
 
   if (creds == NULL || tls_creds_knows_peers (creds))
     return true;
-  g_set_error (error, ACCESS_ERROR, 0, "option 'tls-identity' needs %s, or keys "
-               "of users: without, no client shows a certificate",
+  g_set_error (error, ACCESS_ERROR, 0, "option 'tls-identity' needs %s, or "
+               "keys of users: without, no client shows a certificate",
                terms->certificates ? "'tls-verify-peer=on'" :
                "--tls-verify-peer");
   return false;

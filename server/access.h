@@ -75,8 +75,8 @@ void terms_unref (Terms *terms);        /* NULL is fine */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (Terms, terms_unref)
 /* One option of a listener, before the terms are shared: role, name, tls,
  * tls-certificates, tls-psk, tls-verify-peer, tls-identity (a subject as QEMU
- * writes it, or a PSK user), allow (KIND:VALUE), export.  *out_known: is it one of
- * these? */
+ * writes it, or a PSK user), allow (KIND:VALUE), export.  *out_known: is it one
+ * of these? */
 bool terms_set (Terms *terms, const char *option, const char *value,
                 bool *out_known, GError **error);
 /* Of Terms.text.  NULL: it is none. */
@@ -91,7 +91,8 @@ TlsCreds *terms_tls_creds (const Terms *terms);
 
 /* false: whatever it asked for, it would get nothing. */
 bool access_may_connect (const Terms *terms, const struct access_peer *peer);
-/* Could anybody open an export of this name by that listener?  Its role aside. */
+/* Could anybody open an export of this name by that listener?  Its role
+ * aside. */
 bool access_listener_offers (const Terms *terms, const char *export);
 /* By name alone, which costs nothing and tells nothing about what exists.
  * *out_readonly is set if it may, but may not write. */

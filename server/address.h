@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* address.h - where to listen, and on what terms: the values of --listen and, of
- * which this is a part, --metrics.
+/* address.h - where to listen, and on what terms: the values of --listen and,
+ * of which this is a part, --metrics.
  *
  *   unix:PATH  tcp:[HOST][:PORT]  vsock:[CID]:PORT  fd:NUMBER-OR-NAME
  *

@@ -13,7 +13,8 @@ struct bound_socket {
   unsigned port;                /* of TCP and vsock, else 0 */
 };
 
-/* Of a Unix socket that we made; somebody may have replaced the file meanwhile. */
+/* Of a Unix socket that we made; somebody may have replaced the file
+ * meanwhile. */
 void bound_socket_remove_file (const struct bound_socket *s);
 
 /* A host's name may stand for several: at least one is added to out (of struct

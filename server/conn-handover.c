@@ -167,8 +167,8 @@ same_info (const struct export_info *a, const struct export_info *b)
 }
 
 /* A client cannot be told that its export is another one now.  A disk that has
- * been resized meanwhile is the same: it goes on with the size that it knows, and
- * what lies past the end is refused if that is less by now. */
+ * been resized meanwhile is the same: it goes on with the size that it knows,
+ * and what lies past the end is refused if that is less by now. */
 static bool
 enter_again (struct conn *c)
 {

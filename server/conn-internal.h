@@ -102,7 +102,8 @@ struct conn {
   unsigned slow_batches;        /* in a row */
   unsigned tick;                /* seconds that receiving blocks */
   int64_t silent_since;         /* 0: it has just sent something */
-  int64_t asking_since;         /* refused only, and nothing in flight; 0: not */
+  int64_t asking_since;         /* refused only, and nothing in flight; 0:
+                                   not */
 
   /* Under the lock of the list of connections: when somebody last looked
    * whether it moves, see conn_drop_stalled. */
@@ -141,8 +142,8 @@ void conn_finish (struct conn *c);
  * after a short wait. */
 bool conn_is_parking (void);
 /* All are to leave: read what is there without waiting, refuse it, and end.
- * conn_is_drained: that has lasted too long, from *since on, which is set if it is
- * 0; in_request: a part of one is here. */
+ * conn_is_drained: that has lasted too long, from *since on, which is set if it
+ * is 0; in_request: a part of one is here. */
 bool conn_is_draining (void);
 bool conn_is_drained (int64_t *since, bool in_request);
 /* All are to leave: how long options are answered from the first on that gets
@@ -175,16 +176,16 @@ bool conn_is_patient (struct conn *c, bool in_request);
 /* The client has not taken all that was sent, or is sending a large payload. */
 bool conn_is_waited_for (const struct conn *c);
 /* Others wait for memory: disconnect clients that have kept some for a while by
- * neither taking their replies nor completing their request.  To be called about
- * once a second. */
+ * neither taking their replies nor completing their request.  To be called
+ * about once a second. */
 void conn_drop_stalled (void);
 
-/* In the handshake: receive exactly length bytes.  deadline: CLOCK_MONOTONIC in ns, 0: none.
- * false: end of stream, error, or too late. */
+/* In the handshake: receive exactly length bytes.  deadline: CLOCK_MONOTONIC in
+ * ns, 0: none.  false: end of stream, error, or too late. */
 bool conn_recv (struct conn *c, void *buf, size_t length, int64_t deadline);
 /* Send all of it; iov is used up.  false: the client is gone, now or earlier.
- * deadline as above.  By one thread at a time: in transmission only conn-queue.c
- * calls this. */
+ * deadline as above.  By one thread at a time: in transmission only
+ * conn-queue.c calls this. */
 bool conn_send (struct conn *c, struct iovec *iov, int nr, int64_t deadline);
 
 /* conn-queue.c.  A whole reply, or several. */
@@ -197,9 +198,9 @@ struct outgoing {
   void *owner;
 };
 
-/* Send it, or leave it to the thread that is sending; *o belongs to conn-queue.c
- * until sent is called, which has to keep the connection until then, e.g. by being
- * in flight.  So it may be gone on return. */
+/* Send it, or leave it to the thread that is sending; *o belongs to
+ * conn-queue.c until sent is called, which has to keep the connection until
+ * then, e.g. by being in flight.  So it may be gone on return. */
 void conn_post (struct conn *c, struct outgoing *o);
 /* The leader's: return when it is sent, or never will be. */
 void conn_send_reply (struct conn *c, struct iovec iov);

@@ -31,8 +31,8 @@ bool conn_with_handle (void *plugin_handle,
                        void (*fn) (struct conn *c, void *arg), void *arg);
 /* With the lock held. */
 void conn_shutdown_all_locked (int how);
-/* With the lock held.  Wake the leader, and have receiving fail with EAGAIN from
- * now on where nothing is there.  Not in the handshake. */
+/* With the lock held.  Wake the leader, and have receiving fail with EAGAIN
+ * from now on where nothing is there.  Not in the handshake. */
 void conn_interrupt_locked (struct conn *c);
 /* With the lock held.  For how long it has been seen not to move although it is
  * its turn; 0: no time, or this is the first look. */

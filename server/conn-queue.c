@@ -2,15 +2,16 @@
 /* conn-queue.c - who sends to a client in transmission.
  *
  * At most one thread does at a time, the sender.  Whoever has a reply meanwhile
- * leaves it in the queue and goes; the sender sends it too before it stops being
- * the sender.  So a client that does not take its replies keeps one thread of
- * those that its requests had, whatever their number, and its leader.  There is
- * no more in the queue than may be in flight: a reply there still counts.
+ * leaves it in the queue and goes; the sender sends it too before it stops
+ * being the sender.  So a client that does not take its replies keeps one
+ * thread of those that its requests had, whatever their number, and its leader.
+ * There is no more in the queue than may be in flight: a reply there still
+ * counts.
  *
  * c->unsent says all of that: NULL, there is no sender; &nothing, there is one,
  * and the queue is empty; else the reply that came last, linked to those before
- * it.  Without contention becoming the sender and leaving is one compare-and-swap
- * each, as a lock would be.
+ * it.  Without contention becoming the sender and leaving is one
+ * compare-and-swap each, as a lock would be.
  */
 #include <config.h>
 
@@ -23,8 +24,8 @@
 
 static struct outgoing nothing;
 
-/* true: this thread is the sender now, and o its own; else o is in the queue, and
- * may have been sent already. */
+/* true: this thread is the sender now, and o its own; else o is in the queue,
+ * and may have been sent already. */
 static bool
 enter (struct conn *c, struct outgoing *o)
 {
@@ -79,8 +80,8 @@ take_group (struct outgoing **list, struct iovec *iov)
   return nr;
 }
 
-/* As the sender: send o, and what comes meanwhile.  To a client that is gone, or
- * goes now, nothing is sent, and all is done with at once. */
+/* As the sender: send o, and what comes meanwhile.  To a client that is gone,
+ * or goes now, nothing is sent, and all is done with at once. */
 static void
 send_all (struct conn *c, struct outgoing *o)
 {

@@ -2,22 +2,22 @@
 /* conn-stop.c - the end of the server: finish and answer what has begun, refuse
  * what comes after it, and see the clients off.
  *
- * A client in transmission gets ESHUTDOWN for what it asks while requests of its
- * own are in the plugin, and then for what is waiting in its socket: until nothing
- * is there, or for a second where it goes on asking.  That second does not begin
- * before its last request has ended: a call of the plugin that keeps the leader (no
- * other thread can take over with -t1, or where the plugin wants one call at a
- * time) may take longer than that, and what has come meanwhile would be lost.  It
- * ends, since nothing is begun any more.
+ * A client in transmission gets ESHUTDOWN for what it asks while requests of
+ * its own are in the plugin, and then for what is waiting in its socket: until
+ * nothing is there, or for a second where it goes on asking.  That second does
+ * not begin before its last request has ended: a call of the plugin that keeps
+ * the leader (no other thread can take over with -t1, or where the plugin wants
+ * one call at a time) may take longer than that, and what has come meanwhile
+ * would be lost.  It ends, since nothing is begun any more.
  *
- * A client in the handshake gets NBD_REP_ERR_SHUTDOWN for an option, and is closed
- * a moment after the first: what was on the way, and an ABORT, are still answered.
- * One that sends nothing is left alone while others are in transmission: they keep
- * the server anyway, and it may still ask.  Once none is (served_name tells, which
- * unlike has_leader does not go and come when the leadership is stolen), its stream
- * ends.  That alone would not stop one that sends without a pause over TCP, where
- * a socket that was shut down for reading still gives what is there: therefore
- * handshakes_end.
+ * A client in the handshake gets NBD_REP_ERR_SHUTDOWN for an option, and is
+ * closed a moment after the first: what was on the way, and an ABORT, are still
+ * answered.  One that sends nothing is left alone while others are in
+ * transmission: they keep the server anyway, and it may still ask.  Once none
+ * is (served_name tells, which unlike has_leader does not go and come when the
+ * leadership is stolen), its stream ends.  That alone would not stop one that
+ * sends without a pause over TCP, where a socket that was shut down for reading
+ * still gives what is there: therefore handshakes_end.
  */
 #include <config.h>
 
@@ -32,7 +32,8 @@
 #define SECOND_NS INT64_C (1000000000)
 /* How often to look at clients that do not leave. */
 #define LOOK_NS (SECOND_NS / 10)
-/* Requests of a client that does not heed ESHUTDOWN; one that is not complete. */
+/* Requests of a client that does not heed ESHUTDOWN; one that is not
+ * complete. */
 #define ASKING_NS SECOND_NS
 #define COMPLETING_NS (2 * SECOND_NS)
 /* For the plugin, once no client will hear of it. */

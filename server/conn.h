@@ -29,19 +29,19 @@ struct conn;
 
 void conn_init (const struct conn_settings *settings);
 
-/* A client has connected: serve it on another thread.  Takes fd.  listener: id of
- * what it has connected to; the clients that that takes, 0: any number; and what
- * it grants. */
+/* A client has connected: serve it on another thread.  Takes fd.  listener: id
+ * of what it has connected to; the clients that that takes, 0: any number; and
+ * what it grants. */
 void conn_start (int fd, int64_t listener, uint32_t listener_max,
                  Terms *terms);
 unsigned conn_count_of_listener (int64_t listener);
 void conn_disconnect_listener (int64_t listener);
 
 /* Finish and answer all requests that have begun, refuse others, and let all
- * clients go.  Clients that do not take their replies are cut off after a while,
- * and everybody at the shutdown timeout or on quit_at_once.  conn_start must not
- * be called any more.  false: threads are still inside the plugin, and may be
- * for ever: nothing but to exit is possible. */
+ * clients go.  Clients that do not take their replies are cut off after a
+ * while, and everybody at the shutdown timeout or on quit_at_once.  conn_start
+ * must not be called any more.  false: threads are still inside the plugin, and
+ * may be for ever: nothing but to exit is possible. */
 bool conn_stop_all (void);
 
 /* For reexec.h.  Let handshakes that are under way get on or give up, answer

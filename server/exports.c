@@ -89,8 +89,8 @@ nbdkit_add_export (struct nbdkit_exports *exports, const char *name,
   if (!g_utf8_validate (name, -1, NULL)) {
     g_autofree char *shown = g_strescape (name, NULL);
 
-    nbdkit_error ("warning: export '%s' is left out of the list: its name is not "
-                  "UTF-8", shown);
+    nbdkit_error ("warning: export '%s' is left out of the list: its name is "
+                  "not UTF-8", shown);
     return 0;
   }
   e = (struct export_entry) { g_strdup (name), g_strdup (description) };

@@ -46,9 +46,9 @@ int extent_list_add (struct extent_list *list, uint64_t length,
 void extent_list_cut (struct extent_list *list, uint64_t end);
 
 /* Move every border to a multiple of align, a power of 2 (start and end are
- * multiples already).  A block that had several flags gets their AND (and_flags:
- * for base:allocation, where a bit is a promise) or their OR (elsewhere: a bit
- * is a warning).  0, or -1: out of memory. */
+ * multiples already).  A block that had several flags gets their AND
+ * (and_flags: for base:allocation, where a bit is a promise) or their OR
+ * (elsewhere: a bit is a warning).  0, or -1: out of memory. */
 int extent_list_align (struct extent_list *list, uint32_t align,
                        bool and_flags);
 

@@ -70,8 +70,8 @@ nbdkit_add_extent (struct nbdkit_extents *exts, uint64_t offset,
   return -1;
 }
 
-/* The most that .extents is asked at once, in bytes: what 32 bits hold, down to a
- * multiple of every block size. */
+/* The most that .extents is asked at once, in bytes: what 32 bits hold, down to
+ * a multiple of every block size. */
 #define MAX_EXTENTS_COUNT (UINT32_MAX & ~UINT32_C (65535))
 
 /* A plugin that said nothing about the start has failed. */

@@ -97,7 +97,8 @@ conn_start_tls (struct conn *c, int64_t deadline)
     return false;
   }
   if (!shake_hands (c, t, deadline, &text)) {
-    log_error_bounded (&failed, "client dropped in the TLS handshake: %s", text);
+    log_error_bounded (&failed, "client dropped in the TLS handshake: %s",
+                       text);
     return false;
   }
   text = tls_describe (t);

@@ -221,8 +221,8 @@ is_full (const struct listener *l)
 }
 
 /* Take all that are waiting; not for ever where they come faster than that.
- * Returns false if the system has no more files to give: poll would come back at
- * once, over and over. */
+ * Returns false if the system has no more files to give: poll would come back
+ * at once, over and over. */
 static bool
 accept_all (const struct listener *from)
 {
@@ -243,8 +243,8 @@ accept_all (const struct listener *from)
   return true;
 }
 
-/* Drop removed listeners; fill in who to wait for: fds behind the first two, and
- * from, copies. */
+/* Drop removed listeners; fill in who to wait for: fds behind the first two,
+ * and from, copies. */
 static void
 collect (GArray *fds, GArray *from)
 {

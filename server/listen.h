@@ -23,8 +23,8 @@ bool listen_adopt (const Address *a, int fd, const char *what,
                    unsigned *out_port, GError **error);
 
 /* nbd://HOST[:PORT] or nbd+unix:///?socket=PATH.  An id > 0, or -1.
- * max_connections: clients at a time, 0: no limit of its own.  terms: NULL: none
- * of its own. */
+ * max_connections: clients at a time, 0: no limit of its own.  terms: NULL:
+ * none of its own. */
 int64_t listen_add_uri (const char *uri, uint32_t max_connections,
                         Terms *terms, GError **error);
 /* Returns false if there is none.  New clients are refused at once. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* log-journal.h - lines to systemd's journal, by its native protocol.
  *
- * One datagram a line, of FIELD=VALUE lines.  Nothing waits for the journal: what
- * it does not take at once is lost, and counted.
+ * One datagram a line, of FIELD=VALUE lines.  Nothing waits for the journal:
+ * what it does not take at once is lost, and counted.
  */
 #ifndef NBDFLEECE_LOG_JOURNAL_H
 #define NBDFLEECE_LOG_JOURNAL_H

@@ -3,8 +3,8 @@
  *
  * Thread-safe.  errno is preserved, and %m works.  Lines of a thread that
  * serves a client carry the plugin's name and the connection's number.  Control
- * characters, which a client's names may hold, are written as escapes: nobody can
- * make a second line.
+ * characters, which a client's names may hold, are written as escapes: nobody
+ * can make a second line.
  */
 #ifndef NBDFLEECE_LOG_H
 #define NBDFLEECE_LOG_H
@@ -22,12 +22,13 @@ bool log_target_is_valid (const char *target);
 /* Open a file, so that what is wrong with it is known before the server goes
  * into the background.  Nothing goes there yet. */
 bool log_prepare (const char *target, GError **error);
-/* Whoever serves has to be able to open that file again.  Given to this user and
- * group (-1: stays) is a regular file that is ours, as one is that log_prepare has
- * made; anything else stays as it is.  false: that cannot be done. */
+/* Whoever serves has to be able to open that file again.  Given to this user
+ * and group (-1: stays) is a regular file that is ours, as one is that
+ * log_prepare has made; anything else stays as it is.  false: that cannot be
+ * done. */
 bool log_give_file (uid_t uid, gid_t gid, GError **error);
-/* Messages go there from now on; to standard error, with a line that says so, if
- * there is no journal. */
+/* Messages go there from now on; to standard error, with a line that says so,
+ * if there is no journal. */
 void log_set_target (const char *target);
 
 void log_error (const char *fs, ...) __attribute__ ((format (printf, 1, 2)));
@@ -35,8 +36,8 @@ void log_verror (const char *fs, va_list args)
   __attribute__ ((format (printf, 1, 0)));
 void log_vdebug (const char *fs, va_list args)
   __attribute__ ((format (printf, 1, 0)));
-/* So many lines of one kind in so much time: a client that comes again and again
- * shall not fill the log.  Static; any thread. */
+/* So many lines of one kind in so much time: a client that comes again and
+ * again shall not fill the log.  Static; any thread. */
 struct log_bound {
   unsigned most;                /* lines in 10 s; 0: 5 */
   int64_t window;               /* began then, monotonic us */

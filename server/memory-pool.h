@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* memory-pool.h - the buffers that requests in flight own, of all clients together.
+/* memory-pool.h - the buffers that requests in flight own, of all clients
+ * together.
  *
  * The first MEMORY_FREE bytes of each client are not counted, so that no client
  * can keep another from being served, and small requests touch nothing that

@@ -39,7 +39,8 @@ extern "C" {
 struct metacontext_list;
 /* Where extents go; opaque, valid during the call only. */
 struct metacontext_extents;
-/* Where numbers for a monitoring system go; opaque, valid during the call only. */
+/* Where numbers for a monitoring system go; opaque, valid during the call
+ * only. */
 struct metacontext_metrics;
 
 /* Offered by the plugin; static storage, never changes. */
@@ -88,8 +89,8 @@ struct metacontext_plugin {
    * and then all are METACONTEXT_EXPORT_UNKNOWN. */
   int (*export_kind) (void *handle, const char *name);
 
-  /* Somebody asks for numbers: call host->metric_add for each.  Seldom, but from
-   * a thread of its own, whatever the thread model.  May be NULL. */
+  /* Somebody asks for numbers: call host->metric_add for each.  Seldom, but
+   * from a thread of its own, whatever the thread model.  May be NULL. */
   void (*metrics) (struct metacontext_metrics *metrics);
 };
 
@@ -200,9 +201,10 @@ struct metacontext_host {
                       const char *help, const char *label, const char *value,
                       uint64_t number);
 
-  /* Call fn for each export that clients have opened, in the order of names, with
-   * those who have it open now and the counters of all who ever had.  A name of
-   * "(others)" stands for those beyond what the server counts one by one. */
+  /* Call fn for each export that clients have opened, in the order of names,
+   * with those who have it open now and the counters of all who ever had.  A
+   * name of "(others)" stands for those beyond what the server counts one by
+   * one. */
   void (*export_counters) (void (*fn) (void *arg, const char *export_name,
                                        unsigned connections,
                                        const struct metacontext_counters *c),
@@ -213,7 +215,8 @@ struct metacontext_host {
                                   uint64_t hits),
                       void *arg);
 
-  /* As listener_open, but clients have to start TLS, and are shown these keys. */
+  /* As listener_open, but clients have to start TLS, and are shown these
+   * keys. */
   int64_t (*listener_open_tls) (const char *uri, uint32_t max_connections,
                                 const struct metacontext_tls *tls,
                                 char *why, size_t why_size);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* metrics.h - numbers for a monitoring system: an HTTP server, in a thread of its
- * own, that knows one page, in Prometheus' text format.
+/* metrics.h - numbers for a monitoring system: an HTTP server, in a thread of
+ * its own, that knows one page, in Prometheus' text format.
  *
- * It trusts nobody: few clients at a time, little memory for each, a deadline for
- * each; whoever comes when there is no room takes the place of the oldest.
+ * It trusts nobody: few clients at a time, little memory for each, a deadline
+ * for each; whoever comes when there is no room takes the place of the oldest.
  */
 #ifndef NBDFLEECE_METRICS_H
 #define NBDFLEECE_METRICS_H

@@ -24,8 +24,8 @@
 #include "single.h"
 
 /* In the handshake whoever gets that far makes the plugin say something, of
- * exports that are not there above all, as often as he likes; later on only those
- * who may have the export. */
+ * exports that are not there above all, as often as he likes; later on only
+ * those who may have the export. */
 void
 nbdkit_verror (const char *fs, va_list args)
 {

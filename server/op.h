@@ -34,8 +34,8 @@ struct op {
 
 /* Check the request against the export; sets error and text. */
 void op_check (struct op *op);
-/* The payload of a BLOCK_STATUS has been received: take it into the request, and
- * check again. */
+/* The payload of a BLOCK_STATUS has been received: take it into the request,
+ * and check again. */
 void op_take_range (struct op *op, const unsigned char *payload);
 
 /* Call the plugin (for READ and WRITE data is set).  Length 0 is done at once.

@@ -43,8 +43,8 @@ void reexec_forget_conns (void);
 bool reexec_schedule (GError **error);
 bool reexec_scheduled (void);
 
-/* It is not possible in this process, for a reason that is a phrase.  Before the
- * fork. */
+/* It is not possible in this process, for a reason that is a phrase.  Before
+ * the fork. */
 void reexec_forbid (const char *why);
 
 /* Where the parts of the server put what they leave; NULL: not (yet). */

@@ -50,7 +50,8 @@ reply_status (unsigned char *out, enum reply_mode mode,
   if (mode == REPLY_SIMPLE)
     return simple_header (out, rq, error);
   if (error == NBD_SUCCESS)
-    return chunk_header (out, mode, rq, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, 0);
+    return chunk_header (out, mode, rq, NBD_REPLY_FLAG_DONE,
+                         NBD_REPLY_TYPE_NONE, 0);
 
   if (text == NULL)
     text = nbd_errno_text (error);
@@ -73,8 +74,8 @@ reply_read_header_size (enum reply_mode mode)
          NBD_EXTENDED_REPLY_SIZE : NBD_STRUCTURED_REPLY_SIZE);
 }
 
-/* The first bytes tell of almost all data that they are no zeroes.  Not worth the
- * while for less than a sector. */
+/* The first bytes tell of almost all data that they are no zeroes.  Not worth
+ * the while for less than a sector. */
 static bool
 is_zero (const unsigned char *p, size_t n)
 {
@@ -124,8 +125,8 @@ reply_read (unsigned char *out, enum reply_mode mode, const struct request *rq,
 
   if (mode == REPLY_SIMPLE)
     return simple_header (out, rq, NBD_SUCCESS) + rq->length;
-  /* What is written never gets ahead of the data that are still to be looked at:
-   * a hole gives room for more than the headers that it needs. */
+  /* What is written never gets ahead of the data that are still to be looked
+   * at: a hole gives room for more than the headers that it needs. */
   for (uint64_t pos = 0; pos < rq->length; pos += n, data += n) {
     uint16_t done;
 

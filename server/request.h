@@ -61,9 +61,10 @@ uint32_t request_check (const struct request *rq,
                         const struct request_rules *rules,
                         const char **out_text);
 
-/* The payload of a BLOCK_STATUS, rq->payload bytes, has been received: the range
- * and the ids of contexts, which count from 1.  rq is then as if it had come
- * without one.  Returns as request_check, which comes again after success. */
+/* The payload of a BLOCK_STATUS, rq->payload bytes, has been received: the
+ * range and the ids of contexts, which count from 1.  rq is then as if it had
+ * come without one.  Returns as request_check, which comes again after
+ * success. */
 uint32_t request_take_range (struct request *rq,
                              const struct request_rules *rules,
                              const unsigned char *payload,

@@ -45,7 +45,8 @@ is_ending (struct conn *c)
 /* serve.c.  Send the replies that are ready. */
 void serve_flush (struct conn *c, struct lane *l);
 
-/* serve-receive.c.  Receive until at least n bytes are unparsed, at most RX_SIZE
+/* serve-receive.c.  Receive until at least n bytes are unparsed, at most
+ * RX_SIZE
  * - header; what is ready is sent first.  exact: receive nothing behind them.
  * false: the client is gone, or is not listened to any more, or is to be
  * parked. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* serve-receive.c - requests and their payloads, as the leader receives them. */
+/* serve-receive.c - requests and their payloads, as the leader receives
+ * them. */
 #include <config.h>
 
 #include <errno.h>
@@ -101,11 +102,11 @@ is_alone (struct conn *c)
   return alone;
 }
 
-/* No more is to be served: whether to read on nevertheless, to refuse it.  That is
- * done while replies are due, and then until nothing is there; *out_alone: from
- * now on that will do.  It is looked at before something is received: what a
- * client sends before it has its last reply is then there to be found, whoever is
- * quicker. */
+/* No more is to be served: whether to read on nevertheless, to refuse it.  That
+ * is done while replies are due, and then until nothing is there; *out_alone:
+ * from now on that will do.  It is looked at before something is received: what
+ * a client sends before it has its last reply is then there to be found,
+ * whoever is quicker. */
 static bool
 shall_refuse (struct conn *c, struct lane *l, bool *out_alone)
 {

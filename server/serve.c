@@ -209,7 +209,8 @@ must_hand_over (struct conn *c, struct lane *l, const struct op *op)
 {
   unsigned others;
 
-  if (!c->can_steal)            /* only one call at a time, or only one thread */
+  if (!c->can_steal)            /* only one call at a time, or only one
+                                   thread */
     return false;
   switch (op->rq.type) {
   case NBD_CMD_FLUSH:
@@ -421,7 +422,8 @@ lead (struct conn *c)
       trace_request (&op->rq);
     if (op->rq.type == NBD_CMD_DISC)
       break;
-    /* What 32 bits can say is still skipped for those who have no better way. */
+    /* What 32 bits can say is still skipped for those who have no better
+     * way. */
     if (c->mode == REPLY_EXTENDED && op->rq.payload > EXPORT_MAX_PAYLOAD) {
       log_debug ("a payload of %" G_GUINT64_FORMAT " bytes: closing",
                  op->rq.payload);

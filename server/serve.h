@@ -7,8 +7,8 @@
 
 /* Keep the leader's lane alive, and count its call as one of another thread:
  * both before the theft, since its owner may return at any moment after it.
- * false: the connection, or all of them, have as many requests in flight as they
- * may have. */
+ * false: the connection, or all of them, have as many requests in flight as
+ * they may have. */
 bool serve_prepare_theft (struct conn *c);
 /* The theft has failed. */
 void serve_cancel_theft (struct conn *c);

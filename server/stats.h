@@ -3,8 +3,8 @@
  *
  * A thread that serves a client counts in a batch of its own, and adds that to
  * the connection's numbers when it sends the replies: nothing is shared between
- * connections.  Whoever asks adds them up; what connections had counted that are
- * gone is kept by the name of the export.
+ * connections.  Whoever asks adds them up; what connections had counted that
+ * are gone is kept by the name of the export.
  */
 #ifndef NBDFLEECE_STATS_H
 #define NBDFLEECE_STATS_H

@@ -26,7 +26,8 @@ max_extents (size_t nr_contexts, const struct request *rq, uint32_t min_block)
   return MIN (EXTENTS_MAX, MAX_EXTENTS_OF_REPLY / nr_contexts);
 }
 
-/* Those that the request wants; out: METACTX_MAX_SELECTED.  Returns how many. */
+/* Those that the request wants; out: METACTX_MAX_SELECTED.  Returns how
+ * many. */
 static size_t
 wanted_contexts (const MetaCtxSet *contexts, const struct request *rq,
                  const struct metactx **out)

@@ -20,7 +20,8 @@ typedef struct TlsCreds TlsCreds;
 
 /* dir: server-cert.pem and server-key.pem; ca-cert.pem, which only verify_peer
  * needs; ca-crl.pem, if it is there.
- * verify_peer: clients have to show a certificate that ca-cert.pem vouches for. */
+ * verify_peer: clients have to show a certificate that ca-cert.pem vouches
+ * for. */
 TlsCreds *tls_creds_load_x509 (const char *dir, bool verify_peer,
                                GError **error);
 

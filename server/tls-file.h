@@ -10,9 +10,9 @@
 
 #define TLS_ERROR (g_quark_from_static_string ("nbdfleece-tls"))
 
-/* All of a regular file, with a NUL behind it that size does not count.  out: to
- * be wiped with gnutls_memset as it is freed, see tls_file_clear.  An error has
- * the file's name, and for one that is not there the code ENOENT. */
+/* All of a regular file, with a NUL behind it that size does not count.  out:
+ * to be wiped with gnutls_memset as it is freed, see tls_file_clear.  An error
+ * has the file's name, and for one that is not there the code ENOENT. */
 bool tls_file_read (const char *path, gnutls_datum_t *out, GError **error);
 void tls_file_clear (gnutls_datum_t *datum);
 

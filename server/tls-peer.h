@@ -14,8 +14,9 @@ struct tls_peer {
   char *qemu_dn;                /* the same in QEMU's order, "O=b,CN=a" */
   char *issuer_dn;              /* who has signed it; NULL likewise */
   char *cn;                     /* a common name in dn; NULL: it has none */
-  char **alt_names;             /* "DNS:a", "EMAIL:a@b", "URI:...", "IP:1.2.3.4";
-                                   ends with NULL; NULL: no certificate */
+  char **alt_names;             /* "DNS:a", "EMAIL:a@b", "URI:...",
+                                   "IP:1.2.3.4"; ends with NULL; NULL: no
+                                   certificate */
   char *psk_user;               /* NULL: not authenticated by PSK */
 };
 

@@ -36,7 +36,8 @@ tls_psk_free (TlsPsk *psk)
 }
 
 /* As gnutls' own files have it: behind a '#' the name is in hexadecimal, for
- * names with a colon or a line's end in them.  NULL: it is not, or has a NUL. */
+ * names with a colon or a line's end in them.  NULL: it is not, or has a
+ * NUL. */
 static char *
 user_name (char *text)
 {

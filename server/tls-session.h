@@ -5,10 +5,10 @@
  * It never touches the socket, so it never blocks, and the caller receives and
  * sends many records with one system call.
  *
- * Locking: one thread at a time may receive (tls_decrypt and the input), and one
- * at a time may send (tls_encrypt, tls_bye and the output); these two may run at
- * the same time.  gnutls promises less, so its calls are made under a lock
- * inside; that is never held while anybody waits.
+ * Locking: one thread at a time may receive (tls_decrypt and the input), and
+ * one at a time may send (tls_encrypt, tls_bye and the output); these two may
+ * run at the same time.  gnutls promises less, so its calls are made under a
+ * lock inside; that is never held while anybody waits.
  */
 #ifndef NBDFLEECE_TLS_SESSION_H
 #define NBDFLEECE_TLS_SESSION_H

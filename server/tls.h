@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* tls.h - the TLS that the command line asks for, and that of listeners which have
- * keys of their own.
+/* tls.h - the TLS that the command line asks for, and that of listeners which
+ * have keys of their own.
  *
  * tls_setup before there are threads; the others from any thread.
  */

@@ -75,7 +75,8 @@ note_client (const char *where, bool is_open)
   int r = nbdkit_peer_name ((struct sockaddr *) &addr, &n);
 
   note ("%s: export '%s', tls %d, peer %d family %d, pid %s, uid %" PRId64
-        ", gid %" PRId64, where, name ? name : "(null)", is_open ? nbdkit_is_tls () : nbdkit_is_tls () > 0, r, addr.ss_family,
+        ", gid %" PRId64, where, name ? name : "(null)",
+        is_open ? nbdkit_is_tls () : nbdkit_is_tls () > 0, r, addr.ss_family,
         nbdkit_peer_pid () > 0 ? "yes" : "no",
         nbdkit_peer_uid (), nbdkit_peer_gid ());
 }

@@ -4,20 +4,20 @@
  *
  *   crash-sim [STEP HISTORIES [CRASH]]
  *
- * STEP: of the scripts, every STEP-th call.  HISTORIES: random ones.  CRASH: 0 .. 5,
- * only this kind (as in crash_name).  Without arguments: the short form.
+ * STEP: of the scripts, every STEP-th call.  HISTORIES: random ones.  CRASH: 0
+ * .. 5, only this kind (as in crash_name).  Without arguments: the short form.
  *
  * CRASH_SEED repeats a run of the same kind, but for the timing of threads.
  * CRASH_JOBS: processes that share the work.
  * CRASH_SCRIPT: of the scripts, only this number.
  *
- * A history runs in a child process that ends at call number N, with what it had
- * promised kept in memory shared with us.  Then the crash takes its due, some
- * times over, of different kinds and dice:
+ * A history runs in a child process that ends at call number N, with what it
+ * had promised kept in memory shared with us.  Then the crash takes its due,
+ * some times over, of different kinds and dice:
  *   killed        all that was written is there
  *   power loss    each unsynced sector is kept, dropped or torn
- * each with the folder of the runtime maps kept or deleted.  The recovery may be
- * ended in the same way, again and again, at each of its calls.  At last
+ * each with the folder of the runtime maps kept or deleted.  The recovery may
+ * be ended in the same way, again and again, at each of its calls.  At last
  * another child starts on what is left and checks; see sim-history.h.
  */
 #include <config.h>
@@ -82,9 +82,11 @@ static const Op script_ends[] = {
   { FORGET, 0, 6 }, { WRITE, 0, 0, 512 },
 };
 
-/* Bitmaps of every kind, by themselves and in transactions, and epochs merged. */
+/* Bitmaps of every kind, by themselves and in transactions, and epochs
+ * merged. */
 static const Op script_bitmaps[] = {
-  { ADD, 0, 0 }, { WRITE, 0, 0, 4096 }, { ADD, 1, 1 }, { WRITE, 1, 65536, 8192 },
+  { ADD, 0, 0 }, { WRITE, 0, 0, 4096 }, { ADD, 1, 1 },
+  { WRITE, 1, 65536, 8192 },
   { ADD, 0, 2, 1 }, { WRITE, 0, 131072, 512 }, { ENABLE, 0, 2 },
   { WRITE, 0, 262144, 1024 }, { FLUSH, 0 }, { CUT }, { WRITE, 0, 8192, 4096 },
   { DISABLE, 0, 0 }, { WRITE, 0, 1 << 20, 4096 }, { MERGE, 0, 0, 2 },
@@ -365,7 +367,8 @@ try_crash (Run *run)
   atomic_fetch_add (&total->n[run->crash], 1);
 }
 
-/* Which: 0 the one that must leave everything exact, the others lose something. */
+/* Which: 0 the one that must leave everything exact, the others lose
+ * something. */
 static Crash
 kind_of (const History *h, uint64_t at, unsigned which)
 {

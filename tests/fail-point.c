@@ -2,11 +2,11 @@
 /* fail-point.c - what FAIL_POINT does in the plugin that crash-points.py runs.
  *
  * The test says what is to happen in a file of a page that both have mapped, at
- * any time: it outlives the server, and nothing has to be started anew to aim at
- * another point.  An error meets the next call to the storage, of SQLite to its
- * file or for memory of the tmpfs that the thread makes after the point, but not
- * after one that is called ...-done: the end of what the thread does for one
- * request.
+ * any time: it outlives the server, and nothing has to be started anew to aim
+ * at another point.  An error meets the next call to the storage, of SQLite to
+ * its file or for memory of the tmpfs that the thread makes after the point,
+ * but not after one that is called ...-done: the end of what the thread does
+ * for one request.
  */
 #include <config.h>
 
@@ -72,8 +72,8 @@ act (struct aim *aim)
   }
 }
 
-/* What the point was before needed no call: the next thread that comes there gets
- * the error, and not who else this one works for. */
+/* What the point was before needed no call: the next thread that comes there
+ * gets the error, and not who else this one works for. */
 static void
 aim_again (void)
 {

@@ -21,7 +21,8 @@ typedef struct {
   unsigned nr_disks;
   uint32_t granularity;         /* of tracking */
   Storage *storage;             /* NULL: the kernel's; borrowed */
-  Storage *hooked;              /* of fixture_new_hooked: fixture_free frees it */
+  Storage *hooked;              /* of fixture_new_hooked: fixture_free frees
+                                   it */
   HookGate *gate;               /* of fixture_new_gated: likewise */
   unsigned drain_timeout_ms;
   unsigned sync_interval_ms;    /* of durable maps */

@@ -10,11 +10,11 @@
  *   files   a thread on vda: file n, synced, renamed to n % FILES, the folder
  *           synced; then its number to vdb's last block
  *
- * The second serial port has a command a byte: p, how far is it; s, stop, flush,
- * say so and power off.  The answer is one line of numbers, each that of the
- * first step of its thread that is not known to be done: CHAINS, then files.
- * Whatever goes wrong is a line that begins with `error`.  guest.py knows the
- * same numbers.
+ * The second serial port has a command a byte: p, how far is it; s, stop,
+ * flush, say so and power off.  The answer is one line of numbers, each that of
+ * the first step of its thread that is not known to be done: CHAINS, then
+ * files.  Whatever goes wrong is a line that begins with `error`.  guest.py
+ * knows the same numbers.
  */
 #include <errno.h>
 #include <fcntl.h>

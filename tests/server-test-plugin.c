@@ -321,8 +321,8 @@ hold (uint64_t offset)
   fd = open (hold_fifo, O_RDONLY | O_CLOEXEC);
   if (fd == -1 || fcntl (fd, F_SETFL, O_NONBLOCK) == -1)
     abort ();
-  /* Not in read: there ThreadSanitizer puts off signals that come to this thread,
-   * such as the server's SIGTERM. */
+  /* Not in read: there ThreadSanitizer puts off signals that come to this
+   * thread, such as the server's SIGTERM. */
   do {
     struct pollfd pfd = { .fd = fd, .events = POLLIN };
 

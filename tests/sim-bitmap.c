@@ -101,8 +101,8 @@ sim_oldest_in_flight (void)
   return oldest;
 }
 
-/* Of those that record for sure since before it.  Of a resize, the granule that the
- * disk ended in may have been dirty already or not. */
+/* Of those that record for sure since before it.  Of a resize, the granule that
+ * the disk ended in may have been dirty already or not. */
 static void
 must_have (unsigned state, const struct oracle_write *w)
 {

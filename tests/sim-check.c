@@ -211,8 +211,8 @@ check_snapshot (unsigned nr, unsigned d, Crash crash, bool precise,
     g_error ("snapshot: %s of disk %u is gone: %s", name, d, reason);
 }
 
-/* A durable snapshot is never lost.  A volatile one has to be there after kill -9
- * with the maps (precise).  With faults, the scratch file's own break it. */
+/* A durable snapshot is never lost.  A volatile one has to be there after kill
+ * -9 with the maps (precise).  With faults, the scratch file's own break it. */
 static bool
 must_live (const struct oracle_part *p, Crash crash, bool precise)
 {

@@ -35,8 +35,8 @@ is_written (const SimSlot *slot, uint64_t page)
   return slot->written[page / 64] >> page % 64 & 1;
 }
 
-/* The memory stays: to get it anew for each of thousands of disks costs more than
- * what is done with them. */
+/* The memory stays: to get it anew for each of thousands of disks costs more
+ * than what is done with them. */
 static void
 free_slot (SimSlot *slot)
 {

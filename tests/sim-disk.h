@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* sim-disk.h - a disk that loses what it may lose, for crash-sim.c.
  *
- * All files live in memory shared by a family of processes, so that a child that
- * runs the real code can be ended at any call, as by kill -9.  Of each file the
- * 512-byte sectors that were written and not synced are kept apart.  At a power
- * loss each of them is kept, dropped or torn on its own; a file made or removed
- * is so for sure only after a sync of its directory.
+ * All files live in memory shared by a family of processes, so that a child
+ * that runs the real code can be ended at any call, as by kill -9.  Of each
+ * file the 512-byte sectors that were written and not synced are kept apart.
+ * At a power loss each of them is kept, dropped or torn on its own; a file made
+ * or removed is so for sure only after a sync of its directory.
  *
  * Two ways in: a Storage, and an SQLite VFS (made the default one by
  * sim_disk_use), so that the catalog is on the same disk.
  *
  * Every call that changes something has an index.  One call can be chosen to
- * end the process instead (exit status SIM_CRASHED, nothing of it done).  And one
- * call of all, or all from it on, can fail or be slow: see SimFault.
+ * end the process instead (exit status SIM_CRASHED, nothing of it done).  And
+ * one call of all, or all from it on, can fail or be slow: see SimFault.
  *
- * Locking: one mutex inside; a crash happens with it held, so never in the middle
- * of a call.
+ * Locking: one mutex inside; a crash happens with it held, so never in the
+ * middle of a call.
  */
 #ifndef SIM_DISK_H
 #define SIM_DISK_H
@@ -33,14 +33,14 @@ void sim_disk_clear (void);
 void sim_disk_use (void);
 extern Storage sim_storage;
 
-/* From now on count calls from 0 and crash at number crash_at; UINT64_MAX: never.
- * Also makes a lock that a crashed process held free again. */
+/* From now on count calls from 0 and crash at number crash_at; UINT64_MAX:
+ * never.  Also makes a lock that a crashed process held free again. */
 void sim_disk_arm (uint64_t crash_at);
 uint64_t sim_disk_calls (void);
 
-/* A fault.  A write that fails has done the first half; a sync that fails leaves
- * what it should have written clean in memory and not on the medium, as Linux
- * does: no later sync writes it, and a power loss takes it away. */
+/* A fault.  A write that fails has done the first half; a sync that fails
+ * leaves what it should have written clean in memory and not on the medium, as
+ * Linux does: no later sync writes it, and a power loss takes it away. */
 #define SIM_FAULT_TARGETS 2
 typedef struct {
   char target[SIM_FAULT_TARGETS][128];  /* prefixes of paths; empty: none */

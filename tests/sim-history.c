@@ -195,7 +195,8 @@ do_restart (void)
 
   restart ();
   oracle->unsynced |= (oracle->hit | sim_disk_fault_hit ()) & SIM_HIT_IMAGE;
-  /* Of a cut that failed as the catalog could not tell whether it was through. */
+  /* Of a cut that failed as the catalog could not tell whether it was
+   * through. */
   sim_cut_name (atomic_load (&oracle->nr_cuts), name);
   for (unsigned d = 0; sim.faults && d < NR_DISKS; d++) {
     g_autoptr (Snapshot) snap = disk_find_snapshot (disk[d], name);
@@ -432,8 +433,8 @@ write_rows (void *opaque, GError **error)
   return checkpoint_insert (sim_catalog, ckpt, error);
 }
 
-/* A backup: what a client would have, and keeps.  change: of the same cut; NULL:
- * none. */
+/* A backup: what a client would have, and keeps.  change: of the same cut;
+ * NULL: none. */
 static void
 do_cut (const Op *op, SimChange *change)
 {
@@ -463,8 +464,8 @@ do_cut (const Op *op, SimChange *change)
       check_no_cut (name);
     return;
   }
-  /* From here on the bitmaps are promised, the snapshots not yet; another thread
-   * may crash at any time. */
+  /* From here on the bitmaps are promised, the snapshots not yet; another
+   * thread may crash at any time. */
   cut->with_change = false;
   if (change != NULL)
     sim_change_end (change);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* sim-history.h - a server's life on the simulated disk, and what must hold in it
- * and after it; for crash-sim.c and fault-calls.c.
+/* sim-history.h - a server's life on the simulated disk, and what must hold in
+ * it and after it; for crash-sim.c and fault-calls.c.
  *
  * A history runs in a child process, with what it has promised (the oracle) in
  * memory shared with its parent.  Another child then starts on what is left of
@@ -46,15 +46,17 @@ typedef enum {
   /* Of the bitmap number offset. */
   ADD,                          /* disabled if length is odd */
   CLEAR, ENABLE, DISABLE,
-  MERGE,                        /* number length of both disks' is merged into it */
+  MERGE,                        /* number length of both disks' is merged into
+                                   it */
   REMOVE,
-  /* Some of those at random (seed: offset), of all disks; if length is odd, in one
-   * cut with snapshots. */
+  /* Some of those at random (seed: offset), of all disks; if length is odd, in
+   * one cut with snapshots. */
   TRANSACTION,
   COMPACT,                      /* epochs */
   /* Layers of new data; offset: a seed of what else goes on. */
   LAYER_ON,
-  LAYER_COMMIT,                 /* of all if length is even, else of the lowest */
+  LAYER_COMMIT,                 /* of all if length is even, else of the
+                                   lowest */
   LAYER_STREAM,
   LAYER_RESTORE,
   NR_KINDS
@@ -78,7 +80,8 @@ struct oracle_write {
   unsigned disk;
   uint64_t offset, length;
   uint32_t version;
-  unsigned after;               /* changes of bitmaps that had ended before it */
+  unsigned after;               /* changes of bitmaps that had ended before
+                                   it */
 };
 
 /* What a history has promised; shared. */
@@ -116,9 +119,9 @@ typedef struct {
   unsigned hit;                 /* SIM_HIT_*: of faults, so far */
   unsigned failures;            /* of operations */
   bool unsure;                  /* a cut that failed may be there */
-  bool unsynced;                /* an image has failed, and then there was a restart,
-                                 * after which nobody knows that what memory has
-                                 * of it may not be on the medium */
+  bool unsynced;                /* an image has failed, and then there was a
+                                 * restart, after which nobody knows that what
+                                 * memory has of it may not be on the medium */
 } Oracle;
 
 extern Oracle *oracle;
@@ -159,8 +162,8 @@ void sim_start (void);
 /* False: with faults, it failed; everything is closed all the same. */
 bool sim_stop (void);
 void sim_op (const Op *op);
-/* As sim_op; thread: 0 .. NR_WRITERS - 1.  Of threads, others than the first write
- * and flush only, each of them to stripes of its own. */
+/* As sim_op; thread: 0 .. NR_WRITERS - 1.  Of threads, others than the first
+ * write and flush only, each of them to stripes of its own. */
 void sim_op_of_thread (const Op *op, unsigned thread);
 Op sim_random_op (GRand *rand);
 Op sim_random_write (GRand *rand, unsigned thread);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* sim-layer.c - layers of new data in a history: they change nothing that the oracle
- * knows of, but for a restore, which is a write. */
+/* sim-layer.c - layers of new data in a history: they change nothing that the
+ * oracle knows of, but for a restore, which is a write. */
 #include <config.h>
 
 #include <unistd.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* sim-moment.c - all that a history has left at a crash, kept aside, so that many
- * crashes can be tried from it. */
+/* sim-moment.c - all that a history has left at a crash, kept aside, so that
+ * many crashes can be tried from it. */
 #include <config.h>
 
 #include <string.h>

@@ -87,8 +87,8 @@ vfs_truncate (sqlite3_file *f, sqlite3_int64 size)
   return vfs_error (err, SQLITE_IOERR_TRUNCATE);
 }
 
-/* Like SQLite's own for Unix: the first sync of a new file syncs its directory as
- * well, and a failure has one name. */
+/* Like SQLite's own for Unix: the first sync of a new file syncs its directory
+ * as well, and a failure has one name. */
 static int
 vfs_sync (sqlite3_file *f, int flags)
 {

@@ -64,7 +64,8 @@ hook_punch (StorageFile *f, uint64_t offset, uint64_t length)
 {
   int err = hook (HF (f), HOOK_PUNCH, offset, length);
 
-  return err < 0 ? err : HF (f)->real->ops->punch (HF (f)->real, offset, length);
+  return err < 0 ? err
+    : HF (f)->real->ops->punch (HF (f)->real, offset, length);
 }
 
 static int

@@ -27,8 +27,9 @@ struct hook_info {
  * on, or -errno: do not make the call, it failed so.  May block. */
 typedef int (*HookFn) (void *opaque, const struct hook_info *info);
 
-/* A Storage for FleeceOptions::storage.  Set fn (it may change at any time, under
- * the test's own synchronization).  Free with free () after the last file. */
+/* A Storage for FleeceOptions::storage.  Set fn (it may change at any time,
+ * under the test's own synchronization).  Free with free () after the last
+ * file. */
 Storage *storage_hook_new (HookFn fn, void *opaque);
 
 /* Ready-made hook: a gate that holds calls back.  All functions thread-safe. */

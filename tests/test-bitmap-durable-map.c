@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The mirror of a durable map says what is on the disk: not what is on its way
- * there, not what came while it was, and nothing more once a sync has failed. */
+ * there, not what came while it was, and nothing more once a sync has
+ * failed. */
 #include "config.h"
 
 #include <errno.h>
@@ -80,7 +81,8 @@ test_mirror (void)
   tear_down (&w, storage, dir);
 }
 
-/* What a failed sync leaves on the disk is unknown, also if a later one works. */
+/* What a failed sync leaves on the disk is unknown, also if a later one
+ * works. */
 static void
 test_failed (void)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Looking a bitmap up, changing, adding and removing it cost the same however many
- * bitmaps the disk has, live or kept by a snapshot: steps of SQLite's machine are
- * counted, not time. */
+/* Looking a bitmap up, changing, adding and removing it cost the same however
+ * many bitmaps the disk has, live or kept by a snapshot: steps of SQLite's
+ * machine are counted, not time. */
 #include "config.h"
 
 #include "bitmap-test.h"

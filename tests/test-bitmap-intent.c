@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The committer: who waits for which sync, and in which order maps and intents go
- * to the disk. */
+/* The committer: who waits for which sync, and in which order maps and intents
+ * go to the disk. */
 #include "config.h"
 
 #include "intent-test.h"
@@ -192,8 +192,8 @@ write_until_map_sync (Rig *rig, RigWrite *w, uint64_t offset)
   return rig_calls (rig);
 }
 
-/* The clear round, step by step; then what is durable in D needs no intent (H13),
- * and what is not needs a new one. */
+/* The clear round, step by step; then what is durable in D needs no intent
+ * (H13), and what is not needs a new one. */
 static void
 test_clear (void)
 {
@@ -302,8 +302,8 @@ test_intent_sync_fails (void)
   rig_free (rig);
 }
 
-/* Region 0 has an intent when that of region 9 fails.  False: it was idle before
- * that, and cleared. */
+/* Region 0 has an intent when that of region 9 fails.  False: it was idle
+ * before that, and cleared. */
 static bool
 fail_second_intent (Rig *rig)
 {

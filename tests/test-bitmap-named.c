@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Named bitmaps against a model that keeps a flag a granule for each of them and
- * is told every write: random writes, cuts, commands, merges over two disks,
- * restarts; with epochs merged in between, which must change no answer. */
+/* Named bitmaps against a model that keeps a flag a granule for each of them
+ * and is told every write: random writes, cuts, commands, merges over two
+ * disks, restarts; with epochs merged in between, which must change no
+ * answer. */
 #include "config.h"
 
 #include <string.h>
@@ -358,7 +359,8 @@ test_random (void)
   test_dir_free (dir);
 }
 
-/* Epochs between boundaries that are gone become one; those at boundaries stay. */
+/* Epochs between boundaries that are gone become one; those at boundaries
+ * stay. */
 static void
 test_compact (void)
 {
@@ -477,8 +479,8 @@ test_resize (void)
   test_dir_free (dir);
 }
 
-/* Fine into coarse into fine: what went through the coarse one comes out coarse,
- * as if the bits had been copied. */
+/* Fine into coarse into fine: what went through the coarse one comes out
+ * coarse, as if the bits had been copied. */
 static void
 test_chain (void)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What an unclean stop leaves: exact with the runtime directory, bounded without,
- * all dirty when the maps are gone too; damage counts as dirty, never as clean. */
+/* What an unclean stop leaves: exact with the runtime directory, bounded
+ * without, all dirty when the maps are gone too; damage counts as dirty, never
+ * as clean. */
 #include "config.h"
 
 #include <fcntl.h>
@@ -365,7 +366,8 @@ test_not_trusted (void)
   rig_free (rig);
 }
 
-/* Killed at each storage call of a start, and started again: the same answer. */
+/* Killed at each storage call of a start, and started again: the same
+ * answer. */
 static void
 repeat (bool lose)
 {
@@ -428,7 +430,8 @@ new_bits (void)
   return bm;
 }
 
-/* Any mix of a map's old and new sectors has the old bits and no strange ones. */
+/* Any mix of a map's old and new sectors has the old bits and no strange
+ * ones. */
 static void
 test_torn (void)
 {
@@ -513,8 +516,8 @@ test_prepared (void)
   }
 }
 
-/* The clear round looks at the epoch of a cut under way too: its bits are durable
- * before the intents go that covered them. */
+/* The clear round looks at the epoch of a cut under way too: its bits are
+ * durable before the intents go that covered them. */
 static void
 test_prepared_cleared (void)
 {

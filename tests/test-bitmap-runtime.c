@@ -222,7 +222,8 @@ test_given_back (void)
   Runtime *rt = open_runtime (dir);
   GThread *thread = g_thread_new ("waits", open_when_free, dir);
 
-  g_usleep (50000);             /* most likely it waits by now; it must not fail */
+  g_usleep (50000);             /* most likely it waits by now; it must not
+                                   fail */
   runtime_free (rt);
   runtime_free (g_thread_join (thread));
   test_dir_free (dir);

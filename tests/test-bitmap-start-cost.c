@@ -42,7 +42,8 @@ pages_read (Catalog *cat)
   return now;
 }
 
-/* One epoch with a blob of about 8 KiB, a thousand times, each with a checkpoint. */
+/* One epoch with a blob of about 8 KiB, a thousand times, each with a
+ * checkpoint. */
 static void
 make_past (Rig *rig)
 {

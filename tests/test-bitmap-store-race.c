@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* While writers mark, cuts are made and epochs stored, "changed since" never
- * misses what was marked before it was asked, and is exact in the end; also while
- * and after the log is closed. */
+ * misses what was marked before it was asked, and is exact in the end; also
+ * while and after the log is closed. */
 #include "config.h"
 
 #include <pthread.h>

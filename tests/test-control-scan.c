@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* test-control-scan.c - how a byte stream is cut into JSON texts does not depend
- * on how it arrives, and no bytes at all harm the scanner or the parser. */
+/* test-control-scan.c - how a byte stream is cut into JSON texts does not
+ * depend on how it arrives, and no bytes at all harm the scanner or the
+ * parser. */
 #include <config.h>
 
 #include <string.h>

@@ -125,8 +125,8 @@ test_io (void)
   teardown ();
 }
 
-/* Against another process of ours, against the kernel, and under another name of
- * the device. */
+/* Against another process of ours, against the kernel, and under another name
+ * of the device. */
 static void
 test_exclusive (void)
 {
@@ -174,8 +174,8 @@ resize_device (uint64_t size)
   g_assert_nonnull (out);
 }
 
-/* Only the device itself can get another size, and then it is taken up.  What it
- * has lost by that, snapshots have lost. */
+/* Only the device itself can get another size, and then it is taken up.  What
+ * it has lost by that, snapshots have lost. */
 static void
 test_resized (void)
 {

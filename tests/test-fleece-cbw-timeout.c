@@ -144,8 +144,8 @@ test_durable_hole (void)
   fixture_free (fx);
 }
 
-/* The other policy: writes fail while it hangs, then go on; the snapshot is as it
- * was, also what the late copy was of. */
+/* The other policy: writes fail while it hangs, then go on; the snapshot is as
+ * it was, also what the late copy was of. */
 static void
 test_break_guest_write (void)
 {

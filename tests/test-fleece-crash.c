@@ -65,8 +65,8 @@ crash_and_start (void)
   fixture_start (fx);
 }
 
-/* s1: all 'a' of the first 4 MiB; s2: the first 'b'; s3: the second 'c' as well;
- * now: the third 'd', and something at the end. */
+/* s1: all 'a' of the first 4 MiB; s2: the first 'b'; s3: the second 'c' as
+ * well; now: the third 'd', and something at the end. */
 static void
 make_history (void)
 {

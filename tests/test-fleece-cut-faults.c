@@ -98,7 +98,8 @@ check_old (void)
   g_assert_cmpint (touched, <, NR_BLOCKS);
 }
 
-/* A cut of both disks with snapshots called "new", and one more of the second. */
+/* A cut of both disks with snapshots called "new", and one more of the
+ * second. */
 static bool
 try_cut (FleeceCutDisk cd[3], bool (*commit) (void *, GError **),
          GError **error)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A write that hangs longer than the drain timeout makes the cut fail, and the
  * cut can no longer be taken back at that point: guests are in the new epoch,
- * older snapshots read through the new layer (durability.md K6').  Nothing named
- * may remain, and nothing may be forgotten. */
+ * older snapshots read through the new layer (durability.md K6').  Nothing
+ * named may remain, and nothing may be forgotten. */
 #include <config.h>
 
 #include <string.h>

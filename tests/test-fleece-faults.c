@@ -66,9 +66,9 @@ in_child (void (*fn) (void))
   sim_disk_arm (UINT64_MAX);    /* the locks of the dead */
 }
 
-/* The commit of a cut fails as its sync does, and what it wrote is then read from
- * memory at the next start, as if it were there: what is committed after it was
- * lost at a power loss. */
+/* The commit of a cut fails as its sync does, and what it wrote is then read
+ * from memory at the next start, as if it were there: what is committed after
+ * it was lost at a power loss. */
 static uint64_t *boundary;      /* shared */
 static uint64_t fail_at;
 static int fail_err;
@@ -128,8 +128,8 @@ test_failed_commit (void)
 }
 
 /* The same without a restart: what the failed sync was to write of the commit
- * before, whose last sector SQLite fills up, was never on the medium, and all that
- * was committed later was lost with it. */
+ * before, whose last sector SQLite fills up, was never on the medium, and all
+ * that was committed later was lost with it. */
 static void
 life_goes_on (void)
 {
@@ -163,8 +163,8 @@ test_failed_sync_once (void)
   g_assert_cmpuint (fail_at, >, 100);
 }
 
-/* The error of a sync that a cut does is the guest's to know, and what it may have
- * lost is not vouched for. */
+/* The error of a sync that a cut does is the guest's to know, and what it may
+ * have lost is not vouched for. */
 static void
 test_untold (void)
 {
@@ -221,8 +221,8 @@ check_right (const char *name, uint64_t offset, char byte)
   g_assert_true (snapshot_end (snap, NULL));
 }
 
-/* A durable snapshot breaks while the catalog and its own folder fail as well: it
- * was live at the next start, with what the guest had written since. */
+/* A durable snapshot breaks while the catalog and its own folder fail as well:
+ * it was live at the next start, with what the guest had written since. */
 static void
 life_with_lost_news (void)
 {
@@ -237,8 +237,8 @@ life_with_lost_news (void)
   g_assert_cmpint (write_block (65536, 'd'), ==, 0);    /* needs nothing */
 }
 
-/* The same where only the scratch files fail, and where their folder still takes
- * the removal of the log. */
+/* The same where only the scratch files fail, and where their folder still
+ * takes the removal of the log. */
 static void
 life_with_news (void)
 {
@@ -291,9 +291,9 @@ test_not_removed (void)
   g_assert_true (sim_stop ());
 }
 
-/* A snapshot ends, and the sync of the folder fails that should make sure that its
- * scratch file is removed; the next start found nothing to remove, the row went,
- * and a power loss brought the file back. */
+/* A snapshot ends, and the sync of the folder fails that should make sure that
+ * its scratch file is removed; the next start found nothing to remove, the row
+ * went, and a power loss brought the file back. */
 static void
 life_with_unsynced_folder (void)
 {
@@ -327,8 +327,8 @@ test_removal_unsynced (void)
   }
 }
 
-/* A cut fails as its preparation cannot be committed, or so it seems: the row of
- * its layer was found at the next start, and as the files were gone, older
+/* A cut fails as its preparation cannot be committed, or so it seems: the row
+ * of its layer was found at the next start, and as the files were gone, older
  * snapshots were lost. */
 static void
 life_with_failing_cut (void)
@@ -375,7 +375,8 @@ test_failed_prepare (void)
 }
 
 /* The same on a full file system: the row was set back to what it was, which
- * SQLite did by writing nothing, so that the failed commit stayed in its log. */
+ * SQLite did by writing nothing, so that the failed commit stayed in its
+ * log. */
 static void
 test_full_prepare (void)
 {

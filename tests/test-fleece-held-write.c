@@ -176,7 +176,8 @@ test_commit_after_drain (void)
   fixture_free (fx);
 }
 
-/* A held write that fails in the end is dirty too: nobody knows what it left. */
+/* A held write that fails in the end is dirty too: nobody knows what it
+ * left. */
 static void
 test_failed_write_is_dirty (void)
 {

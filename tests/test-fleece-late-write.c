@@ -67,7 +67,8 @@ cut_durable (void *opaque)
 }
 
 /* A durable layer copies whole stripes, and the new write waited only for older
- * ones to its own blocks: the snapshot was without a write that was beside it. */
+ * ones to its own blocks: the snapshot was without a write that was beside
+ * it. */
 static void
 test_same_stripe (void)
 {

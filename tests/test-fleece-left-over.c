@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A process that dies while it makes a snapshot leaves no file that is in the way
- * of the next one of that name, or that nobody removes; and what a user has in
- * these places stays. */
+/* A process that dies while it makes a snapshot leaves no file that is in the
+ * way of the next one of that name, or that nobody removes; and what a user has
+ * in these places stays. */
 #include <config.h>
 
 #include <string.h>
@@ -109,7 +109,8 @@ test_nothing_left_durable (void)
   test_nothing_left (do_cut_durable, true);
 }
 
-/* What the user puts there is his, before a cut and after one that was cut off. */
+/* What the user puts there is his, before a cut and after one that was cut
+ * off. */
 static void
 test_users_files (void)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A write that the image holds back while a layer comes onto the disk: it is not lost
- * under what is written to that, and a layer that could not come on goes again. */
+/* A write that the image holds back while a layer comes onto the disk: it is
+ * not lost under what is written to that, and a layer that could not come on
+ * goes again. */
 #include <config.h>
 
 #include <errno.h>
@@ -67,8 +68,8 @@ test_held_write (void)
   fixture_free (fx);
 }
 
-/* A cut that waited too long: what was written to its layer meanwhile is not lost,
- * and the layer is. */
+/* A cut that waited too long: what was written to its layer meanwhile is not
+ * lost, and the layer is. */
 static void
 test_taken_off (void)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Data between layers, down and up: nothing changes for the guest, nothing is
- * dirtied, and what was moved is where it was moved to, whenever the process dies. */
+ * dirtied, and what was moved is where it was moved to, whenever the process
+ * dies. */
 #include <config.h>
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Overlays that are not on their disk: written to beside it, then put into effect on
- * several disks at once, or not at all. */
+/* Overlays that are not on their disk: written to beside it, then put into
+ * effect on several disks at once, or not at all. */
 #include <config.h>
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Layers of new data: what is read and written where, restarts, and that a disk is
- * not served without them. */
+/* Layers of new data: what is read and written where, restarts, and that a disk
+ * is not served without them. */
 #include <config.h>
 
 #include <errno.h>
@@ -40,7 +40,8 @@ restart (bool killed)
   fixture_start (fx);
 }
 
-/* Writes go to the layer alone, and a part of a block has the rest from below. */
+/* Writes go to the layer alone, and a part of a block has the rest from
+ * below. */
 static void
 test_write_goes_to_top (void)
 {
@@ -119,9 +120,9 @@ test_kill (void)
   check_after_restart (true);
 }
 
-/* What was flushed is there, and what was not is as it was before; never a block
- * that is half of this and half of nothing.  (The kernel keeps the data here: see
- * crash-sim.c for those that it loses.) */
+/* What was flushed is there, and what was not is as it was before; never a
+ * block that is half of this and half of nothing.  (The kernel keeps the data
+ * here: see crash-sim.c for those that it loses.) */
 static void
 test_power_loss (void)
 {

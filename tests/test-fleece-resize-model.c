@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Random histories of writes, resizes, snapshots and restarts against a model:
- * every byte of the disk and of each snapshot, and what is dirty between any two
- * of them, exactly. */
+ * every byte of the disk and of each snapshot, and what is dirty between any
+ * two of them, exactly. */
 #include <config.h>
 
 #include <errno.h>

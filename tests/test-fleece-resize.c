@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A disk gets another size: large ones, writes that are under way, every failure,
- * and a process that dies in the middle. */
+/* A disk gets another size: large ones, writes that are under way, every
+ * failure, and a process that dies in the middle. */
 #include <config.h>
 
 #include <errno.h>
@@ -120,8 +120,8 @@ check_tail (uint64_t boundary, uint64_t from, uint64_t to)
 
 /* --- sizes */
 
-/* Sizes on both sides of powers of two, of what a sector of the maps covers (248
- * MiB, 15.5 GiB) and of 128 GiB, all sparse. */
+/* Sizes on both sides of powers of two, of what a sector of the maps covers
+ * (248 MiB, 15.5 GiB) and of 128 GiB, all sparse. */
 static void
 test_large (void)
 {
@@ -245,8 +245,8 @@ run_shrink (void *opaque)
   return try_resize (M, &error) ? 0 : -1;
 }
 
-/* A write to the tail that hangs is waited for; one that comes later is refused,
- * and one to the rest goes on. */
+/* A write to the tail that hangs is waited for; one that comes later is
+ * refused, and one to the rest goes on. */
 static void
 test_in_flight (void)
 {
@@ -515,7 +515,8 @@ test_sync_fails (gconstpointer killed)
 
 /* --- the process dies in the middle */
 
-/* The open epoch's durable map gets an error, and no intent stands for anything. */
+/* The open epoch's durable map gets an error, and no intent stands for
+ * anything. */
 static void
 fail_map (void)
 {
@@ -528,8 +529,8 @@ fail_map (void)
     _exit (1);
 }
 
-/* Of a disk of 'a's with snapshot s, whose boundary it returns.  write: and a write
- * since. */
+/* Of a disk of 'a's with snapshot s, whose boundary it returns.  write: and a
+ * write since. */
 static uint64_t
 die_in_resize (uint64_t size, HookCall call, const char *suffix, bool write,
                bool map_failed)
@@ -595,9 +596,10 @@ test_killed (void)
   kill_at (M, HOOK_PWRITE, ".layer");
 }
 
-/* Power is lost before the shorter image is on the disk: the old size is back, but
- * not all of what was there, and whoever has a copy must be told.  map_failed: by
- * intents, and the resize is not refused for what failed before. */
+/* Power is lost before the shorter image is on the disk: the old size is back,
+ * but not all of what was there, and whoever has a copy must be told.
+ * map_failed: by intents, and the resize is not refused for what failed
+ * before. */
 static void
 test_power_cut (gconstpointer map_failed)
 {

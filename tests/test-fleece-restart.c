@@ -535,8 +535,8 @@ scratch_file (const char *suffix)
 }
 
 /* Damage to the log of a durable snapshot, cut off at size or flipped at byte
- * flip: the snapshot is lost.  Where the log had been cut off between two records,
- * blocks of the later ones read as what had overwritten them. */
+ * flip: the snapshot is lost.  Where the log had been cut off between two
+ * records, blocks of the later ones read as what had overwritten them. */
 static void
 damage_log (int64_t size, int64_t flip)
 {
@@ -580,8 +580,8 @@ damage_log (int64_t size, int64_t flip)
   fixture_free (fx);
 }
 
-/* The reason is the one that the user can do something about: the map is there, it
- * is the scratch file that is not. */
+/* The reason is the one that the user can do something about: the map is there,
+ * it is the scratch file that is not. */
 static void
 test_crash_no_file (void)
 {

@@ -205,8 +205,8 @@ nameless_bytes (void)
   return bytes;
 }
 
-/* What only a broken snapshot used is free before it ends, though a reader still
- * has it; what an older one reads through stays. */
+/* What only a broken snapshot used is free before it ends, though a reader
+ * still has it; what an older one reads through stays. */
 static void
 test_space (void)
 {
@@ -428,8 +428,8 @@ test_durable_unrecorded (void)
   fixture_free (fx);
 }
 
-/* Nor can its log be removed: there is nothing left that a next start would see, so
- * the old data stay, as long as that lasts. */
+/* Nor can its log be removed: there is nothing left that a next start would
+ * see, so the old data stay, as long as that lasts. */
 static void
 test_durable_no_way (void)
 {

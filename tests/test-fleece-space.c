@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* No room: in the tmpfs of the maps, or less than the reserve where scratch files
- * are.  The snapshot breaks, the guest goes on. */
+/* No room: in the tmpfs of the maps, or less than the reserve where scratch
+ * files are.  The snapshot breaks, the guest goes on. */
 #include <config.h>
 
 #include <errno.h>

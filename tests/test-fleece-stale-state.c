@@ -119,7 +119,8 @@ test_no_marks (void)
     stale (what, false, false);
 }
 
-/* A time of modification of 0 is one like any other: it passed for "unknown". */
+/* A time of modification of 0 is one like any other: it passed for
+ * "unknown". */
 static void
 test_time_zero (void)
 {

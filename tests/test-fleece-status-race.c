@@ -60,8 +60,8 @@ teardown (struct status *st)
   fixture_free (fx);
 }
 
-/* Zeroes with a punch over [offset, offset + length) while the status is between
- * its two looks. */
+/* Zeroes with a punch over [offset, offset + length) while the status is
+ * between its two looks. */
 static void
 race (struct status *st, uint64_t offset, uint64_t length, bool trim)
 {

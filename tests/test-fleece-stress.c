@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Writers, cutters, readers and enders at once, for the sanitizers above all.
- * Writers stamp what they write, so that each snapshot can be checked by itself:
- * it is stable, no block is torn or older than what was acknowledged before its
- * cut, or newer than what was sent after; and an image rebuilt from a full read
- * and increments, each from another base, equals the snapshot. */
+ * Writers stamp what they write, so that each snapshot can be checked by
+ * itself: it is stable, no block is torn or older than what was acknowledged
+ * before its cut, or newer than what was sent after; and an image rebuilt from
+ * a full read and increments, each from another base, equals the snapshot. */
 #include <config.h>
 
 #include <stdatomic.h>
@@ -26,7 +26,8 @@ typedef struct {
 
 static Fixture *fx;
 static atomic_bool stop;
-/* Each stamped block has one writer: what it has sent, what was acknowledged. */
+/* Each stamped block has one writer: what it has sent, what was
+ * acknowledged. */
 static atomic_uint sent[NR_BLOCKS], acked[NR_BLOCKS];
 
 typedef struct {

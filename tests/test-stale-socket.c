@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A socket file is removed only if its server is gone, which one refused connect
- * does not prove. */
+/* A socket file is removed only if its server is gone, which one refused
+ * connect does not prove. */
 #include <config.h>
 
 #include <glib.h>

@@ -5,7 +5,8 @@
  *
  *   {"fleececopy": 1, "state": "complete", "disk": "vda", "checkpoint": "mon",
  *    "size": 10737418240, "mtime": "1772366400.123456789",
- *    "source": "nbd+unix:///vda@mon?socket=...", "time": "2026-03-01T12:00:00Z"}
+ *    "source": "nbd+unix:///vda@mon?socket=...", "time":
+ *    "2026-03-01T12:00:00Z"}
  *
  *   state        "complete", or "in-progress" from before the first byte of the
  *                image changes until all of it is on stable storage

@@ -42,8 +42,8 @@ static const struct arg_spec run_options[] = {
   { "checkpoint", "NAME", "of the new checkpoint; default: backup-TIME" },
   { "keep-checkpoints", NULL, "do not delete those that are replaced" },
   { "scratch-limit", "SIZE", "most that old data may take, a disk" },
-  { "lease", "SECONDS", "if this program is no more, the server ends the backup "
-    "after so long; default 600, 0: never" },
+  { "lease", "SECONDS", "if this program is no more, the server ends the "
+    "backup after so long; default 600, 0: never" },
   { "freeze-hook", "COMMAND", "run with 'freeze' before and 'thaw' after the "
     "cut" },
   { "freeze-timeout", "SECONDS", "of the hook, and of the cut; default 10" },

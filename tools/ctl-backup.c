@@ -96,8 +96,8 @@ take_disk_key (const struct ctl *ctl, char *text, json_t *disk,
   return false;
 }
 
-/* text: "DISK[,KEY=VALUE]..."; no disk's name has a comma.  scratch: what disks have
- * that do not say.  NULL after a message.
+/* text: "DISK[,KEY=VALUE]..."; no disk's name has a comma.  scratch: what disks
+ * have that do not say.  NULL after a message.
  */
 static json_t *
 begin_disk (const struct ctl *ctl, const char *text, json_t *scratch)

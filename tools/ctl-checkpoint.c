@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ctl-checkpoint.c - checkpoint create, delete, list, redefine, validate, prune. */
+/* ctl-checkpoint.c - checkpoint create, delete, list, redefine, validate,
+ * prune. */
 #include <config.h>
 
 #include <langinfo.h>
@@ -345,7 +346,8 @@ redefine (struct ctl *ctl)
   return ctl_simple (ctl, "checkpoint-create", arguments, NULL);
 }
 
-/* Is there a record of it, on every disk?  Asking for the sizes reads them all. */
+/* Is there a record of it, on every disk?  Asking for the sizes reads them
+ * all. */
 static int
 validate (struct ctl *ctl)
 {

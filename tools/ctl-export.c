@@ -22,7 +22,8 @@ static const struct arg_spec add_options[] = {
   { NULL }
 };
 
-/* A node's name has no colon, a bitmap's may: for such a one the node is needed. */
+/* A node's name has no colon, a bitmap's may: for such a one the node is
+ * needed. */
 static json_t *
 bitmap_source (const char *text)
 {

@@ -22,8 +22,8 @@ struct Lease {
   bool stop;                    /* under lock */
 };
 
-/* A failure is not told: the next may succeed, and if the lease runs out, the copy
- * says so. */
+/* A failure is not told: the next may succeed, and if the lease runs out, the
+ * copy says so. */
 static void
 renew (const Lease *lease)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ctl-restore-run.c - restore run: images of a backup folder back to their disks. */
+/* ctl-restore-run.c - restore run: images of a backup folder back to their
+ * disks. */
 #include <config.h>
 
 #include <stdio.h>

@@ -2,8 +2,8 @@
 /* ctl-watch.c - jobs and backups as they go on.
  *
  * Asks again and again; the events that arrive meanwhile say how jobs ended
- * that were gone before they were asked for.  On a terminal the picture is redrawn,
- * elsewhere what is new is printed.
+ * that were gone before they were asked for.  On a terminal the picture is
+ * redrawn, elsewhere what is new is printed.
  */
 #include <config.h>
 

@@ -74,8 +74,8 @@ void ctl_put_flag (const struct ctl *ctl, json_t *arguments, const char *key,
 bool ctl_put_size (const struct ctl *ctl, json_t *object, const char *key,
                    const char *option);
 
-/* The option in seconds, up to a year, into *out, which stays if it was not given.
- * False after having said what is wrong.
+/* The option in seconds, up to a year, into *out, which stays if it was not
+ * given.  False after having said what is wrong.
  */
 bool ctl_get_lease (const struct ctl *ctl, uint64_t *out);
 
